@@ -1,0 +1,85 @@
+"""Strips -> embeddings: the convolution of each patch plus the row of the position table that its place takes."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npembed import checks
+from npembed.model import Model
+from npembed.patches import strip_to_patches
+from npembed.positions import position_ids
+
+PATCHES_AT_ONCE = 4096
+"""Patches per matrix product, unless one slice alone has more: enough for BLAS, and it bounds the memory beside the result."""
+
+
+def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule: str = "arange") -> NDArray[Any]:
+    """list of (C, P, L_i*P), (B, 2) -> (B, Lmax, D): the embeddings of every patch.
+
+    What padding the strips, `patch_conv`, looking up `position_ids` and adding would give, but only the patches that exist
+    are computed.
+
+    Parameters
+    ----------
+    strips : iterable of float (C, P, L_i*P)
+        One per slice, as `slice_image` gives them.
+    tgt_sizes : int (B, 2)
+        Rows and columns of patches per slice.
+    model : Model
+        Its float type is the result's.
+    rule : str
+        A name in `RULES`.
+
+    Returns
+    -------
+    float32 or float64 (B, Lmax, D)
+        A padded place holds bias + position_weight[0], as upstream; only `patch_attention_mask` tells it apart.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Strips that do not fit the model or tgt_sizes, named with their index; sizes for which the rule gives no usable id.
+
+    Notes
+    -----
+    Source: SPEC 6; the seed article's last step. In float32 each element lies within
+    gamma_(n+1) * (|x| * |w| + |bias| + |position|) of the exact one, n = C*P*P + 2 (SPEC 11).
+
+    Examples
+    --------
+    >>> from npembed import MINICPM_V_2_6, random_model
+    >>> strips = [np.zeros((3, 14, h * w * 14), dtype=np.float32) for h, w in [(28, 37), (39, 26)]]
+    >>> embed(strips, [[28, 37], [39, 26]], random_model(MINICPM_V_2_6)).shape
+    (2, 1036, 1152)
+    """
+    who = "embed"
+    model.require("embeddings", who)
+    vision = model.config.vision
+    sizes = checks.as_tgt_sizes(tgt_sizes, who)
+    pixels = checks.as_strips(strips, who, vision.num_channels, vision.patch_size)
+    checks.check_strips_fit(pixels, sizes, who)
+    ids = position_ids(sizes, vision.num_patches_per_side, rule)  # (B, Lmax)
+    kernels = model.weights["vpm.embeddings.patch_embedding.weight"].reshape(vision.hidden_size, -1)  # (D, C*P*P)
+    positions = model.position_plus_bias  # (G*G, D)
+    result = np.empty((*ids.shape, vision.hidden_size), dtype=model.dtype)
+    lengths = sizes.prod(axis=1)
+    for group in _groups(lengths.tolist()):
+        patches = np.concatenate([strip_to_patches(pixels[b]) for b in group], dtype=model.dtype)  # (sum of L, C*P*P)
+        features = np.einsum("lk,dk->ld", patches, kernels, optimize=True)
+        for b, rows in zip(group, np.split(features, np.cumsum(lengths[group])[:-1]), strict=True):
+            np.add(rows, positions[ids[b, : len(rows)]], out=result[b, : len(rows)])
+            result[b, len(rows) :] = positions[0]
+    return result
+
+
+def _groups(lengths: list[int]) -> Iterator[list[int]]:
+    """Runs of slices of at most `PATCHES_AT_ONCE` patches together, or of one slice."""
+    group: list[int] = []
+    for index, length in enumerate(lengths):
+        if group and sum(lengths[b] for b in group) + length > PATCHES_AT_ONCE:
+            yield group
+            group = []
+        group.append(index)
+    yield group
