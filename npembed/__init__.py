@@ -2,7 +2,9 @@
 
 from npembed.config import MINICPM_V_2_6, Config, SlicingConfig, VisionConfig, read_config
 from npembed.embeddings import embed
+from npembed.encoder import encode
 from npembed.images import slice_image
+from npembed.merge import image_bounds, image_placeholder, scatter_image_embeds
 from npembed.model import Model, load_model, random_model
 from npembed.padding import pad_pixel_values, pad_sequence, patch_attention_mask
 from npembed.patches import patch_conv
@@ -16,6 +18,7 @@ from npembed.positions import (
     randomized_positions,
     tgt_sizes_from_mask,
 )
+from npembed.resampler import resample
 from npembed.rules import RULES
 
 __version__ = "0.1.0"
@@ -31,8 +34,11 @@ __all__ = [
     "bucket_coords",
     "bucketize",
     "embed",
+    "encode",
     "flattened_position_ids",
     "fractional_coords",
+    "image_bounds",
+    "image_placeholder",
     "load_model",
     "pad_pixel_values",
     "pad_sequence",
@@ -42,6 +48,8 @@ __all__ = [
     "random_model",
     "randomized_positions",
     "read_config",
+    "resample",
+    "scatter_image_embeds",
     "slice_image",
     "tgt_sizes_from_mask",
 ]

@@ -133,3 +133,13 @@ def check_shape(array: NDArray[Any], name: str, shape: tuple[int | None, ...], w
     )
     if not fits:
         raise ValueError(f"{who}: {name} must have shape {axes}; got {array.shape}")
+
+
+def as_patches(value: ArrayLike, name: str, tgt_sizes: NDArray[np.int64], width: int, who: str) -> NDArray[Any]:
+    """(B, K, width) of floats, with a place for each of the h*w patches of every slice."""
+    array, batch = as_floats(value, name, who), len(tgt_sizes)
+    check_shape(array, name, (batch, None, width), who, f"(B, Lmax, D) = ({batch}, Lmax, {width})")
+    for index, (h, w) in enumerate(tgt_sizes.tolist()):
+        if h * w > array.shape[1]:
+            raise ValueError(f"{who}: {name} has {array.shape[1]} places, but tgt_sizes[{index}] = ({h}, {w}) makes {h * w}")
+    return array

@@ -60,6 +60,14 @@ class Rule:
     buckets: Callable[[int, int], NDArray[np.int64]] | None = None
     sound: bool = True
 
+    @property
+    def search_words(self) -> str:
+        """How the bucket is found, in words."""
+        if self.buckets is not None:
+            return "none"
+        side = "at or below" if self.search == "right" else "below"
+        return f"number of boundaries {side} the coordinate" + (f", {self.offset:+d}" if self.offset else "")
+
 
 def _arange_coords(num_patches: int, lanes: int = 8) -> Floats:
     return torch_arange(0.0, 1 - 1e-6, float(np.float32(1) / np.float32(num_patches)), lanes=lanes)

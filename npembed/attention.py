@@ -1,0 +1,100 @@
+"""What the encoder and the resampler are made of: linear maps, layer norm, attention, gelu.
+
+Each works on one slice, so that there is no padding to mask, and in the float type of what it is given.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[Any]
+
+ROWS_AT_ONCE = 32
+"""Rows that `gelu` takes through all its steps before the next: few enough to stay in a core's cache."""
+
+
+def weight_and_bias(weights: Mapping[str, Floats], name: str) -> tuple[Floats, Floats]:
+    """The two arrays of one linear map or layer norm, by the name they share."""
+    return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+
+def linear(x: Floats, weight: Floats, bias: Floats) -> Floats:
+    """(L, K), (N, K), (N,) -> (L, N): x @ weight.T + bias.
+
+    Examples
+    --------
+    >>> linear(np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 10.0], [1.0, 1.0]]), np.array([0.0, 0.0, 0.5]))
+    array([[ 1. , 20. ,  3.5]])
+    """
+    result: Floats = x @ weight.T
+    result += bias
+    return result
+
+
+def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+    """(L, D), (D,), (D,) -> (L, D): each row at mean 0 and variance 1, times weight, plus bias.
+
+    The variance is the biased one, the mean of the squares.
+
+    Examples
+    --------
+    >>> layer_norm(np.array([[1.0, 3.0, 5.0, 7.0]]), np.full(4, 2.0), np.ones(4), eps=4.0)
+    array([[-1.        ,  0.33333333,  1.66666667,  3.        ]])
+    """
+    result: Floats = x - x.mean(axis=-1, keepdims=True)
+    variance = np.vecdot(result, result)[:, None] / x.shape[-1]  # (L, 1)
+    result /= np.sqrt(variance + eps)
+    result *= weight
+    result += bias
+    return result
+
+
+def attend(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
+    """(M, D), (L, D), (L, D) -> (M, D): per head, softmax(q @ k.T / sqrt(D / heads)) @ v.
+
+    Head n has channels n*D/heads up to (n+1)*D/heads. The scores of one head, (M, L), are all that is held at a time.
+
+    Examples
+    --------
+    >>> keys, values = np.array([[0.0], [np.log(3.0)]]), np.array([[4.0], [8.0]])
+    >>> attend(np.array([[0.0], [1.0]]), keys, values, heads=1)
+    array([[6.],
+           [7.]])
+    """
+    channels = queries.shape[1] // heads
+    scaled = queries * channels**-0.5
+    result = np.empty_like(queries)
+    scores = np.empty((len(queries), len(keys)), dtype=queries.dtype)
+    for start in range(0, queries.shape[1], channels):
+        head = slice(start, start + channels)
+        np.matmul(scaled[:, head], keys[:, head].T, out=scores)
+        scores -= scores.max(axis=1, keepdims=True)  # so that exp cannot overflow
+        np.exp(scores, out=scores)
+        np.divide(scores @ values[:, head], scores.sum(axis=1, keepdims=True), out=result[:, head])
+    return result
+
+
+def gelu(x: Floats) -> Floats:
+    """(L, K) -> (L, K): x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x**3))), the tanh form.
+
+    Examples
+    --------
+    >>> gelu(np.array([[-1.0, 0.0, 1.0]])).round(4)
+    array([[-0.1588,  0.    ,  0.8412]])
+    """
+    slope = math.sqrt(2 / math.pi)
+    result = np.empty_like(x)
+    for start in range(0, len(x), ROWS_AT_ONCE):
+        rows, out = x[start : start + ROWS_AT_ONCE], result[start : start + ROWS_AT_ONCE]
+        np.square(rows, out=out)
+        out *= 0.044715 * slope
+        out += slope
+        out *= rows
+        np.tanh(out, out=out)
+        out += 1
+        out *= rows
+        out *= 0.5
+    return result

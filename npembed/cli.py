@@ -1,0 +1,251 @@
+"""The command line: `npembed embed`, `rules`, `golden` and `check`."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+import npembed
+from npembed import stages
+from npembed.comparison import ORIGINAL, TABLE_HEAD, compare_rules, compare_two, rules_as_json, rules_as_markdown, table_row
+from npembed.config import MINICPM_V_2_6
+from npembed.files import SUFFIXES, check_output, save_tensors
+from npembed.images import SlicePlan, plan_slices, read_image, slice_image
+from npembed.model import STAGES, Model, check_stage, load_model, random_model
+from npembed.padding import patch_attention_mask
+from npembed.positions import position_ids
+from npembed.rules import get_rule
+
+app = typer.Typer(
+    name="npembed",
+    help="The reference, in NumPy, for how a picture becomes embeddings in MiniCPM-V 2.6.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+SAMPLE = Path(__file__).with_name("data") / "sample.png"
+SEED = 0
+"""Of the random weights that stand in for a checkpoint."""
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 the port or its data differ, 2 wrong use or input."""
+    words = list(sys.argv[1:] if args is None else args) or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a name or a × that the terminal cannot show is no reason to stop
+    try:
+        code = typer.main.get_command(app)(words, prog_name="npembed", standalone_mode=False)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        return _refuse(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return _refuse("stopped", code=130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not one of Typer's own complaints about the words of the call
+            raise
+        return _refuse(f"{error.format_message()} (npembed --help lists the commands)")
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str, code: int = 2) -> int:
+    """One line on the error stream."""
+    print(f"npembed: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _say(line: str = "") -> None:
+    """One line on the screen, not broken to its width."""
+    print(line, flush=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"npembed {npembed.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+WeightsOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--weights", metavar="DIR", help="A checkpoint's folder; without it, seeded random weights.")
+]
+
+
+@app.command()
+def embed(
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures; without any, the sample picture.")
+    ] = None,
+    weights: WeightsOption = None,
+    until: Annotated[str, typer.Option(metavar="|".join(STAGES), help="The last stage to compute.")] = "embeddings",
+    rule: Annotated[str, typer.Option(metavar="NAME", help="The position rule; npembed rules lists them.")] = "arange",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Ends in .safetensors (the default) or .npz.")
+    ] = None,
+    upright: Annotated[bool, typer.Option("--upright", help="Turn pictures as their EXIF asks; upstream does not.")] = False,
+) -> None:
+    """Turn pictures into embeddings, encoder states or vision tokens, all in one file."""
+    target = check_output(output or f"{check_stage(until, 'embed')}.safetensors", SUFFIXES)
+    get_rule(rule, "embed")
+    model, origin = _model(weights, until)
+    _say(f"npembed {npembed.__version__}, rule {rule}, weights: {origin}")
+    if weights is None:
+        _say("With random weights the numbers mean nothing; --weights DIR takes a checkpoint's.")
+    paths = images or [SAMPLE]
+    with _progress(until, len(paths)) as progress:
+        results = [_embed_picture(path, model, until, rule, upright, progress) for path in paths]
+    tensors = _tensors(results, model, until, rule)
+    save_tensors(target, tensors, _metadata(until, rule, origin, paths))
+    _say(f"{until} {tensors[until].shape} {tensors[until].dtype} is in {target}")
+
+
+def _model(weights: Path | None, until: str) -> tuple[Model, str]:
+    """The model, and where its weights come from in words."""
+    if weights is not None:
+        return load_model(weights, until), str(weights)
+    vision = MINICPM_V_2_6.vision
+    sizes = f"D {vision.hidden_size}, G {vision.num_patches_per_side}"
+    return random_model(seed=SEED, until=until), f"random (seed {SEED}) in the sizes of MiniCPM-V 2.6 ({sizes})"
+
+
+def _metadata(until: str, rule: str, origin: str, paths: Sequence[Path]) -> dict[str, str]:
+    """What the output file says of itself."""
+    names = [_name(path).encode("utf-8", "backslashreplace").decode() for path in paths]
+    images = json.dumps(names, ensure_ascii=False)
+    return {"npembed": npembed.__version__, "stage": until, "rule": rule, "weights": origin, "images": images}
+
+
+def _name(path: Path) -> str:
+    """What a picture is called on the screen and in the output file."""
+    return "npembed's sample picture" if path == SAMPLE else str(path)
+
+
+@app.command()
+def rules(
+    side: Annotated[int, typer.Option(help="G, the rows of the position table per side.")] = 70,
+    up_to: Annotated[int, typer.Option(metavar="N", help="Compare the sizes 1 to N.")] = 1024,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Show the buckets of two rules side by side, for --n.")
+    ] = None,
+    n: Annotated[int | None, typer.Option(help="With --compare: the number of patches.")] = None,
+) -> None:
+    """Show where the position rules of released software part from the original."""
+    if (compare is None) != (n is None):
+        raise ValueError("rules: --compare A B and --n N go together")
+    if compare is not None and n is not None:
+        pair = compare_two(*compare, n, side)
+        _say(json.dumps(pair) if as_json else _pair_table(pair))
+    elif as_json:
+        _say(json.dumps(rules_as_json(side, up_to), ensure_ascii=False, indent=1))
+    elif as_markdown:
+        _say(rules_as_markdown(side, up_to))
+    else:
+        _print_rules(side, up_to)
+
+
+def _print_rules(side: int, up_to: int) -> None:
+    title = f"Position rules against {ORIGINAL}: n = 1 ... {up_to} patches, G = {side}"
+    table = Table(*TABLE_HEAD, title=title, show_lines=True)
+    for row in compare_rules(side, up_to):
+        table.add_row(*map(Text, table_row(row, side)))
+    Console().print(table)
+
+
+def _pair_table(pair: dict[str, Any]) -> str:
+    """Patch, first rule's bucket, second rule's; a mark where they part."""
+    names = list(pair["rules"])
+    widths = [max(len(name), 5) for name in names]
+    lines = ["patch  " + "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))]
+    for i, buckets in enumerate(zip_longest(*pair["rules"].values(), fillvalue="-")):
+        cells = "  ".join(f"{bucket:>{width}}" for bucket, width in zip(buckets, widths, strict=True))
+        lines.append(f"{i:>5}  {cells}" + ("  <- differ" if i in pair["differ"] else ""))
+    return "\n".join([*lines, f"{len(pair['differ'])} of {pair['n']} patches differ (G = {pair['num_patches_per_side']})"])
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What became of one picture."""
+
+    array: NDArray[Any]
+    tgt_sizes: NDArray[np.int64]
+
+
+def _embed_picture(path: Path, model: Model, until: str, rule: str, upright: bool, progress: "_Progress") -> _Result:
+    """One picture through the stages, and its line on the screen."""
+    start = time.perf_counter()
+    picture, turned = read_image(path, upright=upright)
+    strips, tgt_sizes = slice_image(picture, model.config)
+    *_, (_, result) = stages.run(strips, tgt_sizes, model, until, rule, progress=progress.layers)
+    seconds = time.perf_counter() - start
+    _say(_picture_line(path, plan_slices(picture.size, model.config.slicing), picture.size, seconds))
+    if turned:
+        _say(
+            f"  its EXIF orientation was {'applied' if upright else 'ignored, as upstream does; --upright applies it'}"
+        )
+    progress.picture_done()
+    return _Result(result, tgt_sizes)
+
+
+def _picture_line(path: Path, plan: SlicePlan, size: tuple[int, int], seconds: float) -> str:
+    grid = f"grid {plan.grid[0]}×{plan.grid[1]}" if plan.grid else "no grid"
+    slices = ", ".join(f"{h}×{w}" for h, w in plan.tgt_sizes.tolist())
+    patches = int(plan.tgt_sizes.prod(axis=1).sum())
+    return f"{_name(path)}: {size[0]}×{size[1]} pixels, {grid}, slices {slices}, {patches} patches, {seconds:.2f} s"
+
+
+def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str) -> dict[str, NDArray[Any]]:
+    """The arrays of the output file."""
+    tgt_sizes = np.concatenate([result.tgt_sizes for result in results])
+    return {
+        until: stages.join(until, [result.array for result in results], model),
+        "patch_attn_mask": patch_attention_mask(tgt_sizes),
+        "position_ids": position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule),
+        "tgt_sizes": tgt_sizes,
+        "image_index": np.repeat(np.arange(len(results)), [len(result.tgt_sizes) for result in results]),
+    }
+
+
+class _Progress:
+    """A bar over pictures and the encoder's layers; nothing where the screen is no terminal."""
+
+    def __init__(self, bar: Progress, pictures: int) -> None:
+        self._bar, self._done, self._pictures = bar, 0, pictures
+        self._task: TaskID = bar.add_task("", total=pictures)
+
+    def layers(self, done: int, total: int) -> None:
+        """Part of a picture is done."""
+        self._bar.update(self._task, completed=self._done + done / total, description=f"layer {done} of {total}")
+
+    def picture_done(self) -> None:
+        """A whole picture is done."""
+        self._done += 1
+        self._bar.update(self._task, completed=self._done, description=f"picture {self._done} of {self._pictures}")
+
+
+@contextmanager
+def _progress(until: str, pictures: int) -> Iterator[_Progress]:
+    console = Console()
+    slow = until != "embeddings" or pictures > 3
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (slow and console.is_terminal)) as bar:
+        yield _Progress(bar, pictures)

@@ -1,0 +1,148 @@
+"""How far a port may be from the exact result: from theory, not taste.
+
+Ids, masks, bounds and text allow nothing. The convolution and the embeddings have Higham's componentwise bound at the
+port's precision. For the encoder and the resampler no such bound is of use (it grows with the condition of every layer), so
+that the yardstick is float32 itself: how far the float32 reference is from the float64 one on the very case.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npembed.model import Model
+from npembed.padding import pad_pixel_values
+from npembed.patches import patch_conv
+from npembed.positions import position_ids
+
+Floats = NDArray[Any]
+
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""u: half the distance from 1 to the next number of each type."""
+
+HALF_TYPES = ("float16", "bfloat16")
+
+FLOAT16_UNDERFLOW = 2.0**-25
+"""The absolute rounding error of float16 among its subnormal numbers."""
+
+DISTANCE_MULTIPLE = 32
+"""An encoder or resampler may be this many times as far from float64 as the float32 reference is.
+
+Another order of summation, another library's exp and tanh and a chain of float32 stages in place of the exact input were
+measured at up to 8 times that distance on small models; the faults that the kit knows are at hundreds of times and more.
+"""
+
+DISTANCE_FLOOR = 8
+"""... and never less than so many u * max|y|, for the cases on which float32 happens to be exact."""
+
+
+def check_precision(precision: str) -> str:
+    """The name, if it is a precision that a port can have."""
+    if precision not in UNIT_ROUNDOFF:
+        raise ValueError(f"precision must be one of {', '.join(UNIT_ROUNDOFF)}; got {precision!r}")
+    return precision
+
+
+def gamma(terms: int, unit_roundoff: float) -> float:
+    """Higham's n*u / (1 - n*u): the relative error of n roundings in a row.
+
+    Examples
+    --------
+    >>> gamma(1, 2.0**-24) == 2.0**-24 / (1 - 2.0**-24)
+    True
+    """
+    product = terms * unit_roundoff
+    if product >= 1:
+        raise ValueError(f"gamma: {terms} roundings of {unit_roundoff} have no bound")
+    return product / (1 - product)
+
+
+def relative_bound(terms: int, precision: str) -> float:
+    """The factor of |x| * |w| + |bias| + ... by which a sum of products at that precision may be off.
+
+    Parameters
+    ----------
+    terms : int
+        n: the products and the other summands, one rounding each and one more.
+    precision : str
+        float32 and float64: every operation rounds to it. float16 and bfloat16: inputs and output are rounded to the type,
+        the products summed in float32.
+
+    Notes
+    -----
+    Source: SPEC 11. The float64 reference's own bound is added, so that the promise holds against it too.
+    """
+    unit = UNIT_ROUNDOFF[check_precision(precision)]
+    own = gamma(terms, UNIT_ROUNDOFF["float64"])
+    if precision in HALF_TYPES:
+        return (1 + unit) ** 3 * (1 + gamma(terms, UNIT_ROUNDOFF["float32"])) - 1 + own
+    return gamma(terms, unit) + own
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a componentwise bound is made of: allowed(precision) = relative_bound(terms) * magnitude + underflow.
+
+    Attributes
+    ----------
+    terms : int
+    magnitude : float64 array
+        |x| * |w| + |bias| (+ |position|), element by element.
+    underflow : float64 array
+        What float16's subnormal numbers add: a half-spacing of theirs per input, times what it is multiplied with.
+    """
+
+    terms: int
+    magnitude: Floats
+    underflow: Floats
+
+    def allowed(self, precision: str) -> Floats:
+        """The largest distance from the exact result, element by element."""
+        bound = relative_bound(self.terms, precision) * self.magnitude
+        return np.asarray(bound + self.underflow if precision == "float16" else bound)
+
+
+def patch_conv_scale(pixel_values: Floats, weight: Floats, bias: Floats | None) -> Scale:
+    """For `patch_conv`: (B, D, H//P, W//P); n = C*P*P + 2."""
+    pixels, kernels = (np.abs(np.asarray(array, dtype=np.float64)) for array in (pixel_values, weight))
+    offsets = None if bias is None else np.abs(np.asarray(bias, dtype=np.float64))
+    magnitude = patch_conv(pixels, kernels, offsets)
+    inputs = patch_conv(pixels, np.ones_like(kernels)) + kernels.sum(axis=(1, 2, 3))[:, None, None] + 2
+    return Scale(kernels[0].size + 2, magnitude, FLOAT16_UNDERFLOW * inputs)
+
+
+def embed_scale(strips: list[Floats], tgt_sizes: Any, model: Model) -> Scale:
+    """For `embed`: (B, Lmax, D); n = C*P*P + 3."""
+    kernels, bias, table = (
+        model.weights[f"vpm.embeddings.{name}"]
+        for name in ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
+    )
+    conv = patch_conv_scale(pad_pixel_values(strips), kernels, bias)
+    ids = position_ids(tgt_sizes, model.config.vision.num_patches_per_side)
+    positions = np.abs(table[ids].astype(np.float64))  # (B, Lmax, D)
+    return Scale(conv.terms + 1, _sequence(conv.magnitude) + positions, _sequence(conv.underflow) + FLOAT16_UNDERFLOW)
+
+
+def _sequence(conv: Floats) -> Floats:
+    """(B, D, 1, Lmax) -> (B, Lmax, D)."""
+    return conv[:, :, 0, :].swapaxes(1, 2)
+
+
+def stage_allowed(in_float32: Floats, in_float64: Floats, precision: str = "float32") -> Floats:
+    """For the encoder and the resampler: (B, 1, 1), the largest distance per slice.
+
+    `DISTANCE_MULTIPLE` times the largest distance of float32 from float64 in that slice, plus `DISTANCE_FLOOR` * u * max|y|,
+    in proportion to the precision's own u.
+
+    Parameters
+    ----------
+    in_float32, in_float64 : (B, L, D)
+        The stage's result in each, from the same input.
+    precision : str
+    """
+    axes = tuple(range(1, in_float64.ndim))
+    distance = np.abs(in_float32 - in_float64).max(axis=axes, keepdims=True)
+    size = np.abs(in_float64).max(axis=axes, keepdims=True)
+    in_float32_units = DISTANCE_MULTIPLE * distance + DISTANCE_FLOOR * UNIT_ROUNDOFF["float32"] * size
+    return np.asarray(in_float32_units * (UNIT_ROUNDOFF[check_precision(precision)] / UNIT_ROUNDOFF["float32"]))

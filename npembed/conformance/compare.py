@@ -1,0 +1,109 @@
+"""Holding what came against what was expected, and saying where the first difference is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How a result differs from the expected one.
+
+    Attributes
+    ----------
+    what : str
+        In words.
+    index : tuple of int or None
+        The first element that differs; None where the shape or the kind is wrong.
+    worst : float or None
+        The largest error in units of the allowed one; infinite where nothing is allowed; None as for `index`.
+    """
+
+    what: str
+    index: tuple[int, ...] | None = None
+    worst: float | None = None
+
+
+def compare(got: Any, expected: Any, allowed: Any = None, places: Array | None = None) -> Departure | None:
+    """None if `got` is as it should be, or else the first difference.
+
+    Parameters
+    ----------
+    got : array-like or str
+    expected : array or str
+    allowed : float or array, optional
+        The largest distance, element by element; without it the two must be equal.
+    places : bool (B, L), optional
+        Which rows of a (B, L, D) result count.
+    """
+    if isinstance(expected, str):
+        return None if got == expected else Departure(_first_difference_in_text(got, expected))
+    got = _array(got)
+    if got.shape != expected.shape:
+        return Departure(f"shape {got.shape}, should be {expected.shape}")
+    if _kind(got) != _kind(expected):
+        return Departure(f"dtype {got.dtype}, should be {_kind(expected)}")
+    counts = np.ones(got.shape, dtype=bool) if places is None else np.broadcast_to(places[..., None], got.shape)
+    if allowed is None:
+        return _unequal(got, expected, (got != expected) & counts)
+    error = np.abs(got.astype(np.float64) - expected)
+    limit = np.broadcast_to(np.asarray(allowed, dtype=np.float64), got.shape)
+    return _too_far(got, expected, error, limit, ~(error <= limit) & counts)
+
+
+def _array(value: Any) -> Array:
+    """`value` as an array; an object array where its rows have different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.asarray(value, dtype=object)
+
+
+def _kind(array: Array) -> str:
+    """The kinds that are told apart: a bool is no number, an id no float."""
+    if array.dtype.name == "bfloat16":
+        return "float"
+    return {"b": "bool", "i": "integer", "u": "integer", "f": "float"}.get(array.dtype.kind, str(array.dtype))
+
+
+def _unequal(got: Array, expected: Array, wrong: NDArray[np.bool_]) -> Departure | None:
+    if not wrong.any():
+        return None
+    index = _first(wrong)
+    what = f"element {list(index)} is {got[index]}, should be {expected[index]}"
+    return Departure(f"{what} ({_share(wrong)})", index, np.inf)
+
+
+def _too_far(got: Array, expected: Array, error: Array, limit: Array, wrong: NDArray[np.bool_]) -> Departure | None:
+    if not wrong.any():
+        return None
+    index = _first(wrong)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = np.where(wrong, error / limit, 0)
+    worst = float(np.max(np.where(np.isnan(units), np.inf, units)))
+    what = f"element {list(index)} is {float(got[index]):.9g}, should be {float(expected[index]):.9g} ± {limit[index]:.3g}"
+    far = (
+        "not a number"
+        if not np.isfinite(got[wrong].astype(np.float64)).all()
+        else f"at worst {worst:.3g} times the allowed error"
+    )
+    return Departure(f"{what} ({_share(wrong)}, {far})", index, worst)
+
+
+def _first(wrong: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(wrong)[0])
+
+
+def _share(wrong: NDArray[np.bool_]) -> str:
+    return f"{int(wrong.sum())} of {wrong.size} elements differ"
+
+
+def _first_difference_in_text(got: Any, expected: str) -> str:
+    if not isinstance(got, str):
+        return f"a {type(got).__name__}, should be text"
+    shared = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected)))
+    return f"the text parts at character {shared}: {got[shared : shared + 24]!r}, should be {expected[shared : shared + 24]!r}"

@@ -1,0 +1,11 @@
+"""What is checked of each public function: inputs in rising order, a strategy for more, and the faults to suspect."""
+
+from npembed.conformance.functions import embeddings, images, merge, padding, patches, positions, towers
+from npembed.conformance.functions.base import Call, FunctionCheck, Suspect
+
+CHECKS: dict[str, FunctionCheck] = {
+    check.name: check for room in (padding, patches, positions, images, embeddings, towers, merge) for check in room.CHECKS
+}
+"""The check of each public name, in the order in which data walks through the functions."""
+
+__all__ = ["CHECKS", "Call", "FunctionCheck", "Suspect"]

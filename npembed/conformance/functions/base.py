@@ -1,0 +1,125 @@
+"""What a check of a public function is made of: inputs, the distance that is allowed, and the faults to suspect."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import npembed
+from npembed.conformance import strategies as draw
+from npembed.conformance.compare import Departure, compare
+from npembed.model import Model
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, function: Callable[..., Any]) -> Any:
+        """What the function gives for them."""
+        return function(*self.args, **self.kwargs)
+
+
+def call(*args: Any, **kwargs: Any) -> Call:
+    """A `Call` of these arguments."""
+    return Call(args, kwargs)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A fault that has been seen, as a function that has it."""
+
+    words: str
+    function: Callable[..., Any]
+
+
+Allowed = Callable[[Call, str], Any]
+
+
+@dataclass(frozen=True)
+class FunctionCheck:
+    """How one public function of a port is checked.
+
+    Attributes
+    ----------
+    name : str
+    sweep : callable
+        Gives the first inputs, smallest first, so that the first failure among them is the smallest.
+    cases : callable
+        Gives the strategy for more.
+    allowed : callable, optional
+        (call, precision) -> the largest distance from the float64 reference. Without it the results must be equal.
+    places : callable, optional
+        call -> bool (B, L), the places that count.
+    suspects : tuple of Suspect
+    examine : callable, optional
+        (call, result) -> Departure or None, for a function whose result is not determined by its arguments.
+    """
+
+    name: str
+    sweep: Callable[[], Iterable[Call]]
+    cases: Callable[[], st.SearchStrategy[Call]]
+    allowed: Allowed | None = None
+    places: Callable[[Call], Array] | None = None
+    suspects: tuple[Suspect, ...] = ()
+    examine: Callable[[Call, Any], Departure | None] | None = None
+
+    def expected(self, call: Call, function: Callable[..., Any] | None = None) -> Any:
+        """The reference's result, or that of another function in its stead; in float64 where distances are allowed."""
+        arguments = call if self.allowed is None else in_float64(call)
+        return arguments.of(function or getattr(npembed, self.name))
+
+    def departure(
+        self, call: Call, result: Any, precision: str, function: Callable[..., Any] | None = None
+    ) -> Departure | None:
+        """How the result differs from the reference's, or from another function's."""
+        if self.examine is not None:
+            return self.examine(call, result)
+        allowed = None if self.allowed is None else self.allowed(call, precision)
+        places = None if self.places is None else self.places(call)
+        return compare(result, self.expected(call, function), allowed, places)
+
+
+@lru_cache(maxsize=64)
+def model_at(model: Model, dtype: str) -> Model:
+    """The model with its arrays in another float type."""
+    return Model(model.config, {name: array.astype(dtype) for name, array in model.weights.items()})
+
+
+def at_dtype(value: Any, dtype: str) -> Any:
+    """An argument with its floats in another type."""
+    if isinstance(value, Model):
+        return model_at(value, dtype)
+    if isinstance(value, list):
+        return [at_dtype(element, dtype) for element in value]
+    return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+
+
+def in_float64(call: Call) -> Call:
+    """The call with every float in float64."""
+    arguments = {name: at_dtype(value, "float64") for name, value in call.kwargs.items()}
+    return Call(tuple(at_dtype(value, "float64") for value in call.args), arguments)
+
+
+def edited(model: Model, changes: Mapping[str, Callable[[Array], Array]]) -> Model:
+    """The model with some of its arrays changed."""
+    return Model(model.config, model.weights | {name: change(model.weights[name]) for name, change in changes.items()})
+
+
+def fill(kind: str, *shape: int, dtype: str = "float32") -> Array:
+    """An array of one of the strategies' kinds."""
+    return np.asarray(draw.KINDS[kind](np.random.default_rng(0), shape), dtype=dtype)
+
+
+def sizes_of(*sizes: tuple[int, int]) -> NDArray[np.int64]:
+    """int64 (B, 2)."""
+    return np.array(sizes, dtype=np.int64)

@@ -1,0 +1,52 @@
+"""Checks of the convolution."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+
+import npembed
+from npembed.conformance import strategies as draw
+from npembed.conformance.bounds import patch_conv_scale
+from npembed.conformance.functions.base import Array, Call, FunctionCheck, Suspect, call, fill
+
+
+def _conv_sweep() -> Iterator[Call]:
+    for kind in ("ones", "ramp", "mixed"):
+        yield call(fill(kind, 1, 1, 1, 1), fill(kind, 1, 1, 1, 1))
+        yield call(fill(kind, 1, 1, 1, 1), fill(kind, 1, 1, 1, 1), fill(kind, 1))
+        yield call(fill(kind, 1, 1, 2, 2), fill(kind, 1, 1, 2, 2), fill(kind, 1))
+        yield call(fill(kind, 2, 3, 5, 7), fill(kind, 4, 3, 2, 2), fill(kind, 4))
+    yield call(fill("one sign", 1, 3, 14, 28), fill("one sign", 2, 3, 14, 14), fill("one sign", 2))
+
+
+@st.composite
+def _conv_cases(drawn: st.DrawFn) -> Call:
+    batch, channels, width, side = (drawn(st.integers(1, most)) for most in (3, 3, 4, 4))
+    height, length = (drawn(st.integers(side, 3 * side)) for _ in range(2))
+    weight = drawn(draw.floats((width, channels, side, side)))
+    bias = drawn(st.none() | draw.floats((width,)))
+    return call(drawn(draw.floats((batch, channels, height, length))), weight, bias)
+
+
+def _conv_allowed(call: Call, precision: str) -> Array:
+    pixel_values, weight, *bias = call.args
+    return patch_conv_scale(pixel_values, weight, bias[0] if bias else None).allowed(precision)
+
+
+def _conv_of(change: Callable[[Any, Any, Any], tuple[Any, Any, Any]]) -> Callable[..., Array]:
+    """The convolution of changed arguments."""
+    return lambda pixel_values, weight, bias=None: npembed.patch_conv(*change(pixel_values, weight, bias))
+
+
+_CONV_SUSPECTS = (
+    Suspect("the bias is missing", _conv_of(lambda x, w, b: (x, w, None))),
+    Suspect("the kernels are transposed", _conv_of(lambda x, w, b: (x, w.swapaxes(2, 3), b))),
+    Suspect("the channels are reversed", _conv_of(lambda x, w, b: (x, w[:, ::-1], b))),
+    Suspect("the kernels are turned by 180 degrees", _conv_of(lambda x, w, b: (x, w[:, :, ::-1, ::-1], b))),
+)
+
+
+CHECKS = (
+    FunctionCheck(name="patch_conv", sweep=_conv_sweep, cases=_conv_cases, allowed=_conv_allowed, suspects=_CONV_SUSPECTS),
+)

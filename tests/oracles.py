@@ -1,0 +1,1 @@
+"""What torch and SciPy say, for comparison; nothing here uses npembed."""
