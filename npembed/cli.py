@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 import typer
@@ -22,12 +22,15 @@ import npembed
 from npembed import stages
 from npembed.comparison import ORIGINAL, TABLE_HEAD, compare_rules, compare_two, rules_as_json, rules_as_markdown, table_row
 from npembed.config import MINICPM_V_2_6
-from npembed.files import SUFFIXES, check_output, save_tensors
+from npembed.files import SUFFIXES, check_output, replacing, save_tensors
 from npembed.images import SlicePlan, plan_slices, read_image, slice_image
 from npembed.model import STAGES, Model, check_stage, load_model, random_model
 from npembed.padding import patch_attention_mask
 from npembed.positions import position_ids
 from npembed.rules import get_rule
+
+if TYPE_CHECKING:
+    from npembed.conformance.outcome import Outcome
 
 app = typer.Typer(
     name="npembed",
@@ -199,9 +202,7 @@ def _embed_picture(path: Path, model: Model, until: str, rule: str, upright: boo
     seconds = time.perf_counter() - start
     _say(_picture_line(path, plan_slices(picture.size, model.config.slicing), picture.size, seconds))
     if turned:
-        _say(
-            f"  its EXIF orientation was {'applied' if upright else 'ignored, as upstream does; --upright applies it'}"
-        )
+        _say(f"  its EXIF orientation was {'applied' if upright else 'ignored, as upstream does; --upright applies it'}")
     progress.picture_done()
     return _Result(result, tgt_sizes)
 
@@ -249,3 +250,81 @@ def _progress(until: str, pictures: int) -> Iterator[_Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (slow and console.is_terminal)) as bar:
         yield _Progress(bar, pictures)
+
+
+golden = typer.Typer(help="Golden packs: every stage's input and answer in files, for a port in any language.")
+app.add_typer(golden, name="golden")
+
+JsonOption: TypeAlias = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")]
+HtmlOption: TypeAlias = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as one HTML page, too.")]
+PrecisionOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="TYPE", help="What the port computes in: float32, float64, bfloat16 or float16.")
+]
+
+
+@golden.command("write")
+def golden_write(folder: Annotated[Path, typer.Argument(metavar="DIR")], weights: WeightsOption = None) -> None:
+    """Write a pack into DIR: new, empty, or an earlier pack."""
+    from npembed.conformance.golden import read_pack, write_pack
+
+    model = None if weights is None else load_model(weights)
+    with _progress("hidden", 1) as progress:
+        write_pack(folder, model, progress.layers)
+    manifest = read_pack(folder).manifest
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    _say(f"{len(manifest['cases'])} cases, {size / 1e6:.1f} MB, are in {folder}")
+    if weights is not None:
+        _say(f"They are for the weights in {weights}, which are not in the pack.")
+
+
+@golden.command("check")
+def golden_check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The pack.")],
+    outputs: Annotated[Path, typer.Argument(metavar="OUTPUTS", help="The port's files, named as the pack's.")],
+    precision: PrecisionOption = None,
+    json_file: JsonOption = None,
+    html_file: HtmlOption = None,
+) -> None:
+    """Hold a port's files against a pack, and name the first stage that departs."""
+    from npembed.conformance.golden import check_outputs, first_departing, read_pack
+
+    pack = read_pack(folder)
+    outcomes = check_outputs(pack, outputs, precision)
+    stage = first_departing(pack, outcomes)
+    _report(outcomes, str(outputs), json_file, html_file, f"The first stage that departs is {stage}." if stage else "")
+
+
+@app.command()
+def check(
+    module: Annotated[str, typer.Argument(metavar="MODULE", help="The port: a dotted name or a .py file.")],
+    require: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A function that must be there.")] = None,
+    examples: Annotated[int, typer.Option(metavar="N", help="Drawn inputs per function.", min=0)] = 100,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the drawn inputs.", min=0)] = 0,
+    precision: PrecisionOption = None,
+    json_file: JsonOption = None,
+    html_file: HtmlOption = None,
+) -> None:
+    """Check a Python port's functions against the reference, and show the smallest input on which each departs."""
+    from npembed.conformance.port import check_port, load_port
+
+    port = load_port(module)
+    outcomes = check_port(port, require=require or (), examples=examples, seed=seed, precision=precision)
+    _report(outcomes, module, json_file, html_file)
+
+
+def _report(
+    outcomes: "Sequence[Outcome]", subject: str, json_file: Path | None, html_file: Path | None, more: str = ""
+) -> None:
+    """The report in each form that is asked for; exit 1 if anything failed."""
+    from npembed.conformance import report
+    from npembed.conformance.outcome import failed
+
+    wrong = failed(outcomes)
+    verdict = f"{subject} {'departs from' if wrong else 'agrees with'} the reference: {report.counts(outcomes)}. {more}".strip()
+    for file, text in ((json_file, report.json_text), (html_file, report.as_html)):
+        if file is not None:
+            with replacing(file) as beside:
+                beside.write_text(text(outcomes, verdict, subject), encoding="utf-8")
+    _say(report.as_text(outcomes, verdict))
+    if wrong:
+        raise typer.Exit(1)

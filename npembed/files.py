@@ -41,8 +41,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     target = Path(path).resolve()  # through a link, so that the link stays one
     beside = target.with_name(f".npembed-{secrets.token_hex(8)}{target.suffix}")
     try:
-        beside.touch()  # with the permissions of any new file, which not every writer gives its own
+        beside.touch()
+        mode = (target if target.exists() else beside).stat().st_mode
         yield beside
+        beside.chmod(mode)  # safetensors makes its files the owner's alone
         os.replace(beside, target)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None

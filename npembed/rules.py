@@ -288,6 +288,7 @@ _TABLE = (
         coords=_mlx_coords,
         boundaries=_mlx_boundaries,
         boundaries_words="running sum from 1/G by 1/G, as many as arange has",
+        sound=False,
     ),
     Rule(
         name="mllm",

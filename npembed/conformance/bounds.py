@@ -133,7 +133,8 @@ def stage_allowed(in_float32: Floats, in_float64: Floats, precision: str = "floa
     """For the encoder and the resampler: (B, 1, 1), the largest distance per slice.
 
     `DISTANCE_MULTIPLE` times the largest distance of float32 from float64 in that slice, plus `DISTANCE_FLOOR` * u * max|y|,
-    in proportion to the precision's own u.
+    in proportion to the u of the half types. A float64 port gets what a float32 one gets: the resampler's table of positions
+    is float32 by its definition, and no two libraries agree on its last bits.
 
     Parameters
     ----------
@@ -145,4 +146,9 @@ def stage_allowed(in_float32: Floats, in_float64: Floats, precision: str = "floa
     distance = np.abs(in_float32 - in_float64).max(axis=axes, keepdims=True)
     size = np.abs(in_float64).max(axis=axes, keepdims=True)
     in_float32_units = DISTANCE_MULTIPLE * distance + DISTANCE_FLOOR * UNIT_ROUNDOFF["float32"] * size
-    return np.asarray(in_float32_units * (UNIT_ROUNDOFF[check_precision(precision)] / UNIT_ROUNDOFF["float32"]))
+    return np.asarray(in_float32_units * precision_factor(precision))
+
+
+def precision_factor(precision: str) -> float:
+    """By what a distance that is allowed in float32 grows at that precision; at least 1."""
+    return max(UNIT_ROUNDOFF[check_precision(precision)] / UNIT_ROUNDOFF["float32"], 1.0)

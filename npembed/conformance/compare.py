@@ -1,6 +1,7 @@
 """Holding what came against what was expected, and saying where the first difference is."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,15 @@ def compare(got: Any, expected: Any, allowed: Any = None, places: Array | None =
 
     Parameters
     ----------
-    got : array-like or str
-    expected : array or str
+    got : array-like, str or sequence of such
+    expected : array, str or sequence of such
     allowed : float or array, optional
         The largest distance, element by element; without it the two must be equal.
     places : bool (B, L), optional
         Which rows of a (B, L, D) result count.
     """
+    if isinstance(expected, (list, tuple)):
+        return _compare_each(got, expected, allowed)
     if isinstance(expected, str):
         return None if got == expected else Departure(_first_difference_in_text(got, expected))
     got = _array(got)
@@ -53,6 +56,18 @@ def compare(got: Any, expected: Any, allowed: Any = None, places: Array | None =
     error = np.abs(got.astype(np.float64) - expected)
     limit = np.broadcast_to(np.asarray(allowed, dtype=np.float64), got.shape)
     return _too_far(got, expected, error, limit, ~(error <= limit) & counts)
+
+
+def _compare_each(got: Any, expected: Sequence[Any], allowed: Any) -> Departure | None:
+    """The first departure among several results, with its place."""
+    if not isinstance(got, (list, tuple)) or len(got) != len(expected):
+        came = f"{len(got)} results" if isinstance(got, (list, tuple)) else f"a {type(got).__name__}"
+        return Departure(f"{came}, should be {len(expected)} results")
+    for number, (one, other) in enumerate(zip(got, expected, strict=True)):
+        departure = compare(one, other, allowed)
+        if departure is not None:
+            return replace(departure, what=f"result {number}: {departure.what}")
+    return None
 
 
 def _array(value: Any) -> Array:

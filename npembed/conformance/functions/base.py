@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import npembed
 from npembed.conformance import strategies as draw
+from npembed.conformance.bounds import HALF_TYPES
 from npembed.conformance.compare import Departure, compare
 from npembed.model import Model
 
@@ -63,6 +64,8 @@ class FunctionCheck:
     suspects : tuple of Suspect
     examine : callable, optional
         (call, result) -> Departure or None, for a function whose result is not determined by its arguments.
+    hint : callable, optional
+        (call, result, departure) -> what the place of the difference suggests, where no suspect explains it.
     """
 
     name: str
@@ -72,6 +75,7 @@ class FunctionCheck:
     places: Callable[[Call], Array] | None = None
     suspects: tuple[Suspect, ...] = ()
     examine: Callable[[Call, Any], Departure | None] | None = None
+    hint: Callable[[Call, Any, Departure], list[str]] | None = None
 
     def expected(self, call: Call, function: Callable[..., Any] | None = None) -> Any:
         """The reference's result, or that of another function in its stead; in float64 where distances are allowed."""
@@ -123,3 +127,34 @@ def fill(kind: str, *shape: int, dtype: str = "float32") -> Array:
 def sizes_of(*sizes: tuple[int, int]) -> NDArray[np.int64]:
     """int64 (B, 2)."""
     return np.array(sizes, dtype=np.int64)
+
+
+def half_sums(call: Call, result: Any, departure: Departure) -> list[str]:
+    """A half-precision result that is just out of its bound points at the sum's own precision."""
+    near = departure.worst is not None and departure.worst < 1000
+    return ["the products are summed in the half type; sum them in float32"] if near and dtype_of(result) in HALF_TYPES else []
+
+
+def copied(call: Call) -> Call:
+    """The call with arrays of its own; a model's are read-only and stay."""
+    return Call(tuple(map(_copied, call.args)), {name: _copied(value) for name, value in call.kwargs.items()})
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_copied(element) for element in value]
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two arguments are equal."""
+    if isinstance(one, list):
+        return isinstance(other, list) and len(one) == len(other) and all(map(same, one, other))
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+
+
+def dtype_of(value: Any) -> str:
+    """The name of an argument's dtype, or of its first element's; "" for what has none."""
+    if isinstance(value, (list, tuple)) and value:
+        return dtype_of(value[0])
+    return str(getattr(value, "dtype", ""))

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 import npembed
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import embed_scale
-from npembed.conformance.functions.base import Array, Call, FunctionCheck, Suspect, call, edited, fill, in_float64, sizes_of
+from npembed.conformance.functions.base import (
+    Array,
+    Call,
+    FunctionCheck,
+    Suspect,
+    call,
+    edited,
+    fill,
+    half_sums,
+    in_float64,
+    sizes_of,
+)
 from npembed.model import Model
 from npembed.patches import patches_to_strip, strip_to_patches
 from npembed.rules import RULES
@@ -83,6 +94,7 @@ CHECKS = (
         sweep=_sweep,
         cases=_cases,
         allowed=_allowed,
+        hint=half_sums,
         suspects=(
             Suspect("the padding holds the bias alone; upstream adds position 0", _zero_padding),
             Suspect("the padding holds zeros; upstream's holds bias + position 0", _empty_padding),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import npembed
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import patch_conv_scale
-from npembed.conformance.functions.base import Array, Call, FunctionCheck, Suspect, call, fill
+from npembed.conformance.functions.base import Array, Call, FunctionCheck, Suspect, call, fill, half_sums
 
 
 def _conv_sweep() -> Iterator[Call]:
@@ -48,5 +48,7 @@ _CONV_SUSPECTS = (
 
 
 CHECKS = (
-    FunctionCheck(name="patch_conv", sweep=_conv_sweep, cases=_conv_cases, allowed=_conv_allowed, suspects=_CONV_SUSPECTS),
+    FunctionCheck(
+        name="patch_conv", sweep=_conv_sweep, cases=_conv_cases, allowed=_conv_allowed, hint=half_sums, suspects=_CONV_SUSPECTS
+    ),
 )

@@ -83,6 +83,7 @@ def _ids_sweep() -> Iterator[Call]:
     for n in SWEEP:
         yield call(sizes_of((1, n)), SIDE)
         yield call(sizes_of((n, 1)), SIDE)
+    yield from (call(sizes_of((n, 1), (1, n)), 27) for n in (27, 41, 54, 69))
     yield call(sizes_of((2, 3), (1, 2)), SIDE)
     yield call(sizes_of((1, 2)), SIDE, mask=np.array([[[True, False, True]]]))
     yield call(sizes_of((28, 37), (39, 26), (39, 26)), SIDE)

@@ -13,6 +13,7 @@ import npembed
 from npembed import encoder, resampler
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import stage_allowed
+from npembed.conformance.compare import Departure
 from npembed.conformance.functions.base import (
     Array,
     Call,
@@ -96,7 +97,7 @@ def _resampler_scores_unscaled(model: Model) -> Model:
     def change(array: Array) -> Array:
         factor = np.ones(3 * width)
         factor[:width] = (width / model.config.resampler_heads) ** 0.5
-        return array * factor.reshape(-1, *[1] * (array.ndim - 1)).astype(array.dtype)
+        return np.asarray(array * factor.reshape(-1, *[1] * (array.ndim - 1)).astype(array.dtype))
 
     return edited(model, {"resampler.attn.in_proj_weight": change, "resampler.attn.in_proj_bias": change})
 
@@ -116,13 +117,22 @@ def _all_places(function: Tower, x: Any, tgt_sizes: Any, model: Model) -> Array:
     return function(x, [(1, np.shape(x)[1])] * len(x), model)
 
 
+_sincos_table = resampler.sincos_table
+
+
 def _table(order: tuple[int, int, int, int], h: int, w: int, channels: int) -> Array:
     """The resampler's table of positions with its quarters (sin and cos of the column, sin and cos of the row) rearranged."""
-    quarters = np.split(resampler_table(h, w, channels), 4, axis=1)
-    return np.concatenate([quarters[k] for k in order], axis=1)
+    quarters = np.split(_sincos_table(h, w, channels), 4, axis=1)
+    return np.asarray(np.concatenate([quarters[k] for k in order], axis=1))
 
 
-resampler_table = resampler.sincos_table
+def _only_padded(call: Call, result: Any, departure: Departure) -> list[str]:
+    """A first difference in a slice that is shorter than the batch's longest points at the padding."""
+    lengths = call.args[1].prod(axis=1)
+    if departure.index is None or lengths[departure.index[0]] == lengths.max():
+        return []
+    return ["only slices shorter than the batch's longest differ: padded places take part in the attention's softmax"]
+
 
 CHECKS = (
     FunctionCheck(
@@ -131,6 +141,7 @@ CHECKS = (
         cases=partial(_cases, "hidden"),
         allowed=partial(_allowed, npembed.encode),
         places=_patches,
+        hint=_only_padded,
         suspects=(
             Suspect("gelu in its erf form, not the tanh form", _with_piece(npembed.encode, encoder, "gelu", _gelu_by_erf)),
             Suspect("layer norms with eps 1e-5", _of(npembed.encode, partial(_with_eps, 1e-5))),
@@ -143,6 +154,7 @@ CHECKS = (
         sweep=partial(_sweep, "tokens"),
         cases=partial(_cases, "tokens"),
         allowed=partial(_allowed, npembed.resample),
+        hint=_only_padded,
         suspects=(
             Suspect("layer norms with eps 1e-5", _with_piece(npembed.resample, resampler, "EPS", 1e-5)),
             Suspect("the attention's scores are not scaled", _of(npembed.resample, _resampler_scores_unscaled)),

@@ -1,0 +1,183 @@
+"""The cases of a golden pack: which slices, filled with what, through which model, and every stage's answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import npembed
+from npembed.config import Config, SlicingConfig, VisionConfig
+from npembed.conformance.bounds import Scale, embed_scale, stage_allowed
+from npembed.conformance.functions.base import fill, model_at, sizes_of
+from npembed.model import Model, random_model
+
+Array = NDArray[Any]
+
+_SMALL = VisionConfig(
+    hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
+)
+CONFIGS = {
+    "small": Config(vision=_SMALL, slicing=SlicingConfig(scale_resolution=16, patch_size=4), query_num=4, embed_dim=128),
+    "patch14": Config(
+        vision=replace(_SMALL, hidden_size=8, patch_size=14, image_size=980),
+        slicing=SlicingConfig(scale_resolution=56),
+        query_num=2,
+        embed_dim=128,
+    ),
+}
+"""The packs' own models, by name; both have the real position table's 70 rows per side."""
+
+SEEDS = {"small": 1, "patch14": 2}
+
+
+def own_model(name: str) -> Model:
+    """One of the packs' own models."""
+    return random_model(CONFIGS[name], SEEDS[name], until="tokens")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one case is made of.
+
+    Attributes
+    ----------
+    name : str
+    about : str
+        What it is there to show.
+    sizes : tuple of (int, int)
+        Rows and columns of patches per slice.
+    kind : str
+        What fills the strips: one of the strategies' `KINDS`.
+    model : str
+        One of the packs' own models.
+    picture : (int, int)
+        Width and height in pixels of the picture that is sliced.
+    """
+
+    name: str
+    about: str
+    sizes: tuple[tuple[int, int], ...]
+    kind: str = "mixed"
+    model: str = "small"
+    picture: tuple[int, int] = (40, 30)
+
+
+CASES = (
+    Case("one-patch", "the smallest batch there is", ((1, 1),), "ramp", picture=(1, 1)),
+    Case("boundaries", "sizes on which released position rules part", ((25, 2), (1, 49), (2, 50), (7, 5), (58, 1), (24, 1))),
+    Case("full-side", "as many patches as the position table has per side, where the ids are 0 ... 69", ((70, 1), (1, 70))),
+    Case("beyond", "more patches than the position table has per side", ((80, 1), (1, 107))),
+    Case("extreme-aspect", "long and thin", ((1, 300), (300, 1)), picture=(3, 200)),
+    Case("ragged", "slices of very different lengths, so that padding is most of the batch", ((2, 3), (1, 1), (9, 8), (3, 1))),
+    Case("seed", "the grid sizes of a 640 x 480 picture", ((28, 37), (39, 26), (39, 26)), picture=(64, 48)),
+    Case("faint", "pixels of little contrast, which show the layer norms' eps", ((3, 4), (2, 2)), "faint"),
+    Case("one-sign", "pixels of one sign, which show a sum that is rounded too often", ((2, 3), (1, 2)), "one sign", "patch14"),
+)
+
+EQUAL = {"kind": "equal"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One stage's expected result.
+
+    Attributes
+    ----------
+    stage : str
+        Also the tensor's name.
+    value : array
+    tolerance : dict
+        As the manifest has it: {"kind": "equal"}, or "componentwise" or "per slice" with their numbers.
+    places : {"all", "patches"}
+        Which places count: every one, or those where patch_attn_mask is True.
+    companions : dict of str to array
+        What the tolerance needs beside it.
+    """
+
+    stage: str
+    value: Array
+    tolerance: dict[str, Any]
+    places: str
+    companions: dict[str, Array]
+
+
+def answer(stage: str, value: Array, tolerance: dict[str, Any] = EQUAL, places: str = "all", **companions: Array) -> Answer:
+    """An `Answer`, its floats in float32."""
+    stored = value.astype(np.float32) if value.dtype.kind == "f" else value
+    return Answer(stage, stored, tolerance, places, companions)
+
+
+def case_inputs(case: Case, model: Model) -> dict[str, Array]:
+    """What the stages of a case read: a picture, strips and their sizes, the ids and embeddings of a text."""
+    vision, config = model.config.vision, model.config
+    inputs: dict[str, Array] = {"picture": _picture(*case.picture), "tgt_sizes": sizes_of(*case.sizes)}
+    for number, (h, w) in enumerate(case.sizes):
+        pixels = fill(case.kind, len(case.sizes), vision.num_channels, vision.patch_size, h * w * vision.patch_size)
+        inputs[f"strips.{number}"] = pixels[number]  # each slice with pixels of its own
+    inputs |= {"grid": np.array([2, 2]), "image_id": np.array(0)}
+    inputs |= {"input_ids": _token_ids(config.query_num), "start_ids": np.array([290, 292]), "end_ids": np.array([291, 293])}
+    inputs["text_embeds"] = fill("mixed", len(inputs["input_ids"]), config.embed_dim)
+    inputs["vision_tokens"] = fill("ramp", 2, config.query_num, config.embed_dim)
+    return inputs
+
+
+def _picture(width: int, height: int) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3): channel c at (x, y) is (7x + 13y + 50c + x*y // 97) mod 256."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([(7 * x + 13 * y + 50 * c + x * y // 97) % 256 for c in range(3)], axis=-1).astype(np.uint8)
+
+
+def _token_ids(query_num: int) -> NDArray[np.int64]:
+    """Text with an image and a slice in it."""
+    return np.array([7, 8, 290, *[294] * query_num, 291, 292, *[294] * query_num, 293, 9])
+
+
+def case_answers(inputs: dict[str, Array], model: Model, stages: tuple[str, ...]) -> Iterator[Answer]:
+    """Every stage's answer in turn.
+
+    Each is computed in float64 from the float32 tensors that the pack holds, those of the stage before among them, so that a
+    port can be fed with the pack's own values stage by stage.
+    """
+    tgt_sizes = inputs["tgt_sizes"]
+    strips = [inputs[f"strips.{number}"] for number in range(len(tgt_sizes))]
+    exact = model_at(model, "float64")
+    sliced, sliced_sizes = npembed.slice_image(inputs["picture"], model.config)
+    yield answer("sliced_tgt_sizes", sliced_sizes)
+    yield answer("sliced_pixel_values", npembed.pad_pixel_values(sliced))
+    yield answer("pixel_values", npembed.pad_pixel_values(strips))
+    yield answer("patch_attn_mask", npembed.patch_attention_mask(tgt_sizes))
+    yield answer("position_ids", npembed.position_ids(tgt_sizes, model.config.vision.num_patches_per_side))
+    embeddings = _embeddings(strips, tgt_sizes, model, exact)
+    yield embeddings
+    if "hidden" in stages:
+        hidden = _tower("hidden", npembed.encode, embeddings.value, tgt_sizes, model, exact)
+        yield hidden
+    if "tokens" in stages:
+        yield _tower("tokens", npembed.resample, hidden.value, tgt_sizes, model, exact)
+    text = npembed.image_placeholder(inputs["grid"].tolist(), int(inputs["image_id"]), model.config)
+    yield answer("text", np.frombuffer(text.encode(), dtype=np.uint8))
+    bounds = npembed.image_bounds(*(inputs[name] for name in ("input_ids", "start_ids", "end_ids")))
+    yield answer("image_bound", bounds)
+    yield answer("inputs_embeds", npembed.scatter_image_embeds(inputs["text_embeds"], inputs["vision_tokens"], bounds))
+
+
+def _embeddings(strips: list[Array], tgt_sizes: Array, model: Model, exact: Model) -> Answer:
+    scale: Scale = embed_scale(strips, tgt_sizes, model)
+    tolerance = {"kind": "componentwise", "terms": scale.terms, "underflow": _rounded_up(scale.underflow.max())}
+    magnitude = np.nextafter(scale.magnitude.astype(np.float32), np.float32(np.inf))
+    return answer("embeddings", npembed.embed(strips, tgt_sizes, exact), tolerance, magnitude=magnitude)
+
+
+def _tower(stage: str, function: Any, value: Array, tgt_sizes: Array, model: Model, exact: Model) -> Answer:
+    in_float64 = function(value, tgt_sizes, exact)
+    allowed = stage_allowed(function(value, tgt_sizes, model_at(model, "float32")), in_float64)
+    tolerance = {"kind": "per slice", "float32": [_rounded_up(number) for number in allowed.ravel()]}
+    return answer(stage, in_float64, tolerance, places="patches" if stage == "hidden" else "all")
+
+
+def _rounded_up(number: float) -> float:
+    """To two digits, so that no platform's last bit is in the manifest."""
+    digits = f"{number * 1.05:.1e}"
+    return float(digits)

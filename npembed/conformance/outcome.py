@@ -1,0 +1,83 @@
+"""What a check found, in a form that every report is made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from npembed.config import Config
+
+
+class Status(Enum):
+    """How a check ended."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    ABSENT = "not provided"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One function of a port, or one stage of one golden case.
+
+    Attributes
+    ----------
+    name : str
+    status : Status
+    summary : str
+        In a line: what was compared, or how it departs.
+    call : str or None
+        The smallest input that was found to fail.
+    came, expected : str or None
+        The two results there.
+    cause : str or None
+        Which known fault explains the results.
+    worst : float or None
+        The largest error in units of the allowed one; None where there is none, or no number says it.
+    """
+
+    name: str
+    status: Status
+    summary: str
+    call: str | None = None
+    came: str | None = None
+    expected: str | None = None
+    cause: str | None = None
+    worst: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that say something."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        worst = {} if self.worst is None else {"worst": self.worst if np.isfinite(self.worst) else "infinite"}
+        return fields | {"status": self.status.value} | worst
+
+
+def failed(outcomes: Sequence[Outcome]) -> bool:
+    """Whether any of them is a failure."""
+    return any(outcome.status is Status.FAIL for outcome in outcomes)
+
+
+def describe(value: Any) -> str:
+    """A value for a person: small arrays whole, large ones by shape, type and ends."""
+    if isinstance(value, np.ndarray):
+        numbers = np.array2string(value, threshold=40, edgeitems=3, precision=9, separator=", ", max_line_width=100)
+        return numbers if value.size <= 8 and value.dtype.kind in "ib" else f"{numbers} ({value.dtype}, shape {value.shape})"
+    if isinstance(value, (list, tuple)):
+        inner = ", ".join(describe(element) for element in value)
+        return f"[{inner}]" if isinstance(value, list) else f"({inner})"
+    if isinstance(value, Config):
+        return _config_words(value)
+    text = repr(value)
+    return text if len(text) <= 2000 else f"{text[:1000]} ... {text[-200:]}"
+
+
+def _config_words(config: Any) -> str:
+    """A config by the fields that are not MiniCPM-V 2.6's."""
+    default = type(config)()
+    words = []
+    for name, value in vars(config).items():
+        if value != getattr(default, name):
+            words.append(f"{name}={_config_words(value) if is_dataclass(value) else repr(value)}")
+    return f"{type(config).__name__}({', '.join(words)})"

@@ -1,0 +1,48 @@
+"""One line in a port's own test file gives one test per function.
+
+test_port = npembed.conformance.port_tests("my_port")
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from npembed.conformance.functions import CHECKS
+from npembed.conformance.outcome import Status
+from npembed.conformance.port import check_function, load_port
+from npembed.conformance.report import as_text
+
+
+def port_tests(port: Any, **options: Any) -> Callable[[str], None]:
+    """A parametrised pytest test: one per public function, skipped where the port does not provide it.
+
+    Parameters
+    ----------
+    port : module, object or str
+        As `check_port` takes it, or a module's name or file.
+    options
+        `require`, `examples`, `seed`, `precision`, as `check_port` takes them.
+
+    Returns
+    -------
+    callable
+        To be bound to a name that pytest collects: `test_port = port_tests("my_port")`.
+
+    Raises
+    ------
+    ImportError
+        Without the extra `testing`.
+    """
+    try:
+        import pytest
+    except ImportError:
+        raise ImportError("port_tests needs pytest: pip install 'npembed[testing]'") from None
+    subject = load_port(port) if isinstance(port, str) else port
+
+    @pytest.mark.parametrize("function", CHECKS)
+    def test_port(function: str) -> None:
+        outcome = check_function(subject, function, **options)
+        if outcome.status is Status.ABSENT:
+            pytest.skip(outcome.summary)
+        assert outcome.status is Status.PASS, as_text([outcome], "the port departs from the reference")
+
+    return test_port
