@@ -50,16 +50,16 @@ def as_floats(value: ArrayLike, name: str, who: str) -> NDArray[Any]:
 def as_integers(value: ArrayLike, name: str, who: str) -> NDArray[np.int64]:
     """An int64 array; fractions, NaN and numbers that int64 can't hold are refused with their place."""
     array = as_array(value, name, who)
-    if array.dtype.kind in "iu" and (array.dtype != np.uint64 or not np.any(array > np.iinfo(np.int64).max)):
+    fits = array.dtype.kind in "iu" and (array.dtype != np.uint64 or not np.any(array > np.iinfo(np.int64).max))
+    if fits or not array.size:
         return array.astype(np.int64, copy=False)
     for place in np.ndindex(array.shape):
         element = array[place].item() if isinstance(array[place], np.generic) else array[place]
         at = name + (f"[{', '.join(map(str, place))}]" if place else "")
-        if isinstance(element, int) and not isinstance(element, bool):
-            if not -(2**63) <= element < 2**63:
-                raise ValueError(f"{who}: {at} is {element}, which is too large for int64")
-        elif not isinstance(element, float) or not element.is_integer():
+        if isinstance(element, bool) or not isinstance(element, (int, float)) or element % 1 != 0:
             raise TypeError(f"{who}: {at} is {element!r}; {name} must hold whole numbers")
+        if not -(2**63) <= element < 2**63:  # NumPy makes a float of it when smaller numbers stand beside it
+            raise ValueError(f"{who}: {at} is {int(element)}, which is too large for int64")
     raise TypeError(f"{who}: {name} must hold whole numbers; got dtype {array.dtype} of shape {array.shape}")
 
 

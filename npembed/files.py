@@ -57,7 +57,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata
 
     An .npz carries the metadata as JSON text in its array `metadata`.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     check_output(path, SUFFIXES)
     with replacing(path) as beside:
         if beside.suffix == ".npz":

@@ -255,8 +255,7 @@ def read_image(path: str | Path, *, upright: bool = False) -> tuple["Picture", b
     """
     Image = _pillow()
     try:
-        with Image.open(path) as picture, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on odd metadata, which is not used
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:  # remarks on odd metadata and large sizes
             picture.load()
             turned = picture.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
             if upright and turned:

@@ -61,8 +61,9 @@ def pad_sequence(
             )
         if array.dtype != dtype:
             raise TypeError(f"{who}: sequences[{index}] must be of dtype {dtype} as sequences[0] is; got {array.dtype}")
-    filler = np.asarray(padding_value).astype(dtype)
-    if dtype.kind in "iub" and filler != padding_value:
+    with np.errstate(invalid="ignore", over="ignore"):  # the next lines refuse what came out wrong
+        filler = np.asarray(padding_value).astype(dtype)
+    if filler != padding_value if dtype.kind in "iub" else np.isinf(filler) and not np.isinf(padding_value):
         raise ValueError(f"{who}: padding_value {padding_value!r} is no value of dtype {dtype}")
     padded = np.full((len(arrays), max(map(len, arrays)), *trailing), filler)  # (B, Lmax, ...)
     for row, array in zip(padded, arrays, strict=True):
@@ -87,7 +88,7 @@ def pad_pixel_values(strips: Iterable[ArrayLike]) -> NDArray[Any]:
     Raises
     ------
     ValueError, TypeError
-        No strips; a strip of another rank, other channels or patch size, or a width that is not a multiple of P.
+        No strips; a strip of another rank, dtype, channels or patch size, or a width that is not a multiple of P.
 
     Notes
     -----
@@ -98,7 +99,12 @@ def pad_pixel_values(strips: Iterable[ArrayLike]) -> NDArray[Any]:
     >>> pad_pixel_values([np.ones((3, 14, 28)), np.ones((3, 14, 14))]).shape
     (2, 3, 14, 28)
     """
-    columns = [np.moveaxis(strip, -1, 0) for strip in checks.as_strips(strips, "pad_pixel_values")]  # (L_i*P, C, P)
+    who = "pad_pixel_values"
+    arrays = checks.as_strips(strips, who)
+    for index, strip in enumerate(arrays):
+        if strip.dtype != arrays[0].dtype:
+            raise TypeError(f"{who}: strips[{index}] must be of dtype {arrays[0].dtype} as strips[0] is; got {strip.dtype}")
+    columns = [np.moveaxis(strip, -1, 0) for strip in arrays]  # (L_i*P, C, P)
     padded = pad_sequence(columns, batch_first=True)  # (B, Lmax*P, C, P)
     return np.ascontiguousarray(np.moveaxis(padded, 1, -1))  # (B, C, P, Lmax*P)
 

@@ -66,7 +66,8 @@ def fractional_coords(num_patches: int, rule: str = "arange") -> NDArray[Any]:
     Returns
     -------
     float32 (n,)
-        float64 for `digitize`; n + 1 elements for some n under `candle-left` and `candle-right`, as released.
+        float64 for `digitize`; more or fewer elements for some n from 107 on under `candle-left` and `candle-right`, as
+        released.
 
     Raises
     ------
@@ -168,7 +169,8 @@ def bucket_coords(num_patches: int, num_patches_per_side: int = 70, rule: str = 
         G, from 1 to 32,768.
     rule : str
         A name in `RULES`. A rule that is wrong as released stays wrong here: `digitize` gives -1, `candle-*` can give
-        n + 1 buckets, and they and the half-precision rules can reach G. `position_ids` refuses such sizes.
+        more or fewer than n buckets, and they, `mlx` and the half-precision rules can reach G. `position_ids` refuses
+        such sizes.
 
     Returns
     -------

@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +19,6 @@ from npembed.conformance.outcome import Outcome, Status, describe
 
 EXAMPLES = 100
 """Drawn inputs per function, beside the fixed ones."""
-
-VERIFIED_ON = 256
-"""Fixed inputs on which a suspected fault must explain the port before it is named."""
 
 
 def load_port(name: str) -> ModuleType:
@@ -227,7 +223,7 @@ class _Trial:
             return False
 
     def _explains_all(self, suspect: Suspect) -> bool:
-        for call in islice(self.check.sweep(), VERIFIED_ON):
+        for call in self.check.sweep():
             try:
                 result = copied(call).of(self.function)
             except Exception:

@@ -135,9 +135,9 @@ def small_model(
     layers: int = 1,
     queries: int = 1,
     seed: int = 0,
-    dtype: str = "float32",
+    one_sign: bool = False,
 ) -> SmallModel:
-    """A random model of small sizes; E is 128, the least there is.
+    """A random model of small sizes; E is 128, the least there is. With `one_sign` its kernels are positive.
 
     Examples
     --------
@@ -160,8 +160,10 @@ def small_model(
     weights = random_model(config, seed, until).weights
     defaults = small_model.__wrapped__.__kwdefaults__ or {}
     shown = "".join(f", {key}={value!r}" for key, value in sizes.items() if value != defaults[key])
-    arrays = {name: array.astype(dtype) for name, array in weights.items()}
-    return SmallModel(config, arrays, words=f"small_model({until!r}{shown})")
+    if one_sign:
+        kernels = "vpm.embeddings.patch_embedding.weight"
+        weights = weights | {kernels: np.abs(weights[kernels])}
+    return SmallModel(config, weights, words=f"small_model({until!r}{shown})")
 
 
 def models(until: str = "embeddings", num_patches_per_side: int | None = None) -> st.SearchStrategy[SmallModel]:

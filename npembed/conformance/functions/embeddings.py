@@ -1,6 +1,7 @@
 """Checks of the embeddings."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ from npembed.conformance.functions.base import (
     in_float64,
     sizes_of,
 )
+from npembed.conformance.functions.positions import IDS_SUSPECTS
 from npembed.model import Model
 from npembed.patches import patches_to_strip, strip_to_patches
-from npembed.rules import RULES
 
-KERNELS, BIAS = "vpm.embeddings.patch_embedding.weight", "vpm.embeddings.patch_embedding.bias"
+KERNELS, BIAS, TABLE = (
+    f"vpm.embeddings.{name}" for name in ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
+)
 
 
 def _sweep() -> Iterator[Call]:
@@ -34,7 +37,7 @@ def _sweep() -> Iterator[Call]:
         for model in (draw.small_model(), draw.small_model(channels=3, patch_size=2, hidden_size=4)):
             yield from (_call(model, kind, *sizes) for sizes in batches)
     yield from (_call(draw.small_model(), "ramp", (1, n)) for n in draw.parting_sizes())
-    yield _call(draw.small_model(channels=3, patch_size=14), "one sign", (1, 1))
+    yield _call(draw.small_model(channels=3, patch_size=14, one_sign=True), "one sign", (1, 3))
     yield in_float64(_call(draw.small_model(), "mixed", (2, 3)))
 
 
@@ -74,8 +77,11 @@ def _empty_padding(strips: Any, tgt_sizes: Any, model: Model) -> Array:
     return result
 
 
-def _swapped(strips: Any, tgt_sizes: Any, model: Model) -> Array:
-    return npembed.embed(strips, np.asarray(tgt_sizes)[:, ::-1], model)
+def _with_ids(faulty: Callable[..., Any], strips: Any, tgt_sizes: Any, model: Model) -> Array:
+    """The rows of the position table that faulty ids take."""
+    table, side = model.weights[TABLE], model.config.vision.num_patches_per_side
+    right, wrong = (ids(tgt_sizes, side) for ids in (npembed.position_ids, faulty))
+    return np.asarray(npembed.embed(strips, tgt_sizes, model) + (table[wrong] - table[right]))
 
 
 def _column_major(strips: Any, tgt_sizes: Any, model: Model) -> Array:
@@ -102,15 +108,7 @@ CHECKS = (
             Suspect("the kernels are transposed", _of(lambda model: edited(model, {KERNELS: lambda w: w.swapaxes(2, 3)}))),
             Suspect("the channels are reversed", _of(lambda model: edited(model, {KERNELS: lambda w: w[:, ::-1]}))),
             Suspect("the strips are read column by column", _column_major),
-            Suspect("the position ids have h and w swapped", _swapped),
-            *(
-                Suspect(
-                    f"the position ids match rule `{rule}`, not `arange`",
-                    lambda strips, tgt_sizes, model, rule=rule: npembed.embed(strips, tgt_sizes, model, rule),
-                )
-                for rule in RULES
-                if rule != "arange"
-            ),
+            *(Suspect(f"the position ids: {suspect.words}", partial(_with_ids, suspect.function)) for suspect in IDS_SUSPECTS),
         ),
     ),
 )

@@ -21,7 +21,7 @@ def _pad_sequence_sweep() -> Iterator[Call]:
 @st.composite
 def _pad_sequence_cases(drawn: st.DrawFn) -> Call:
     trailing = tuple(drawn(st.lists(st.integers(1, 3), max_size=2)))
-    lengths = drawn(st.lists(st.integers(0, 4), min_size=1, max_size=4))
+    lengths = drawn(st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(any))
     sequences = [drawn(draw.floats((length, *trailing))) for length in lengths]
     side, value = drawn(st.sampled_from(("right", "left"))), drawn(st.sampled_from((0.0, 1.0, -2.5)))
     return call(sequences, batch_first=drawn(st.booleans()), padding_value=value, padding_side=side)

@@ -67,16 +67,37 @@ def _bucket_cases() -> st.SearchStrategy[Call]:
     return st.builds(call, draw.sides(1024), st.sampled_from((SIDE, 64, 32, 27, 26)) | st.integers(1, 256))
 
 
-def _left_buckets(num_patches: int, num_patches_per_side: int = 70, rule: str = "arange") -> Array:
-    return npembed.bucketize(npembed.fractional_coords(num_patches), npembed.boundaries(num_patches_per_side))
+Buckets = Callable[[int, int], Array]
 
+
+def _left_buckets(num_patches: int, side: int) -> Array:
+    return npembed.bucketize(npembed.fractional_coords(num_patches), npembed.boundaries(side))
+
+
+def _buckets_of(change: int, num_patches: int, side: int) -> Array:
+    """On a table of `side + change` rows per side."""
+    return npembed.bucket_coords(num_patches, max(side + change, 1))
+
+
+_FAULTY_BUCKETS: tuple[tuple[str, Buckets], ...] = (
+    ("off by one on boundaries: searchsorted side left", _left_buckets),
+    ("the boundaries are those of G - 1", partial(_buckets_of, -1)),
+    ("the boundaries are those of G + 1", partial(_buckets_of, 1)),
+)
 
 _BUCKET_SUSPECTS = (
     *_by_rule(npembed.bucket_coords, "matches rule", "name"),
-    Suspect("off by one on boundaries: searchsorted side left", _left_buckets),
-    Suspect("one position too few per side", lambda n, side=70, rule="arange": npembed.bucket_coords(n, max(side - 1, 1))),
-    Suspect("one position too many per side", lambda n, side=70, rule="arange": npembed.bucket_coords(n, side + 1)),
+    *(
+        Suspect(words, lambda n, side=70, rule="arange", buckets=buckets: buckets(n, side))
+        for words, buckets in _FAULTY_BUCKETS
+    ),
 )
+
+
+def _ids_of(buckets: Buckets, tgt_sizes: Any, side: int = 70, rule: str = "arange") -> Array:
+    """Position ids made of other buckets."""
+    rows = [np.add.outer(buckets(h, side) * side, buckets(w, side)).ravel() for h, w in np.asarray(tgt_sizes).tolist()]
+    return npembed.pad_sequence(rows, batch_first=True)
 
 
 def _ids_sweep() -> Iterator[Call]:
@@ -112,20 +133,13 @@ def _column_major_ids(tgt_sizes: Any, side: int = 70, rule: str = "arange", mask
     return ids % side * side + ids // side
 
 
-def _left_ids(tgt_sizes: Any, side: int = 70, rule: str = "arange", mask: Any = None) -> Any:
-    ids = [
-        np.add.outer(_left_buckets(h, side) * side, _left_buckets(w, side)).ravel() for h, w in np.asarray(tgt_sizes).tolist()
-    ]
-    return npembed.pad_sequence(ids, batch_first=True)
-
-
-_IDS_SUSPECTS = (
+IDS_SUSPECTS = (
     Suspect("equals the reference with h and w swapped", _swapped_ids),
     Suspect("row and column are exchanged in the id", _column_major_ids),
     Suspect("the row is multiplied by G - 1, not G", partial(_ids_with, -1)),
     Suspect("the row is multiplied by G + 1, not G", partial(_ids_with, 1)),
     *_by_rule(npembed.position_ids, "matches rule", "name"),
-    Suspect("off by one on boundaries: searchsorted side left", _left_ids),
+    *(Suspect(words, partial(_ids_of, buckets)) for words, buckets in _FAULTY_BUCKETS),
     Suspect(
         "equals `flattened_position_ids`, the mapping along one axis",
         lambda s, side=70, **_: npembed.flattened_position_ids(s, side),
@@ -140,6 +154,12 @@ def _flattened_sweep() -> Iterator[Call]:
 
 def _flattened_cases() -> st.SearchStrategy[Call]:
     return st.builds(call, draw.tgt_sizes(max_patches=256), st.integers(1, 100))
+
+
+def _flattened_of(buckets: Buckets, tgt_sizes: Any, side: int) -> Array:
+    """The mapping along one axis, made of other buckets."""
+    lengths = np.prod(tgt_sizes, axis=1).tolist()
+    return npembed.pad_sequence([buckets(length, side * side) for length in lengths], batch_first=True)
 
 
 def _rectangle_sweep() -> Iterator[Call]:
@@ -200,7 +220,7 @@ CHECKS = (
         ),
     ),
     FunctionCheck(name="bucket_coords", sweep=_bucket_sweep, cases=_bucket_cases, suspects=_BUCKET_SUSPECTS),
-    FunctionCheck(name="position_ids", sweep=_ids_sweep, cases=_ids_cases, suspects=_IDS_SUSPECTS),
+    FunctionCheck(name="position_ids", sweep=_ids_sweep, cases=_ids_cases, suspects=IDS_SUSPECTS),
     FunctionCheck(
         name="tgt_sizes_from_mask",
         sweep=_rectangle_sweep,
@@ -217,6 +237,10 @@ CHECKS = (
         suspects=(
             Suspect("equals `position_ids`, the mapping along two axes", npembed.position_ids),
             *_by_rule(npembed.flattened_position_ids, "matches rule", "name"),
+            *(
+                Suspect(words, lambda s, side=70, rule="arange", buckets=buckets: _flattened_of(buckets, s, side))
+                for words, buckets in _FAULTY_BUCKETS
+            ),
         ),
     ),
     FunctionCheck(name="randomized_positions", sweep=_random_calls, cases=_random_cases, examine=_examine_random),

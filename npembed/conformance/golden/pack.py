@@ -121,7 +121,7 @@ def _write_case(folder: Path, case: Case, model: Model, given: bool) -> dict[str
 
 _READS = {
     "sliced_tgt_sizes": ["picture"],
-    "sliced_pixel_values": ["picture"],
+    "sliced_strips": ["picture"],
     "pixel_values": ["strips.*"],
     "patch_attn_mask": ["tgt_sizes"],
     "position_ids": ["tgt_sizes"],

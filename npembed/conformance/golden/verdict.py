@@ -113,7 +113,9 @@ def _allowed(tolerance: dict[str, Any], tensor: str, expected: dict[str, Array],
         return None
     rounded = UNIT_ROUNDOFF["float32"] * np.abs(expected[tensor].astype(np.float64))  # the pack's own values are float32
     if tolerance["kind"] == "componentwise":
-        bound = relative_bound(tolerance["terms"], precision) * expected[f"{tensor}.magnitude"].astype(np.float64)
+        bound = relative_bound(tolerance["terms"], precision, tolerance["stores"]) * expected[f"{tensor}.magnitude"].astype(
+            np.float64
+        )
         return np.asarray(bound + rounded + (tolerance["underflow"] if precision == "float16" else 0.0))
     per_slice = np.array(tolerance["float32"]).reshape(-1, *[1] * (expected[tensor].ndim - 1))
     return np.asarray(per_slice * precision_factor(precision) + rounded)

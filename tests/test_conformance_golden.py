@@ -1,0 +1,281 @@
+"""Golden packs: byte-equal, whole or refused, and the first stage at which a port's files depart is named."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import npembed
+from npembed.conformance import Pack, Status, check_outputs, failed, first_departing, read_pack, write_pack
+from npembed.conformance.bounds import HALF_TYPES
+from npembed.conformance.golden.cases import CASES
+from npembed.files import load_tensors, save_tensors
+from npembed.model import Model
+from tests.ports import RIGHT_PORTS, WRONG_PORTS, WrongPort, as_module
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    folder = tmp_path_factory.mktemp("golden") / "pack"
+    write_pack(folder)
+    return read_pack(folder)
+
+
+def run_port(pack: Pack, port: SimpleNamespace, folder: Path, *, chained: bool, precision: str = "float32") -> Path:
+    """A port's own files: each stage from the pack's values, or (chained) from what the port itself gave before."""
+    folder.mkdir()
+    models = {case["model"]: npembed.load_model(pack.folder / case["model"]) for case in pack.manifest["cases"]}
+    for case in pack.manifest["cases"]:
+        model = models[case["model"]]
+        model = Model(model.config, {name: array.astype(precision) for name, array in model.weights.items()})
+        given, expected = pack.tensors(case["input"]), pack.tensors(case["expected"])
+        sizes = given["tgt_sizes"]
+        strips = [given[f"strips.{number}"] for number in range(len(sizes))]
+        sliced, sliced_sizes = port.slice_image(given["picture"], model.config)
+        embeddings = port.embed(strips, sizes, model)
+        hidden = port.encode(embeddings if chained else expected["embeddings"], sizes, model)
+        tokens = port.resample(hidden if chained else expected["hidden"], sizes, model)
+        text = port.image_placeholder(given["grid"].tolist(), int(given["image_id"]), model.config)
+        bounds = port.image_bounds(given["input_ids"], given["start_ids"], given["end_ids"])
+        tensors = {
+            "sliced_tgt_sizes": sliced_sizes,
+            "sliced_strips": np.concatenate(sliced, axis=-1),
+            "pixel_values": port.pad_pixel_values(strips),
+            "patch_attn_mask": port.patch_attention_mask(sizes),
+            "position_ids": port.position_ids(sizes, model.config.vision.num_patches_per_side),
+            "embeddings": embeddings,
+            "hidden": hidden,
+            "tokens": tokens,
+            "text": np.frombuffer(text.encode(), dtype=np.uint8),
+            "image_bound": bounds,
+            "inputs_embeds": port.scatter_image_embeds(given["text_embeds"], given["vision_tokens"], expected["image_bound"]),
+        }
+        save_tensors(folder / case["expected"], tensors, {})
+    return folder
+
+
+def changed(pack: Pack, folder: Path, case: str, **tensors: np.ndarray | None) -> Path:
+    """The pack's own answers, with some tensors of one case replaced or (None) left out."""
+    folder.mkdir()
+    for entry in pack.manifest["cases"]:
+        answers = pack.tensors(entry["expected"])
+        if entry["name"] == case:
+            answers = {name: tensors.get(name, array) for name, array in answers.items()}
+        save_tensors(folder / entry["expected"], {name: array for name, array in answers.items() if array is not None}, {})
+    return folder
+
+
+def failures(pack: Pack, folder: Path, **options: str) -> dict[str, str]:
+    return {outcome.name: outcome.summary for outcome in check_outputs(pack, folder, **options) if failed([outcome])}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_reference_passes_stage_by_stage_and_chained(pack: Pack, tmp_path: Path, precision: str) -> None:
+    for chained in (False, True):
+        folder = run_port(pack, npembed, tmp_path / f"{chained}", chained=chained, precision=precision)
+        assert failures(pack, folder) == {}
+
+
+@pytest.mark.parametrize("name", RIGHT_PORTS)
+def test_a_right_port_passes(pack: Pack, tmp_path: Path, name: str) -> None:
+    port = as_module(RIGHT_PORTS[name]())
+    assert failures(pack, run_port(pack, port, tmp_path / "stage by stage", chained=False)) == {}
+    chained = run_port(pack, port, tmp_path / "chained", chained=True)
+    assert failures(pack, chained, precision=name if name in HALF_TYPES else "float32") == {}
+
+
+@pytest.mark.parametrize("wrong", [wrong for wrong in WRONG_PORTS if wrong.stage], ids=lambda wrong: wrong.name)
+def test_a_wrong_ports_first_departing_stage_is_named(pack: Pack, tmp_path: Path, wrong: WrongPort) -> None:
+    folder = run_port(pack, as_module(wrong.port()), tmp_path / "out", chained=True)
+    assert first_departing(pack, check_outputs(pack, folder)) == wrong.stage
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "cause"),
+    [
+        ("exact integer rule", "boundaries / position_ids", "matches rule `exact`, not `arange`"),
+        ("h and w swapped in the ids", "boundaries / position_ids", "equals the reference with h and w swapped"),
+        ("gelu by erf", "faint / hidden", "gelu in its erf form, not the tanh form"),
+        ("proj transposed", "ragged / tokens", "proj is transposed"),
+    ],
+)
+def test_the_likely_cause_is_named(pack: Pack, tmp_path: Path, name: str, stage: str, cause: str) -> None:
+    wrong = next(wrong for wrong in WRONG_PORTS if wrong.name == name)
+    folder = run_port(pack, as_module(wrong.port()), tmp_path / "out", chained=False)
+    outcome = next(outcome for outcome in check_outputs(pack, folder) if outcome.name == stage)
+    assert outcome.cause is not None
+    assert cause in outcome.cause.split(" or: ")
+
+
+def test_a_pack_is_byte_equal_on_one_machine_and_small(pack: Pack, tmp_path: Path) -> None:
+    write_pack(tmp_path / "again")
+    files = {path.relative_to(pack.folder): path.read_bytes() for path in pack.folder.rglob("*.*")}
+    assert files == {path.relative_to(tmp_path / "again"): path.read_bytes() for path in (tmp_path / "again").rglob("*.*")}
+    assert sum(map(len, files.values())) < 20e6
+
+
+def test_the_manifest_describes_every_tensor(pack: Pack) -> None:
+    assert [case["name"] for case in pack.manifest["cases"]] == [case.name for case in CASES]
+    for case in pack.manifest["cases"]:
+        inputs, answers = pack.tensors(case["input"]), pack.tensors(case["expected"])
+        described = {stage["stage"]: stage for stage in case["stages"]}
+        assert set(inputs) == set(case["inputs"])
+        assert {name for name in answers if "." not in name} == set(described)
+        for name, stage in described.items():
+            assert (stage["shape"], stage["dtype"]) == (list(answers[name].shape), str(answers[name].dtype))
+            readable = set(inputs) | set(answers)
+            assert all(any(Path(tensor).match(read) for tensor in readable) for read in stage["reads"])
+
+
+def test_the_packs_models_are_checkpoints(pack: Pack) -> None:
+    for name in {case["model"] for case in pack.manifest["cases"]}:
+        assert not npembed.load_model(pack.folder / name).missing("tokens")
+
+
+def test_a_pack_for_a_given_checkpoint(tmp_path: Path, tiny: Model) -> None:
+    write_pack(tmp_path / "pack", tiny)
+    pack = read_pack(tmp_path / "pack")
+    assert not (tmp_path / "pack" / "models").exists()
+    assert {case["model"] for case in pack.manifest["cases"]} == {"given"}
+    assert failures(pack, tmp_path / "pack") == {}
+    exact = load_tensors(tmp_path / "pack" / "seed.safetensors")["embeddings"]
+    assert exact.shape == (3, 1036, 48)
+
+
+def test_a_checkpoint_without_towers_gives_a_pack_until_embeddings(tmp_path: Path) -> None:
+    config = npembed.Config(vision=npembed.VisionConfig(hidden_size=4, num_attention_heads=1))
+    write_pack(tmp_path / "pack", npembed.random_model(config))
+    stages = [stage["stage"] for stage in read_pack(tmp_path / "pack").manifest["cases"][0]["stages"]]
+    assert "embeddings" in stages
+    assert not {"hidden", "tokens"} & set(stages)
+
+
+@pytest.mark.parametrize(
+    ("change", "summary"),
+    [
+        (lambda array: None, "seed.safetensors has no tensor tokens"),
+        (lambda array: np.full_like(array, np.nan), "not a number"),
+        (lambda array: array[:, :-1], "shape (3, 3, 128), should be (3, 4, 128)"),
+        (lambda array: array.astype(np.int64), "dtype int64, should be float"),
+    ],
+)
+def test_a_missing_or_unusable_tensor_is_told(pack: Pack, tmp_path: Path, change, summary: str) -> None:
+    tokens = pack.tensors("seed.safetensors")["tokens"]
+    found = failures(pack, changed(pack, tmp_path / "out", "seed", tokens=change(tokens)))
+    assert list(found) == ["seed / tokens"]
+    assert summary in found["seed / tokens"]
+
+
+def test_padded_places_of_hidden_states_do_not_count_and_those_of_embeddings_do(pack: Pack, tmp_path: Path) -> None:
+    answers = pack.tensors("ragged.safetensors")
+    padded = ~answers["patch_attn_mask"][:, 0]
+    hidden, embeddings = answers["hidden"].copy(), answers["embeddings"].copy()
+    hidden[padded], embeddings[padded] = np.nan, 0
+    assert failures(pack, changed(pack, tmp_path / "hidden", "ragged", hidden=hidden)) == {}
+    found = failures(pack, changed(pack, tmp_path / "embeddings", "ragged", embeddings=embeddings))
+    assert list(found) == ["ragged / embeddings"]
+
+
+def test_how_far_is_told_in_units_of_the_allowed_error(pack: Pack, tmp_path: Path) -> None:
+    tokens = pack.tensors("seed.safetensors")["tokens"].copy()
+    stages = next(case for case in pack.manifest["cases"] if case["name"] == "seed")["stages"]
+    allowed = next(stage for stage in stages if stage["stage"] == "tokens")["tolerance"]["float32"]
+    tokens[1, 2, 3] += np.float32(10 * allowed[1])
+    outcomes = check_outputs(pack, changed(pack, tmp_path / "out", "seed", tokens=tokens))
+    wrong = next(outcome for outcome in outcomes if failed([outcome]))
+    assert wrong.summary.startswith("element [1, 2, 3] is ")
+    assert wrong.worst == pytest.approx(10, rel=0.1)
+
+
+def test_a_missing_file_of_the_port_fails_every_stage_of_its_case(pack: Pack, tmp_path: Path) -> None:
+    folder = changed(pack, tmp_path / "out", "seed")
+    (folder / "ragged.safetensors").unlink()
+    found = failures(pack, folder)
+    assert {name.split(" / ")[0] for name in found} == {"ragged"}
+    assert all(summary.endswith("ragged.safetensors is missing") for summary in found.values())
+
+
+def test_half_precision_is_known_by_the_dtype_or_said(pack: Pack, tmp_path: Path) -> None:
+    rounded = pack.tensors("one-sign.safetensors")["embeddings"].astype(np.float16)
+    halves = changed(pack, tmp_path / "half", "one-sign", embeddings=rounded)
+    assert failures(pack, halves) == {}
+    widened = changed(pack, tmp_path / "widened", "one-sign", embeddings=rounded.astype(np.float32))
+    assert list(failures(pack, widened)) == ["one-sign / embeddings"]
+    assert failures(pack, widened, precision="float16") == {}
+
+
+@pytest.mark.parametrize("file", ["seed.safetensors", "seed.input.safetensors", "models/small/config.json"])
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_a_damaged_pack_is_refused(tmp_path: Path, file: str, damage: str) -> None:
+    write_pack(tmp_path / "pack")
+    path = tmp_path / "pack" / file
+    if damage == "flip":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    words = "is not as it was written" if damage == "flip" else "is missing"
+    with pytest.raises(ValueError, match=f"golden check: the pack is damaged: .*{path.name} {words}"):
+        read_pack(tmp_path / "pack")
+
+
+def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
+    write_pack(tmp_path / "pack")
+    path = tmp_path / "pack" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["cases"][0]["stages"][0]["tolerance"] = {"kind": "per slice", "float32": [1e9]}
+    for content in (json.dumps(manifest), "{", "[]", "{}"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"the pack is damaged: .*manifest.json is not as it was written"):
+            read_pack(tmp_path / "pack")
+
+
+def test_what_is_no_pack_or_no_folder_is_refused(pack: Pack, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no golden pack: it has no manifest.json"):
+        read_pack(tmp_path)
+    with pytest.raises(ValueError, match="golden check: .*missing is not a folder"):
+        check_outputs(pack, tmp_path / "missing")
+    with pytest.raises(ValueError, match="precision must be one of"):
+        check_outputs(pack, pack.folder, precision="int8")
+
+
+def test_a_port_file_that_cannot_be_read_is_an_error_not_a_verdict(pack: Pack, tmp_path: Path) -> None:
+    folder = changed(pack, tmp_path / "out", "seed")
+    (folder / "seed.safetensors").write_bytes(b"not a safetensors file")
+    with pytest.raises(ValueError, match=r"seed.safetensors cannot be read"):
+        check_outputs(pack, folder)
+
+
+def test_writing_replaces_an_earlier_pack_whole_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pack(tmp_path / "pack")
+    before = (tmp_path / "pack" / "manifest.json").read_bytes()
+    (tmp_path / "pack" / "stray.txt").write_text("from an earlier day")
+    write_pack(tmp_path / "pack")
+    assert not (tmp_path / "pack" / "stray.txt").exists()
+    monkeypatch.setattr("npembed.conformance.golden.pack.case_inputs", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_pack(tmp_path / "pack")
+    assert (tmp_path / "pack" / "manifest.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+def test_writing_over_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").write_text("keep me")
+    (tmp_path / "file").write_text("keep me")
+    for name in ("notes", "file"):
+        with pytest.raises(ValueError, match=f"golden write: .*{name} exists and is neither empty nor a golden pack"):
+            write_pack(tmp_path / name)
+    with pytest.raises(ValueError, match=r"golden write: the folder .*no does not exist"):
+        write_pack(tmp_path / "no" / "pack")
+    assert (tmp_path / "notes" / "todo.txt").read_text() == "keep me"
+
+
+def test_every_stage_passes_or_fails_with_its_own_status(pack: Pack) -> None:
+    outcomes = check_outputs(pack, pack.folder)
+    assert {outcome.status for outcome in outcomes} == {Status.PASS}
+    assert len(outcomes) == sum(len(case["stages"]) for case in pack.manifest["cases"])
+    assert first_departing(pack, outcomes) is None

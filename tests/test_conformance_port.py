@@ -1,0 +1,242 @@
+"""The check of Python ports: right ones pass, each wrong one is caught, and the smallest input and the cause are named."""
+
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import npembed
+from npembed.conformance import Status, check_function, check_port, load_port, port_tests
+from npembed.conformance.functions import CHECKS
+from tests.ports import RIGHT_PORTS, WRONG_PORTS, WrongPort, as_module
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "plain_python_port.py"
+
+CAUSES = {
+    "padding with 1": ("pad_pixel_values", "pads with 1, not 0"),
+    "mask one short": ("patch_attention_mask", "the mask is one place short"),
+    "bias missing": ("embed", "the bias is missing"),
+    "kernel transposed": ("embed", "the kernels are transposed"),
+    "convolution over BGR": ("embed", "the channels are reversed"),
+    "float16 accumulation": ("patch_conv", "the products are summed in the half type; sum them in float32"),
+    "bucketize side left": ("bucket_coords", "off by one on boundaries: searchsorted side left"),
+    "digitize read as torch's bucketize": (
+        "bucketize",
+        "right means the opposite here: np.digitize's convention, not torch's",
+    ),
+    "exact integer rule": ("bucket_coords", "matches rule `exact`, not `arange`"),
+    "arange with 4 lanes": ("bucket_coords", "matches rule `arange-lanes4`, not `arange`"),
+    "boundaries of G - 1": ("bucket_coords", "the boundaries are those of G - 1"),
+    "ids by rows of G - 1": ("position_ids", "the row is multiplied by G - 1, not G"),
+    "h and w swapped in the ids": ("position_ids", "equals the reference with h and w swapped"),
+    "no position in padding": ("embed", "the padding holds the bias alone; upstream adds position 0"),
+    "gelu by erf": ("encode", "gelu in its erf form, not the tanh form"),
+    "layer norm eps 1e-5, encoder": ("encode", "layer norms with eps 1e-5"),
+    "layer norm eps 1e-5, resampler": ("resample", "layer norms with eps 1e-5"),
+    "attention scale missing, encoder": ("encode", "the attention's scores are not scaled"),
+    "attention scale missing, resampler": ("resample", "the attention's scores are not scaled"),
+    "softmax over padding, encoder": ("encode", "padding takes part in the attention's softmax"),
+    "boolean mask added as a number, encoder": (
+        "encode",
+        "only slices shorter than the batch's longest differ: padded places take part in the attention's softmax",
+    ),
+    "cosines before sines": ("resample", "sines and cosines are exchanged in the table of positions"),
+    "proj transposed": ("resample", "proj is transposed"),
+    "grid read as rows, columns": ("image_placeholder", "the grid is taken as (rows, columns); it is (columns, rows)"),
+    "image_bound inclusive": ("image_bounds", "the end is taken as inclusive: it is the place of the end token"),
+    "scatter off by one": ("scatter_image_embeds", "the tokens land one place too early"),
+    "strips in BGR": ("slice_image", "the channels are reversed: BGR, not RGB"),
+    "strips read column-major": ("slice_image", "the patches are laid column by column, not row by row"),
+}
+"""Wrong port -> a function that it breaks, and the cause that must be named for it, alone."""
+
+
+@pytest.mark.parametrize("name", RIGHT_PORTS)
+def test_a_right_port_passes(name: str) -> None:
+    outcomes = check_port(as_module(RIGHT_PORTS[name]()), require=CHECKS, examples=30)
+    assert {outcome.name: outcome.summary for outcome in outcomes if outcome.status is not Status.PASS} == {}
+
+
+def test_the_reference_passes_its_own_check() -> None:
+    outcomes = check_port(npembed, require=CHECKS, examples=30)
+    assert [outcome.name for outcome in outcomes] == list(CHECKS)
+    assert {outcome.status for outcome in outcomes} == {Status.PASS}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PORTS, ids=lambda wrong: wrong.name)
+def test_a_wrong_port_is_caught_in_each_function_that_it_breaks(wrong: WrongPort) -> None:
+    port = as_module(wrong.port())
+    assert {name: check_function(port, name).status for name in wrong.functions} == dict.fromkeys(wrong.functions, Status.FAIL)
+
+
+@pytest.mark.parametrize(("name", "function", "cause"), [(name, *found) for name, found in CAUSES.items()])
+def test_the_likely_cause_is_named(name: str, function: str, cause: str) -> None:
+    wrong = next(wrong for wrong in WRONG_PORTS if wrong.name == name)
+    assert check_function(as_module(wrong.port()), function).cause == cause
+
+
+def test_every_check_can_fail() -> None:
+    caught = {function for wrong in WRONG_PORTS for function in wrong.functions}
+    assert set(CHECKS) - caught == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "call"),
+    [
+        ("exact integer rule", "bucket_coords", "bucket_coords(25, 70)"),
+        ("arange with 4 lanes", "bucket_coords", "bucket_coords(49, 70)"),
+        ("coordinates rounded to bfloat16", "bucket_coords", "bucket_coords(7, 70)"),
+        ("bucketize side left", "bucket_coords", "bucket_coords(2, 70)"),
+        ("h and w swapped in the ids", "position_ids", "position_ids([[1, 2]], 70)"),
+        ("ids by rows of G - 1", "position_ids", "position_ids([[2, 1]], 70)"),
+        ("mask one short", "patch_attention_mask", "patch_attention_mask([[1, 1]])"),
+    ],
+)
+def test_the_smallest_input_is_shown(name: str, function: str, call: str) -> None:
+    wrong = next(wrong for wrong in WRONG_PORTS if wrong.name == name)
+    assert check_function(as_module(wrong.port()), function).call == call
+
+
+def test_what_came_what_was_expected_and_the_first_difference_are_told() -> None:
+    outcome = check_function(SimpleNamespace(bucket_coords=lambda n, side=70: npembed.bucket_coords(n, side, "exact")), "bucket_coords")
+    assert outcome.summary == "element [5] is 14, should be 13 (4 of 25 elements differ)"
+    assert outcome.came is not None
+    assert outcome.came.startswith("[ 0,  2,  5,  8, 11, 14,")
+    assert outcome.expected is not None
+    assert outcome.expected.startswith("[ 0,  2,  5,  8, 11, 13,")
+
+
+def test_a_failure_that_only_drawn_inputs_show_is_shrunk() -> None:
+    def pad(sequences, batch_first=False, padding_value=0.0, padding_side="right"):
+        result = npembed.pad_sequence(sequences, batch_first, padding_value, padding_side)
+        return result + (len(sequences) == 3)  # no fixed input has three sequences
+
+    outcome = check_function(SimpleNamespace(pad_sequence=pad), "pad_sequence")
+    assert outcome.status is Status.FAIL
+    assert outcome.call is not None
+    assert outcome.call.count("shape (0,)") == 2, "two of the three sequences can be empty"
+    assert outcome.call.count("shape (1,)") == 1
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    def calls(seed: int) -> list[int]:
+        seen: list[int] = []
+
+        def coords(n, rule="arange"):
+            seen.append(n)
+            return npembed.fractional_coords(n)
+
+        check_function(SimpleNamespace(fractional_coords=coords), "fractional_coords", seed=seed)
+        return seen
+
+    assert calls(1) == calls(1)
+    assert calls(1) != calls(2)
+
+
+@pytest.mark.parametrize(
+    ("function", "summary"),
+    [
+        (lambda n, side=70: npembed.bucket_coords(n, side).astype(float), "dtype float64, should be integer"),
+        (lambda n, side=70: npembed.bucket_coords(n, side)[:, None], "shape (1, 1), should be (1,)"),
+        (lambda n, side=70: 1 // 0, "raised ZeroDivisionError: integer division or modulo by zero"),
+        (lambda n: n, "raised TypeError: <lambda>() takes 1 positional argument but 2 were given"),
+        (lambda n, side=70: None, "shape (), should be (1,)"),
+    ],
+)
+def test_a_result_of_the_wrong_kind_is_told(function, summary: str) -> None:
+    assert check_function(SimpleNamespace(bucket_coords=function), "bucket_coords").summary.endswith(summary)
+
+
+def test_nan_is_a_failure() -> None:
+    port = SimpleNamespace(embed=lambda *args: np.full_like(npembed.embed(*args), np.nan))
+    assert "not a number" in check_function(port, "embed").summary
+
+
+def test_a_port_that_changes_its_argument_is_caught() -> None:
+    def scatter(text, tokens, bounds):
+        result = npembed.scatter_image_embeds(text, tokens, bounds)
+        text[:] = result
+        return result
+
+    assert check_function(SimpleNamespace(scatter_image_embeds=scatter), "scatter_image_embeds").summary == "changed its argument 0"
+
+
+def test_what_is_not_provided_is_said_and_fails_only_where_it_is_required() -> None:
+    port = SimpleNamespace(bucketize=npembed.bucketize)
+    free, required = (check_port(port, require=names, examples=1) for names in ((), ("embed",)))
+    assert {outcome.status for outcome in free} == {Status.PASS, Status.ABSENT}
+    statuses = {outcome.name: (outcome.status, outcome.summary) for outcome in required}
+    assert statuses["embed"] == (Status.FAIL, "not provided, but required")
+    assert statuses["encode"] == (Status.ABSENT, "not provided")
+
+
+def test_unknown_names_precisions_and_empty_ports_are_refused() -> None:
+    with pytest.raises(ValueError, match="check: no public function is called embedd; there are pad_sequence, "):
+        check_port(npembed, require=["embedd"])
+    with pytest.raises(ValueError, match="precision must be one of float64, float32, float16, bfloat16; got 'half'"):
+        check_port(npembed, precision="half")
+    with pytest.raises(ValueError, match="check: the port has none of the public functions pad_sequence, "):
+        check_port(SimpleNamespace())
+
+
+def test_a_stated_precision_widens_the_bound() -> None:
+    def conv(*args):  # rounds its inputs to bfloat16 and says nothing of it in its result's dtype
+        import ml_dtypes
+
+        rounded = [None if array is None else array.astype(ml_dtypes.bfloat16).astype(np.float32) for array in args]
+        return npembed.patch_conv(*rounded)
+
+    port = SimpleNamespace(patch_conv=conv)
+    assert check_function(port, "patch_conv").status is Status.FAIL
+    assert check_function(port, "patch_conv", precision="bfloat16").status is Status.PASS
+    assert check_function(SimpleNamespace(patch_conv=conv, PRECISION="bfloat16"), "patch_conv").status is Status.PASS
+
+
+def test_the_plain_python_example_passes() -> None:
+    provided = ("pad_pixel_values", "patch_conv", "bucket_coords", "position_ids", "embed")
+    outcomes = check_port(load_port(str(EXAMPLE)), require=provided, examples=20)
+    assert {outcome.name: outcome.summary for outcome in outcomes if outcome.status is Status.FAIL} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module_anywhere", "check: the port no_such_module_anywhere cannot be imported: ModuleNotFoundError: "),
+        ("no/such/file.py", "cannot be imported: ValueError: no/such/file.py is not a file"),
+    ],
+)
+def test_a_port_that_cannot_be_imported_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_port(name)
+
+
+def test_a_port_that_fails_as_it_is_imported_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise RuntimeError('no GPU')")
+    with pytest.raises(ValueError, match=r"broken.py cannot be imported: RuntimeError: no GPU"):
+        load_port(str(tmp_path / "broken.py"))
+
+
+def test_one_line_in_a_test_file_gives_one_test_per_function(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        my_port=textwrap.dedent(
+            """
+            import npembed
+            from npembed import bucketize
+            def patch_attention_mask(tgt_sizes):
+                return ~npembed.patch_attention_mask(tgt_sizes)
+            """
+        ),
+        test_my_port='from npembed.conformance import port_tests\ntest_port = port_tests("my_port", examples=1)\n',
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
+    result.assert_outcomes(passed=1, failed=1, skipped=len(CHECKS) - 2)
+    result.stdout.fnmatch_lines(["*True and False are exchanged*"])
+
+
+def test_without_pytest_the_entry_says_which_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    with pytest.raises(ImportError, match=r"port_tests needs pytest: pip install 'npembed\[testing\]'"):
+        port_tests(npembed)
