@@ -131,9 +131,13 @@ def _model(weights: Path | None, until: str) -> tuple[Model, str]:
 
 def _metadata(until: str, rule: str, origin: str, paths: Sequence[Path]) -> dict[str, str]:
     """What the output file says of itself."""
-    names = [_name(path).encode("utf-8", "backslashreplace").decode() for path in paths]
-    images = json.dumps(names, ensure_ascii=False)
-    return {"npembed": npembed.__version__, "stage": until, "rule": rule, "weights": origin, "images": images}
+    images = json.dumps([_as_utf8(_name(path)) for path in paths], ensure_ascii=False)
+    return {"npembed": npembed.__version__, "stage": until, "rule": rule, "weights": _as_utf8(origin), "images": images}
+
+
+def _as_utf8(text: str) -> str:
+    """The text, with the bytes of a file's name that are no UTF-8 spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _name(path: Path) -> str:
@@ -168,7 +172,9 @@ def rules(
 
 def _print_rules(side: int, up_to: int) -> None:
     title = f"Position rules against {ORIGINAL}: n = 1 ... {up_to} patches, G = {side}"
-    table = Table(*TABLE_HEAD, title=title, show_lines=True)
+    table = Table(title=title, show_lines=True)
+    for head in TABLE_HEAD:
+        table.add_column(head, overflow="fold", no_wrap=head == TABLE_HEAD[0])  # a narrow screen must not cut words short
     for row in compare_rules(side, up_to):
         table.add_row(*map(Text, table_row(row, side)))
     Console().print(table)
@@ -288,6 +294,7 @@ def golden_check(
     """Hold a port's files against a pack, and name the first stage that departs."""
     from npembed.conformance.golden import check_outputs, first_departing, read_pack
 
+    _check_reports(json_file, html_file)
     pack = read_pack(folder)
     outcomes = check_outputs(pack, outputs, precision)
     stage = first_departing(pack, outcomes)
@@ -307,9 +314,17 @@ def check(
     """Check a Python port's functions against the reference, and show the smallest input on which each departs."""
     from npembed.conformance.port import check_port, load_port
 
+    _check_reports(json_file, html_file)
     port = load_port(module)
     outcomes = check_port(port, require=require or (), examples=examples, seed=seed, precision=precision)
     _report(outcomes, module, json_file, html_file)
+
+
+def _check_reports(*files: Path | None) -> None:
+    """An error before the work if a report could not be written after it."""
+    for file in files:
+        if file is not None:
+            check_output(file)
 
 
 def _report(
@@ -324,7 +339,7 @@ def _report(
     for file, text in ((json_file, report.json_text), (html_file, report.as_html)):
         if file is not None:
             with replacing(file) as beside:
-                beside.write_text(text(outcomes, verdict, subject), encoding="utf-8")
+                beside.write_text(text(outcomes, verdict, subject), encoding="utf-8", errors="backslashreplace")
     _say(report.as_text(outcomes, verdict))
     if wrong:
         raise typer.Exit(1)

@@ -1,6 +1,7 @@
 """The sizes of a model: frozen dataclasses, the preset MiniCPM-V 2.6, and how a checkpoint's folder spells them."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -85,6 +86,8 @@ class SlicingConfig:
                 raise ValueError(f"SlicingConfig: {name} must be three numbers, one per channel; got {values!r}")
             if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
                 raise TypeError(f"SlicingConfig: {name} must be three numbers, one per channel; got {values!r}")
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"SlicingConfig: {name} must be finite; got {values!r}")
             object.__setattr__(self, name, tuple(map(float, values)))
         if not all(value > 0 for value in self.std):
             raise ValueError(f"SlicingConfig: std must be above 0; got {self.std}")

@@ -236,7 +236,7 @@ def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_pack_or_no_folder_is_refused(pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no golden pack: it has no manifest.json"):
         read_pack(tmp_path)
-    with pytest.raises(ValueError, match="golden check: .*missing is not a folder"):
+    with pytest.raises(ValueError, match=r"golden check: .*missing is not a folder"):
         check_outputs(pack, tmp_path / "missing")
     with pytest.raises(ValueError, match="precision must be one of"):
         check_outputs(pack, pack.folder, precision="int8")

@@ -101,7 +101,9 @@ def test_the_smallest_input_is_shown(name: str, function: str, call: str) -> Non
 
 
 def test_what_came_what_was_expected_and_the_first_difference_are_told() -> None:
-    outcome = check_function(SimpleNamespace(bucket_coords=lambda n, side=70: npembed.bucket_coords(n, side, "exact")), "bucket_coords")
+    outcome = check_function(
+        SimpleNamespace(bucket_coords=lambda n, side=70: npembed.bucket_coords(n, side, "exact")), "bucket_coords"
+    )
     assert outcome.summary == "element [5] is 14, should be 13 (4 of 25 elements differ)"
     assert outcome.came is not None
     assert outcome.came.startswith("[ 0,  2,  5,  8, 11, 14,")
@@ -161,7 +163,10 @@ def test_a_port_that_changes_its_argument_is_caught() -> None:
         text[:] = result
         return result
 
-    assert check_function(SimpleNamespace(scatter_image_embeds=scatter), "scatter_image_embeds").summary == "changed its argument 0"
+    assert (
+        check_function(SimpleNamespace(scatter_image_embeds=scatter), "scatter_image_embeds").summary
+        == "changed its argument 0"
+    )
 
 
 def test_what_is_not_provided_is_said_and_fails_only_where_it_is_required() -> None:

@@ -66,16 +66,18 @@ def tgt_sizes(
     """int (B, 2): rows and columns of 1 to `max_slices` slices, of at most `max_patches` patches each."""
     sizes = []
     for _ in range(draw(st.integers(1, max_slices))):
-        h = draw(sides(max_patches, num_patches_per_side))
-        w = draw(sides(max_patches // h, num_patches_per_side))
+        h, w = (draw(sides(max_patches, num_patches_per_side)) for _ in range(2))
+        w = min(w, max_patches // h)
         sizes.append((h, w) if draw(st.booleans()) else (w, h))
     return np.array(sizes, dtype=np.int64)
 
 
 @st.composite
-def floats(draw: st.DrawFn, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Floats:
+def floats(
+    draw: st.DrawFn, shape: tuple[int, ...], dtype: DTypeLike = np.float32, kinds: tuple[str, ...] = tuple(KINDS)
+) -> Floats:
     """An array of one of the `KINDS`."""
-    kind = draw(st.sampled_from(list(KINDS)))
+    kind = draw(st.sampled_from(kinds))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     return np.asarray(KINDS[kind](rng, shape), dtype=dtype)
 

@@ -30,6 +30,9 @@ from npembed.model import Model
 
 Tower = Callable[..., Array]
 
+INEXACT = ("mixed", "faint", "one sign")
+"""What fills the inputs. On whole numbers and their like float32 can be exact by luck, and then it is no yardstick."""
+
 
 def _sweep(until: str) -> Iterator[Call]:
     models = [
@@ -54,7 +57,7 @@ def _cases(drawn: st.DrawFn, until: str) -> Call:
     model = drawn(draw.models(until))
     sizes = drawn(draw.tgt_sizes(max_patches=24))
     shape = (len(sizes), int(sizes.prod(axis=1).max()), model.config.vision.hidden_size)
-    return call(drawn(draw.floats(shape)), sizes, model)
+    return call(drawn(draw.floats(shape, kinds=INEXACT)), sizes, model)
 
 
 def _allowed(function: Tower, call: Call, precision: str) -> Array:
