@@ -8,7 +8,7 @@ OURS = "npembed"
 """The contestant that every ratio is taken to."""
 
 
-class Disagreement(Exception):
+class DisagreementError(Exception):
     """Two contestants do not compute the same thing, so that their times mean nothing."""
 
 
@@ -38,7 +38,7 @@ class Contest:
     ----------
     contestants : sequence of Contestant
     check : callable
-        (name of the contestant, its result) -> None, or a `Disagreement`.
+        (name of the contestant, its result) -> None, or a `DisagreementError`.
     """
 
     contestants: Sequence[Contestant]

@@ -99,7 +99,7 @@ def _load(module: nn.Module, model: Model) -> nn.Module:
     return module.eval()
 
 
-def _vision_sizes(model: Model) -> dict[str, int]:
+def _vision_sizes(model: Model) -> dict[str, Any]:
     vision = model.config.vision
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "image_size", "patch_size")
     return {name: getattr(vision, name) for name in names}
@@ -170,7 +170,7 @@ def onnx_graph(model: Model) -> bytes:
         [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     opset = onnx.helper.make_opsetid("", 17)
-    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    return bytes(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString())
 
 
 EMBEDDERS = {

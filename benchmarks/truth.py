@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cases import Batch
-from benchmarks.contest import Disagreement
+from benchmarks.contest import DisagreementError
 from npembed import Model, position_ids
 
 Floats = NDArray[Any]
@@ -49,7 +49,7 @@ class Truth:
     def check(self, who: str, result: Any, places: NDArray[np.bool_], rule: str) -> None:
         """Embeddings in any layout: (B, K, D), where `places` (B, K) says which are patches; the rest holds padding."""
         if result.shape != (*places.shape, len(self.bias)):
-            raise Disagreement(f"{who}: shape {tuple(result.shape)}, expected {(*places.shape, len(self.bias))}")
+            raise DisagreementError(f"{who}: shape {tuple(result.shape)}, expected {(*places.shape, len(self.bias))}")
         flat = np.asarray(result).reshape(-1, len(self.bias))
         valid, padding = np.flatnonzero(places), np.flatnonzero(~places)
         ids = self._ids(rule)
@@ -72,7 +72,7 @@ class Truth:
         wrong = ~(np.abs(result - exact) <= allowed)
         for row, channel in _places(wrong):
             expected = np.broadcast_to(exact, wrong.shape)[row, channel]
-            raise Disagreement(
+            raise DisagreementError(
                 f"{who}: place {start + row}, channel {channel}: {result[row, channel]:.9g}, exactly {expected:.9g}; "
                 f"float32 may be off by {np.broadcast_to(allowed, wrong.shape)[row, channel]:.2g}"
             )

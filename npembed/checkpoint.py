@@ -98,7 +98,7 @@ def _read_index(index: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"load_model: {index} is no index of shards: {error!r}") from None
     for name, file in files.items():
-        if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+        if not isinstance(file, str) or file in ("", "..") or Path(file).name != file or "\\" in file:
             raise ValueError(f"load_model: {index} puts {name} into {file!r}; it must be the name of a file inside the folder")
     return files
 

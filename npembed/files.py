@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 SUFFIXES = (".safetensors", ".npz")
 
 
-def check_output(path: str | Path, suffixes: tuple[str, ...]) -> Path:
-    """The path, if a file of that kind can be written there; found out before the work rather than after it."""
+def check_output(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
+    """The path, if a file of that kind, or of any, can be written there; found out before the work rather than after it."""
     path = Path(path)
-    if path.suffix not in suffixes:
+    if suffixes and path.suffix not in suffixes:
         raise ValueError(f"the output {path} must end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise ValueError(f"the output {path} is a folder")
@@ -49,7 +49,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing is there, or the folder's refusal has been said above
+            beside.unlink()
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
@@ -63,7 +64,17 @@ def save_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata
         if beside.suffix == ".npz":
             np.savez(beside, **arrays, metadata=np.array(json.dumps(metadata, ensure_ascii=False)))  # type: ignore[arg-type]
         else:
-            _safetensors().save_file(arrays, beside, metadata=dict(metadata))
+            _save_safetensors(arrays, beside, metadata)
+
+
+def _save_safetensors(arrays: dict[str, NDArray[Any]], path: Path, metadata: Mapping[str, str]) -> None:
+    module = _safetensors()
+    from safetensors import SafetensorError
+
+    try:
+        module.save_file(arrays, path, metadata=dict(metadata))
+    except SafetensorError as error:  # in which it wraps a full disk's refusal, say
+        raise OSError(str(error)) from None
 
 
 def load_tensors(path: str | Path) -> dict[str, NDArray[Any]]:
@@ -85,7 +96,7 @@ def load_tensors(path: str | Path) -> dict[str, NDArray[Any]]:
     try:
         if module is not None:
             return dict(module.load_file(path))
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves a damaged file open
             return {name: arrays[name] for name in arrays.files if name != "metadata"}
     except Exception as error:  # a damaged file raises whatever its reader stumbles on
         raise ValueError(f"{path} cannot be read: {error}") from None

@@ -267,5 +267,5 @@ def read_image(path: str | Path, *, upright: bool = False) -> tuple["Picture", b
         raise ValueError(f"{path} is not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large to decode safely: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged file raises whatever its reader stumbles on
         raise ValueError(f"{path} cannot be read as an image: {error}") from None

@@ -312,7 +312,11 @@ def tgt_sizes_from_mask(mask: ArrayLike) -> Ids:
     return sizes
 
 
-def randomized_positions(length: int, max_length: int = 2000, rng: np.random.Generator | int | None = None) -> Ids:
+def randomized_positions(
+    length: int,
+    max_length: int = 2000,
+    rng: "np.random.Generator | int | None" = None,  # in quotes, so that importing npembed does not import numpy.random
+) -> Ids:
     """int64 (length,), rising: positions drawn from {0, ..., max_length - 1} without replacement, then sorted.
 
     Parameters

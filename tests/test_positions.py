@@ -457,10 +457,12 @@ def test_masks_that_are_none_are_refused(mask: object, error: type, message: str
 def test_a_mask_that_does_not_fit_the_sizes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^position_ids: mask has 2 slices but tgt_sizes 1; they must be as many$"):
         position_ids([[2, 3]], mask=np.ones((2, 1, 6), dtype=bool))
-    mask = np.ones((2, 2, 3), dtype=bool)
-    mask[1, 1, 2] = False
-    with pytest.raises(ValueError, match=r"^position_ids: mask\[1\] has 5 True places, but tgt_sizes\[1\] makes 6 patches$"):
-        position_ids([[2, 3], [2, 3]], mask=mask)
+    mask = np.ones((2, 2, 4), dtype=bool)
+    for true in (5, 7):
+        mask[1] = np.arange(8).reshape(2, 4) < true
+        message = rf"^position_ids: mask\[1\] has {true} True places, but tgt_sizes\[1\] makes 6 patches$"
+        with pytest.raises(ValueError, match=message):
+            position_ids([[2, 4], [2, 3]], mask=mask)
 
 
 BUCKETIZE = [

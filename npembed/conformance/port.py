@@ -43,7 +43,7 @@ def load_port(name: str) -> ModuleType:
         if "" not in sys.path:
             sys.path.insert(0, "")  # as `python -m` does: a port in the current folder is found
         return importlib.import_module(name)
-    except Exception as error:  # a port may raise anything as it is imported
+    except (Exception, SystemExit) as error:  # a port may raise anything as it is imported, or leave
         raise ValueError(f"check: the port {name} cannot be imported: {type(error).__name__}: {error}") from None
 
 
@@ -116,13 +116,13 @@ def _check(port: Any, check: FunctionCheck, required: bool, examples: int, numbe
     try:
         if trial.sweep() and examples:
             trial.draw(examples, number)
+        if trial.failure is not None:
+            return trial.outcome()
     except ImportError as error:
         if not _is_ours(error):
             raise
-        return Outcome(check.name, Status.ABSENT, f"not checked: {error}")
-    if trial.failure is None:
-        return Outcome(check.name, Status.PASS, f"{trial.count} inputs")
-    return trial.outcome()
+        return Outcome(check.name, Status.FAIL if required else Status.ABSENT, f"not checked: {error}")
+    return Outcome(check.name, Status.PASS, f"{trial.count} inputs")
 
 
 def _is_ours(error: ImportError) -> bool:
@@ -176,7 +176,7 @@ class _Trial:
         result: Any = None
         try:
             result = handed.of(self.function)
-        except Exception as error:  # whatever a port raises is its failure
+        except (Exception, SystemExit) as error:  # whatever a port raises is its failure, and so is leaving
             departure: Departure | None = Departure(f"raised {type(error).__name__}: {error}")
         else:
             departure = self.check.departure(call, result, self._precision(call, result)) or _changed(call, handed)

@@ -1,0 +1,82 @@
+"""Everything that was measured as one JSON object, and that object as a table in Markdown."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import PIN
+from benchmarks.measure import Row
+from benchmarks.targets import TARGETS, Target
+
+FORMAT = 1
+"""Of the JSON; it changes when a key changes its name or its meaning."""
+
+Json = dict[str, Any]
+
+WIDTH = 160
+
+
+def as_run(pin: Mapping[str, str], kernels: list[Json], rows: Iterable[Row], others: float | None) -> Json:
+    """One pass over the cases. The targets are for an OpenBLAS that chooses its kernel by itself."""
+    judged = [_judged(row, {} if pin else TARGETS) for row in rows]
+    return {"pin": dict(pin), "kernels": kernels, "others_share": others, "rows": judged}
+
+
+def _judged(row: Row, targets: Mapping[tuple[str, str], Target]) -> Json:
+    """The row, its target and whether it is met: of the ratio, or of the value where there is none."""
+    target = targets.get((row.case, row.what))
+    met = None if target is None else target.met(row.value if row.ratio is None else row.ratio)
+    return asdict(row) | {"target": None if target is None else asdict(target), "met": met}
+
+
+def print_report(report: Json, console: Console) -> None:
+    """The machine, the kernels, the table, and what is not met."""
+    machine, rounds = report["machine"], report["schedule"]
+    console.print(f"{machine['processor']}, {machine['cores']} cores; {machine['system']}, huge pages: {machine['huge_pages']}")
+    console.print(", ".join(f"{name} {number}" for name, number in report["versions"].items()))
+    console.print(
+        f"{machine['threads']} threads; {rounds['rounds']} rounds of {rounds['calls']} calls, "
+        f"{rounds['pause'] * 1e3:.0f} ms of quiet before each contestant's turn"
+    )
+    for run in report["runs"]:
+        used = ", ".join(f"{each['owner']}: {each['blas']}, {each['kernel']}" for each in run["kernels"])
+        console.print(f"\n{_pin_words(run['pin'])}: {used}")
+        if run["others_share"] is not None:
+            console.print(f"other programs had {run['others_share']:.0%} of the processors' time meanwhile")
+    console.print()
+    console.print(table(report["runs"]))
+    missed = [f"{row['case']} {row['what']}" for run in report["runs"] for row in run["rows"] if row["met"] is False]
+    if missed:
+        console.print(f"\nnot met: {'; '.join(missed)}")
+
+
+def _pin_words(pin: Mapping[str, str]) -> str:
+    if not pin:
+        return f"OpenBLAS chooses its kernel ({' and '.join(PIN)} are not set)"
+    return "As found, OpenBLAS pinned by " + " ".join(f"{name}={value}" for name, value in pin.items())
+
+
+def table(runs: Iterable[Json]) -> Table:
+    """A line per row of every run; the ratio is to npembed's time, so that above 1 npembed is faster."""
+    shown = Table(box=box.MARKDOWN)
+    for name in ("case", "contestant", "OpenBLAS kernel"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("median", "quartiles", "/ npembed", "target", "met"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for run in runs:
+        kernel = next((each["kernel"] for each in run["kernels"] if each["owner"] == "numpy"), "unknown")
+        for row in run["rows"]:
+            shown.add_row(row["case"], row["what"], kernel + (" (pinned)" if run["pin"] else ""), *_cells(row))
+    return shown
+
+
+def _cells(row: Json) -> tuple[str, str, str, str, str]:
+    quartiles = "" if row["lower"] is None else f"{row['lower']:.4g} … {row['upper']:.4g}"
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    target = "" if row["target"] is None else str(Target(**row["target"]))
+    met = "" if row["met"] is None else "yes" if row["met"] else "no"
+    return f"{row['value']:.4g} {row['unit']}".rstrip(), quartiles, ratio, target, met

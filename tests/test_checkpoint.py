@@ -1,0 +1,386 @@
+"""Reading a checkpoint's folder: one file or shards, each type and prefix, only what is needed, and what is broken."""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from npembed import Config, VisionConfig, embed, load_model, random_model
+from npembed.model import STAGES, shapes_until, stage_shapes
+
+VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
+CONFIG = Config(vision=VisionConfig(**VISION), query_num=3, embed_dim=128)
+WEIGHT, BIAS, TABLE = (
+    f"vpm.embeddings.{name}" for name in ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
+)
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+Arrays = dict[str, NDArray[Any]]
+
+
+def arrays(until: str = "tokens") -> Arrays:
+    return dict(random_model(CONFIG, seed=3, until=until).weights)
+
+
+def folder(path: Path, files: Mapping[str, Arrays], index: Any = None) -> Path:
+    """A checkpoint's folder: config.json, these files and, if there are several, an index."""
+    path.mkdir(exist_ok=True)
+    top = {"query_num": 3, "hidden_size": 128, "vision_config": VISION}
+    (path / "config.json").write_text(json.dumps(top))
+    for file, content in files.items():
+        save_file({name: np.array(array, order="C") for name, array in content.items()}, path / file)
+    if index is None and len(files) > 1:
+        index = {"weight_map": {name: file for file, content in files.items() for name in content}}
+    if index is not None:
+        (path / INDEX).write_text(index if isinstance(index, str) else json.dumps(index))
+    return path
+
+
+def single(path: Path, content: Arrays) -> Path:
+    return folder(path, {SINGLE: content})
+
+
+def shards(content: Arrays, count: int = 3) -> dict[str, Arrays]:
+    names = sorted(content)
+    return {f"model-{k}-of-{count}.safetensors": {name: content[name] for name in names[k::count]} for k in range(count)}
+
+
+def equal(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> bool:
+    return set(found) == set(expected) and all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+# What can be read
+
+
+def test_the_tiny_checkpoint_is_read_to_the_bit(data: Path) -> None:
+    theirs = load_file(data / "tiny-minicpmv" / SINGLE)
+    model = load_model(str(data / "tiny-minicpmv"))
+    assert equal(model.weights, {name: array for name, array in theirs.items() if not name.startswith("llm.")})
+    assert model.config.embed_dim == 256
+
+
+@pytest.mark.parametrize("until", [None, *STAGES])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_file_and_shards_are_the_same(until: str | None, count: int, tmp_path: Path) -> None:
+    content = arrays()
+    path = single(tmp_path, content) if count == 1 else folder(tmp_path, shards(content, count))
+    model = load_model(path, until)
+    wanted = shapes_until(CONFIG, until or "tokens")
+    assert model.config == CONFIG
+    assert equal(model.weights, {name: content[name] for name in wanted})
+
+
+@pytest.mark.parametrize("held", STAGES)
+def test_without_until_every_stage_that_is_held_is_read(held: str, tmp_path: Path) -> None:
+    content = arrays(held)
+    assert equal(load_model(single(tmp_path, content)).weights, content)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "widened"),
+    [(np.float16, np.float32), (ml_dtypes.bfloat16, np.float32), (np.float32, np.float32), (np.float64, np.float64)],
+)
+def test_each_float_type_is_read(dtype: type, widened: type, tmp_path: Path) -> None:
+    content = {name: array.astype(dtype) for name, array in arrays("embeddings").items()}
+    model = load_model(single(tmp_path, content))
+    assert model.dtype == widened
+    assert equal(model.weights, {name: array.astype(widened) for name, array in content.items()})
+
+
+def test_types_can_be_mixed(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    content |= {WEIGHT: content[WEIGHT].astype(ml_dtypes.bfloat16), BIAS: content[BIAS].astype(np.float16)}
+    assert load_model(single(tmp_path, content)).dtype == np.float32
+    content[TABLE] = content[TABLE].astype(np.float64)
+    assert load_model(single(tmp_path / "b", content)).dtype == np.float64
+
+
+PREFIXES = ["vpm.", "model.vision_model.", "model.vision_tower.", "my.very.own.tower.", ""]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("resampler", ["resampler.", "model.connector.", ""])
+def test_other_prefixes_are_found_out(prefix: str, resampler: str, tmp_path: Path) -> None:
+    content = arrays()
+    renamed = {
+        prefix + name.removeprefix("vpm.") if name.startswith("vpm.") else resampler + name.removeprefix("resampler."): array
+        for name, array in content.items()
+    }
+    assert equal(load_model(single(tmp_path, renamed | {"lm_head.weight": np.ones(3)})).weights, content)
+
+
+def test_the_checkpoints_own_prefix_wins_over_others(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    others = {name.replace("vpm.", "apm."): array + 1 for name, array in content.items()}
+    assert equal(load_model(single(tmp_path, content | others)).weights, content)
+
+
+def test_a_prefix_that_could_be_two_towers_is_refused(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    twice = {name.replace("vpm.", prefix): array for name, array in content.items() for prefix in ("a.", "b.")}
+    message = (
+        f"load_model: {tmp_path} has embeddings.patch_embedding.weight under several prefixes, 'a.', 'b.'; which one is meant"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)} cannot be told$"):
+        load_model(single(tmp_path, twice))
+
+
+def test_a_name_that_only_ends_alike_is_no_prefix(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    renamed = {name.replace("vpm.", "model."): array for name, array in content.items()}
+    decoy = {"other_embeddings.patch_embedding.weight": np.ones(3)}
+    assert equal(load_model(single(tmp_path, renamed | decoy)).weights, content)
+
+
+def test_folders_with_spaces_and_other_letters(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    assert equal(load_model(single(tmp_path / "моя модель 模型", content)).weights, content)
+
+
+def test_the_only_safetensors_file_can_have_any_name(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    assert equal(load_model(folder(tmp_path, {"vision tower.safetensors": content})).weights, content)
+
+
+def test_the_arrays_outlive_the_files(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    model = load_model(single(tmp_path, content))
+    (tmp_path / SINGLE).write_bytes(b"")
+    assert equal(model.weights, content)
+    assert np.isfinite(embed([np.ones((3, 14, 14))], [[1, 1]], model)).all()
+
+
+# Only what is needed
+
+
+def test_shards_that_are_not_needed_may_be_missing(tmp_path: Path) -> None:
+    content = arrays()
+    files = {"vision.safetensors": {name: content[name] for name in shapes_until(CONFIG, "hidden")}}
+    files["rest.safetensors"] = {name: content[name] for name in stage_shapes(CONFIG, "tokens")}
+    folder(tmp_path, files)
+    (tmp_path / "rest.safetensors").unlink()
+    assert set(load_model(tmp_path, "hidden").weights) == set(shapes_until(CONFIG, "hidden"))
+    message = f"load_model: the checkpoint's file {tmp_path / 'rest.safetensors'} is missing"
+    for until in ("tokens", None):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            load_model(tmp_path, until)
+
+
+def test_shards_that_are_not_needed_may_be_broken(tmp_path: Path) -> None:
+    folder(tmp_path, {"a.safetensors": arrays("embeddings"), "b.safetensors": {"llm.weight": np.ones(3)}})
+    (tmp_path / "b.safetensors").write_bytes(b"broken")
+    assert equal(load_model(tmp_path).weights, arrays("embeddings"))
+
+
+def test_an_array_that_is_not_needed_may_be_of_any_type(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    path = single(tmp_path, content | {"llm.quantised": np.ones(3, dtype=np.int8)})
+    assert equal(load_model(path).weights, content)
+
+
+MEMORY = """
+import resource, sys
+from npembed import load_model
+load_model(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_model(sys.argv[2])
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def test_a_checkpoint_of_gigabytes_costs_no_more_memory_than_what_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="the peak of memory is measured on Unix alone")
+    content = arrays("embeddings")
+    small = single(tmp_path / "small", content)
+    large = single(tmp_path / "large", content)
+    whole = (large / SINGLE).read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    header, numbers = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    more = 3 * 2**30  # bytes of an array that is not asked for, none of which is on the disk
+    header["llm.weight"] = {"dtype": "F32", "shape": [more // 4], "data_offsets": [len(numbers), len(numbers) + more]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (large / SINGLE).write_bytes(struct.pack("<Q", len(text)) + text + numbers)
+    os.truncate(large / SINGLE, 8 + len(text) + len(numbers) + more)
+    ran = subprocess.run([sys.executable, "-c", MEMORY, small, large], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 50 * 2**20
+
+
+# What is broken
+
+
+def refused(path: Path, message: str, until: str | None = None) -> None:
+    with pytest.raises(ValueError, match=f"^load_model: {re.escape(message)}"):
+        load_model(path, until)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "none", f"{tmp_path / 'none'} is not a folder")
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file", f"{tmp_path / 'file'} is not a folder")
+
+
+def test_no_config(tmp_path: Path) -> None:
+    (single(tmp_path, arrays("embeddings")) / "config.json").unlink()
+    with pytest.raises(ValueError, match=f"^read_config: {re.escape(str(tmp_path))} has no config.json$"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("files", [{}, {"a.safetensors": {"x": np.ones(1)}, "b.safetensors": {"y": np.ones(1)}}])
+def test_no_weights_or_several_files_without_an_index(files: dict[str, Arrays], tmp_path: Path) -> None:
+    (folder(tmp_path, files) / INDEX).unlink(missing_ok=True)
+    refused(tmp_path, f"{tmp_path} has neither {SINGLE} nor {INDEX}")
+
+
+def test_an_unknown_stage(tmp_path: Path) -> None:
+    refused(single(tmp_path, arrays()), "until must be one of embeddings, hidden, tokens; got 'logits'", "logits")
+
+
+@pytest.mark.parametrize("name", [WEIGHT, BIAS, TABLE])
+@pytest.mark.parametrize("until", [None, "embeddings", "tokens"])
+def test_an_array_of_the_first_stage_is_missing(name: str, until: str | None, tmp_path: Path) -> None:
+    content = arrays()
+    del content[name]
+    refused(single(tmp_path, content), f"{tmp_path} lacks {name}, which the stage 'embeddings' needs", until)
+
+
+@pytest.mark.parametrize("until", [None, "hidden", "tokens"])
+def test_a_stage_is_held_in_part(until: str | None, tmp_path: Path) -> None:
+    content, name = arrays(), "vpm.encoder.layers.1.mlp.fc2.bias"
+    del content[name]
+    message = f"{tmp_path} lacks {name}, which the stage 'hidden' needs; until='embeddings' still works"
+    refused(single(tmp_path, content), message, until)
+    assert equal(load_model(tmp_path, "embeddings").weights, arrays("embeddings"))
+
+
+def test_a_stage_that_is_asked_for_is_not_held(tmp_path: Path) -> None:
+    single(tmp_path, arrays("hidden"))
+    names = "resampler.query, resampler.proj, resampler.kv_proj.weight and 10 more"
+    refused(tmp_path, f"{tmp_path} lacks {names}, which the stage 'tokens' needs; until='hidden' still works", "tokens")
+
+
+def test_the_names_that_are_missing_are_the_checkpoints_own(tmp_path: Path) -> None:
+    content = {name.replace("vpm.", "model.vision_model."): array for name, array in arrays("embeddings").items()}
+    del content["model.vision_model.embeddings.position_embedding.weight"]
+    refused(single(tmp_path, content), f"{tmp_path} lacks model.vision_model.embeddings.position_embedding.weight, which")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (single(tmp_path, arrays("embeddings")) / SINGLE).write_bytes(b"")
+    refused(tmp_path, f"{tmp_path / SINGLE} is not a whole safetensors file: ")
+
+
+@pytest.mark.parametrize("kept", [4, 8, 100, -1, -1000])
+def test_a_file_cut_short(kept: int, tmp_path: Path) -> None:
+    file = single(tmp_path, arrays("embeddings")) / SINGLE
+    file.write_bytes(file.read_bytes()[:kept])
+    refused(tmp_path, f"{file} is not a whole safetensors file: ")
+
+
+def test_a_file_with_something_more_at_its_end(tmp_path: Path) -> None:
+    file = single(tmp_path, arrays("embeddings")) / SINGLE
+    file.write_bytes(file.read_bytes() + b"more")
+    refused(tmp_path, f"{file} is not a whole safetensors file: ")
+
+
+@pytest.mark.parametrize("place", [0, 7, 8, 20])
+def test_a_file_with_a_corrupt_header(place: int, tmp_path: Path) -> None:
+    file = single(tmp_path, arrays("embeddings")) / SINGLE
+    content = bytearray(file.read_bytes())
+    content[place] = 0xFF
+    file.write_bytes(content)
+    refused(tmp_path, f"{file} is not a whole safetensors file: ")
+
+
+def test_a_shard_cut_short(tmp_path: Path) -> None:
+    folder(tmp_path, shards(arrays("embeddings")))
+    file = tmp_path / "model-1-of-3.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    refused(tmp_path, f"{file} is not a whole safetensors file: ")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint8, np.bool_, ml_dtypes.float8_e4m3fn])
+def test_a_type_that_is_no_float(dtype: type, tmp_path: Path) -> None:
+    names = {np.int8: "I8", np.int64: "I64", np.uint8: "U8", np.bool_: "BOOL", ml_dtypes.float8_e4m3fn: "F8_E4M3"}
+    content = arrays("embeddings")
+    file = single(tmp_path, content | {BIAS: np.ones(8, dtype=np.int8)}) / SINGLE
+    whole = file.read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    header = json.loads(whole[8 : 8 + length])
+    start, end = header[BIAS]["data_offsets"]
+    if np.dtype(dtype).itemsize > 1:  # as many bytes as before, whatever they mean
+        header[BIAS]["shape"] = [(end - start) // np.dtype(dtype).itemsize]
+    header[BIAS]["dtype"] = names[dtype]
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+    refused(tmp_path, f"{BIAS} in {file} is of dtype {names[dtype]}; it must be one of F16, BF16, F32, F64")
+
+
+@pytest.mark.parametrize("shape", [(9,), (8, 1), (), (0,)])
+def test_a_wrong_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    content = arrays("embeddings") | {BIAS: np.ones(shape, dtype=np.float32)}
+    refused(single(tmp_path, content), f"{BIAS} in {tmp_path / SINGLE} must have shape (8,) by the config; got {shape}")
+
+
+INDEXES = ["", "not json", "[]", "3", "null", "{}", '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": {}}']
+
+
+@pytest.mark.parametrize("index", INDEXES, ids=repr)
+def test_an_index_that_is_none(index: str, tmp_path: Path) -> None:
+    folder(tmp_path, shards(arrays("embeddings")), index=index)
+    refused(tmp_path, f"{tmp_path / INDEX} is no index of shards: ")
+
+
+OUTSIDE = [
+    "../x.safetensors",
+    "/etc/x.safetensors",
+    "sub/x.safetensors",
+    "..",
+    ".",
+    "",
+    "..\\x.safetensors",
+    "C:\\x",
+    3,
+    None,
+    ["x"],
+]
+
+
+@pytest.mark.parametrize("file", OUTSIDE, ids=repr)
+def test_an_index_that_points_outside_the_folder(file: object, tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    save_file(content, tmp_path / "x.safetensors")
+    folder(tmp_path / "model", {}, index={"weight_map": dict.fromkeys(content, file)})
+    name = next(iter(content))
+    message = f"{tmp_path / 'model' / INDEX} puts {name} into {file!r}; it must be the name of a file inside the folder"
+    refused(tmp_path / "model", message)
+
+
+def test_an_index_that_lies_about_a_shard(tmp_path: Path) -> None:
+    files = shards(arrays("embeddings"), 2)
+    names = {name: file for file, content in files.items() for name in content}
+    names[BIAS] = next(file for file in files if file != names[BIAS])
+    folder(tmp_path, files, index={"weight_map": names})
+    refused(tmp_path, f"{tmp_path / names[BIAS]} does not hold {BIAS}, though {INDEX} says so")
+
+
+def test_an_index_beside_a_single_file_is_not_read(tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    assert equal(load_model(folder(tmp_path, {SINGLE: content}, index="not json")).weights, content)
+
+
+def test_a_shard_that_is_a_folder(tmp_path: Path) -> None:
+    folder(tmp_path, {}, index={"weight_map": dict.fromkeys(arrays("embeddings"), "a.safetensors")})
+    (tmp_path / "a.safetensors").mkdir()
+    refused(tmp_path, f"the checkpoint's file {tmp_path / 'a.safetensors'} is missing")

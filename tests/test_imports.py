@@ -1,0 +1,112 @@
+"""The package asks for NumPy and SciPy alone; what needs more is imported where it is used, or says which extra to install."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers")
+
+BLOCKED = f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def run(code: str, *, blocked: bool = True) -> subprocess.CompletedProcess[str]:
+    """The code in a Python of its own, in which no extra can be imported."""
+    code = (BLOCKED if blocked else "") + code
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_every_array_function_runs_on_numpy_and_scipy_alone() -> None:
+    ran = run(
+        """
+import numpy as np
+import npembed
+from npembed import *
+
+tiny = Config(vision=VisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                  patch_size=2, image_size=10), query_num=2, embed_dim=128)
+sizes, mask = [[2, 2], [1, 2]], np.ones((1, 2, 3), dtype=bool)
+strips = [np.ones((3, 2, 8), dtype=np.float32), np.ones((3, 2, 4), dtype=np.float32)]
+model = random_model(tiny, until="tokens")
+embeddings = embed(strips, sizes, model)
+hidden = encode(embeddings, sizes, model)
+tokens = resample(hidden, sizes, model)
+called = {
+    "pad_sequence": pad_sequence([[1], [1, 2]]),
+    "pad_pixel_values": pad_pixel_values(strips),
+    "patch_attention_mask": patch_attention_mask(sizes),
+    "patch_conv": patch_conv(pad_pixel_values(strips), model.weights["vpm.embeddings.patch_embedding.weight"]),
+    "bucketize": bucketize([0.5], [0.2]),
+    "tgt_sizes_from_mask": tgt_sizes_from_mask(mask),
+    "randomized_positions": randomized_positions(3),
+    "flattened_position_ids": flattened_position_ids(sizes),
+    "embed": embeddings, "encode": hidden, "resample": tokens,
+    "image_placeholder": image_placeholder(None, config=tiny),
+    "image_bounds": image_bounds([1, 5, 2], [1], [2]),
+    "scatter_image_embeds": scatter_image_embeds(np.zeros((4, 128)), tokens[:1], [[1, 3]]),
+    "random_model": model, "Model": model, "Config": tiny, "SlicingConfig": tiny.slicing, "VisionConfig": tiny.vision,
+    "MINICPM_V_2_6": MINICPM_V_2_6, "RULES": RULES,
+}
+for rule in RULES:
+    if "bfloat16" not in rule:
+        bucket_coords(5, rule=rule)
+        if rule != "exact":
+            fractional_coords(5, rule), boundaries(5, rule)
+        if rule != "digitize":
+            position_ids(sizes, rule=rule)
+called |= dict.fromkeys(("bucket_coords", "fractional_coords", "boundaries", "position_ids"))
+print(sorted(set(npembed.__all__) - set(called)))
+print(sorted(name for name in sys.modules if name.partition(".")[0] in ("torch", "PIL", "safetensors", "ml_dtypes")))
+"""
+    )
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == ["['load_model', 'read_config', 'slice_image']", "[]"]
+
+
+def test_a_config_is_read_without_the_extras(data: Path) -> None:
+    ran = run(f"import npembed; print(npembed.read_config({str(data / 'tiny-minicpmv')!r}).embed_dim)")
+    assert (ran.stdout, ran.stderr) == ("256\n", "")
+
+
+def test_importing_the_package_imports_neither_scipy_nor_an_extra() -> None:
+    watched = ("scipy", *EXTRAS)
+    code = "import sys, json, npembed; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    ran = run(code, blocked=False)
+    assert ran.stderr == ""
+    assert set(json.loads(ran.stdout)).isdisjoint(watched)
+
+
+MISSING = [
+    ("npembed.slice_image(np.zeros((9, 9, 3), dtype=np.uint8))", "pictures need Pillow: pip install 'npembed[image]'"),
+    ("npembed.images.read_image('a.png')", "pictures need Pillow: pip install 'npembed[image]'"),
+    ("npembed.load_model(TINY)", "reading checkpoints needs safetensors and ml_dtypes: pip install 'npembed[weights]'"),
+    ("npembed.fractional_coords(5, 'step-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
+    ("npembed.bucket_coords(5, rule='shrunk-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), MISSING, ids=[row[0].partition("(")[0] for row in MISSING])
+def test_what_needs_an_extra_says_which(call: str, message: str, data: Path) -> None:
+    ran = run(
+        f"""
+import numpy as np
+import npembed, npembed.images
+TINY = {str(data / "tiny-minicpmv")!r}
+try:
+    {call}
+except ImportError as error:
+    print(error)
+"""
+    )
+    assert (ran.stdout, ran.stderr) == (message + "\n", "")
