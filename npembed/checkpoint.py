@@ -1,8 +1,6 @@
 """A checkpoint's folder: which of its safetensors files holds which array, and reading just the arrays asked for."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,18 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """The arrays of a folder by name; a file is opened when an array of it is first asked for."""
+    """The arrays of a folder by name. A file is open only as long as one array is read from it: its mapped pages go with it.
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder, self._stack = folder, stack
-        self._open: dict[str, Any] = {}
+    Raises
+    ------
+    ValueError
+        No safetensors file, or several without an index; an index or a file that cannot be read as one.
+    ImportError
+        Without the extra `weights`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._file_of = self._names()
 
     def __contains__(self, name: str) -> bool:
@@ -35,16 +40,8 @@ class Checkpoint:
         found = [SINGLE] if (self._folder / SINGLE).is_file() else [path.name for path in self._folder.glob("*.safetensors")]
         if len(found) != 1:
             raise ValueError(f"load_model: {self._folder} has neither {SINGLE} nor {INDEX}")
-        return dict.fromkeys(self._opened(found[0]).keys(), found[0])
-
-    def _opened(self, file: str) -> Any:
-        """The open safetensors file of this name."""
-        if file not in self._open:
-            path = self._folder / file
-            if not path.is_file():
-                raise ValueError(f"load_model: the checkpoint's file {path} is missing")
-            self._open[file] = self._stack.enter_context(_open_safetensors(path))
-        return self._open[file]
+        with _open_safetensors(self._folder / found[0]) as file:
+            return dict.fromkeys(file.keys(), found[0])
 
     def prefix_of(self, ours: str, tail: str) -> str:
         """The prefix under which the array `tail` stands: `ours` if it does, else the only other one, else `ours`."""
@@ -61,19 +58,17 @@ class Checkpoint:
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """One array, float32 or float64; its type and shape are checked before its numbers are read."""
         path = self._folder / self._file_of[name]
-        file = self._opened(path.name)
-        if name not in file.keys():  # it is no dict
-            raise ValueError(f"load_model: {path} does not hold {name}, though {INDEX} says so")
-        header = file.get_slice(name)
-        if header.get_dtype() not in READABLE_DTYPES:
-            raise ValueError(
-                f"load_model: {name} in {path} is of dtype {header.get_dtype()}; it must be one of {', '.join(READABLE_DTYPES)}"
-            )
-        if tuple(header.get_shape()) != shape:
-            raise ValueError(
-                f"load_model: {name} in {path} must have shape {shape} by the config; got {tuple(header.get_shape())}"
-            )
-        return checks.as_floats(file.get_tensor(name), name, "load_model")
+        with _open_safetensors(path) as file:
+            if name not in file.keys():  # it is no dict
+                raise ValueError(f"load_model: {path} does not hold {name}, though {INDEX} says so")
+            header = file.get_slice(name)
+            found, dtype = tuple(header.get_shape()), header.get_dtype()
+            if dtype not in READABLE_DTYPES:
+                known = ", ".join(READABLE_DTYPES)
+                raise ValueError(f"load_model: {name} in {path} is of dtype {dtype}; it must be one of {known}")
+            if found != shape:
+                raise ValueError(f"load_model: {name} in {path} must have shape {shape} by the config; got {found}")
+            return checks.as_floats(file.get_tensor(name), name, "load_model")
 
 
 def _open_safetensors(path: Path) -> Any:
@@ -83,6 +78,8 @@ def _open_safetensors(path: Path) -> Any:
         from safetensors import SafetensorError, safe_open
     except ImportError:
         raise ImportError("reading checkpoints needs safetensors and ml_dtypes: pip install 'npembed[weights]'") from None
+    if not path.is_file():
+        raise ValueError(f"load_model: the checkpoint's file {path} is missing")
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError, ValueError) as error:
@@ -101,18 +98,3 @@ def _read_index(index: Path) -> dict[str, str]:
         if not isinstance(file, str) or file in ("", "..") or Path(file).name != file or "\\" in file:
             raise ValueError(f"load_model: {index} puts {name} into {file!r}; it must be the name of a file inside the folder")
     return files
-
-
-@contextmanager
-def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
-    """The checkpoint in a folder, its files open as long as the context is.
-
-    Raises
-    ------
-    ValueError
-        No safetensors file, or several without an index; an index or a file that cannot be read as one.
-    ImportError
-        Without the extra `weights`.
-    """
-    with ExitStack() as stack:
-        yield Checkpoint(folder, stack)

@@ -42,6 +42,8 @@ app = typer.Typer(
 SAMPLE = Path(__file__).with_name("data") / "sample.png"
 SEED = 0
 """Of the random weights that stand in for a checkpoint."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -55,11 +57,13 @@ def run(args: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, ImportError, OSError) as error:
         return _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        return _refuse("stopped", code=130)
+        return _refuse("stopped", INTERRUPTED)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of Typer's own complaints about the words of the call
             raise
         return _refuse(f"{error.format_message()} (npembed --help lists the commands)")
+    if code == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
+        return _refuse("stopped", code)
     return code if isinstance(code, int) else 0
 
 

@@ -212,7 +212,10 @@ def read_config(folder: str | Path) -> Config:
         sizes = _given(slicing, preprocessor, _section(top, "slice_config"))
         sizes = {**_given({"scale_resolution": "image_size"}, top), **sizes}
         sizes |= _given({"mean": "norm_mean", "std": "norm_std"}, preprocessor)
-        if _given({"mode": "slice_mode"}, preprocessor, top).get("mode") is False:
+        slice_mode = _given({"slice_mode": "slice_mode"}, preprocessor, top).get("slice_mode", True)
+        if not isinstance(slice_mode, bool):
+            raise TypeError(f"read_config: slice_mode must be true or false; got {slice_mode!r}")
+        if not slice_mode:
             sizes["max_slice_nums"] = 1
         rest = {
             "query_num": "query_num",

@@ -1,6 +1,6 @@
 """Strips -> embeddings: the convolution of each patch plus the row of the position table that its place takes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from npembed import checks
 from npembed.model import Model
 from npembed.patches import strip_to_patches
-from npembed.positions import position_ids
-
-PATCHES_AT_ONCE = 4096
-"""Patches per matrix product, unless one slice alone has more: enough for BLAS, and it bounds the memory beside the result."""
+from npembed.positions import ids_of
 
 
 def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule: str = "arange") -> NDArray[Any]:
@@ -60,26 +57,13 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
     sizes = checks.as_tgt_sizes(tgt_sizes, who)
     pixels = checks.as_strips(strips, who, vision.num_channels, vision.patch_size)
     checks.check_strips_fit(pixels, sizes, who)
-    ids = position_ids(sizes, vision.num_patches_per_side, rule)  # (B, Lmax)
+    ids = ids_of(sizes, vision.num_patches_per_side, rule, who)  # (B, Lmax)
     kernels = model.weights["vpm.embeddings.patch_embedding.weight"].reshape(vision.hidden_size, -1)  # (D, C*P*P)
     positions = model.position_plus_bias  # (G*G, D)
     result = np.empty((*ids.shape, vision.hidden_size), dtype=model.dtype)
-    lengths = sizes.prod(axis=1)
-    for group in _groups(lengths.tolist()):
-        patches = np.concatenate([strip_to_patches(pixels[b]) for b in group], dtype=model.dtype)  # (sum of L, C*P*P)
-        features = np.einsum("lk,dk->ld", patches, kernels, optimize=True)
-        for b, rows in zip(group, np.split(features, np.cumsum(lengths[group])[:-1]), strict=True):
-            np.add(rows, positions[ids[b, : len(rows)]], out=result[b, : len(rows)])
-            result[b, len(rows) :] = positions[0]
+    for strip, length, own_ids, rows in zip(pixels, sizes.prod(axis=1).tolist(), ids, result, strict=True):
+        patches = strip_to_patches(strip.astype(model.dtype, copy=False))  # (L, C*P*P)
+        np.matmul(patches, kernels.T, out=rows[:length])  # (L, D), straight into its place
+        rows[:length] += positions[own_ids[:length]]
+        rows[length:] = positions[0]
     return result
-
-
-def _groups(lengths: list[int]) -> Iterator[list[int]]:
-    """Runs of slices of at most `PATCHES_AT_ONCE` patches together, or of one slice."""
-    group: list[int] = []
-    for index, length in enumerate(lengths):
-        if group and sum(lengths[b] for b in group) + length > PATCHES_AT_ONCE:
-            yield group
-            group = []
-        group.append(index)
-    yield group

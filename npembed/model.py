@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npembed import checks
-from npembed.checkpoint import open_checkpoint
+from npembed.checkpoint import Checkpoint
 from npembed.config import MINICPM_V_2_6, Config, read_config
 
 Floats = NDArray[Any]
@@ -248,26 +248,26 @@ def load_model(folder: str | Path, until: str | None = None) -> Model:
         raise ValueError(f"load_model: {folder} is not a folder")
     wanted = None if until is None else STAGES.index(check_stage(until, "load_model"))
     config = read_config(folder)
-    with open_checkpoint(folder) as checkpoint:
-        prefixes = {ours: checkpoint.prefix_of(ours, tail) for ours, tail in _ANCHORS.items()}
-        weights: dict[str, Floats] = {}
-        for number, stage in enumerate(STAGES if wanted is None else STAGES[: wanted + 1]):
-            names = {name: _renamed(name, prefixes) for name in stage_shapes(config, stage)}
-            missing = [theirs for theirs in names.values() if theirs not in checkpoint]
-            if wanted is None and number and len(missing) == len(names):
-                break
-            if missing:
-                works = f"; until={STAGES[number - 1]!r} still works" if number else ""
-                raise ValueError(f"load_model: {folder} lacks {_some(missing)}, which the stage {stage!r} needs{works}")
-            weights |= {name: checkpoint.read(names[name], shape) for name, shape in stage_shapes(config, stage).items()}
+    checkpoint = Checkpoint(folder)
+    weights: dict[str, Floats] = {}
+    for number, stage in enumerate(STAGES if wanted is None else STAGES[: wanted + 1]):
+        shapes = stage_shapes(config, stage)
+        ours, tail = _ANCHORS[stage]
+        prefix = checkpoint.prefix_of(ours, tail)
+        theirs = {name: prefix + name.removeprefix(ours) for name in shapes}
+        missing = [name for name in theirs.values() if name not in checkpoint]
+        if wanted is None and number and len(missing) == len(shapes):
+            break
+        if missing:
+            works = f"; until={STAGES[number - 1]!r} still works" if number else ""
+            raise ValueError(f"load_model: {folder} lacks {_some(missing)}, which the stage {stage!r} needs{works}")
+        weights |= {name: checkpoint.read(theirs[name], shape) for name, shape in shapes.items()}
     return Model(config, weights)
 
 
-_ANCHORS = {"vpm.": "embeddings.patch_embedding.weight", "resampler.": "ln_kv.weight"}
-"""Each of our prefixes, and the tail by which a checkpoint's own prefix for it is known."""
-
-
-def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
-    """One of our names, with the checkpoint's prefix."""
-    ours = next(prefix for prefix in prefixes if name.startswith(prefix))
-    return prefixes[ours] + name.removeprefix(ours)
+_ANCHORS = {
+    "embeddings": ("vpm.", "embeddings.patch_embedding.weight"),
+    "hidden": ("vpm.", "embeddings.patch_embedding.weight"),
+    "tokens": ("resampler.", "ln_kv.weight"),
+}
+"""Per stage our prefix, and the tail by which a checkpoint's own prefix for it is known."""

@@ -253,13 +253,18 @@ def position_ids(
     who = "position_ids"
     sizes = checks.as_tgt_sizes(tgt_sizes, who)
     side = checks.as_count(num_patches_per_side, "num_patches_per_side", who, most=checks.MAX_SIDE)
+    ids = ids_of(sizes, side, rule, who)
+    return ids if mask is None else _place(ids, sizes.prod(axis=1), checks.as_mask(mask, who), who)
+
+
+def ids_of(sizes: Ids, side: int, rule: str, who: str) -> Ids:
+    """`position_ids` without a mask, for sizes that have been checked, in the name of its caller."""
     chosen = get_rule(rule, who)
-    lengths = sizes.prod(axis=1)  # (B,)
-    ids = np.zeros((len(sizes), lengths.max()), dtype=np.int64)
+    ids = np.zeros((len(sizes), sizes.prod(axis=1).max()), dtype=np.int64)
     for row, (h, w) in zip(ids, sizes.tolist(), strict=True):
         vertical, horizontal = (_usable_buckets(count, side, chosen, who) for count in (h, w))
         np.add(vertical[:, None] * side, horizontal, out=row[: h * w].reshape(h, w))
-    return ids if mask is None else _place(ids, lengths, checks.as_mask(mask, who), who)
+    return ids
 
 
 def _place(ids: Ids, lengths: Ids, mask: NDArray[np.bool_], who: str) -> Ids:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import npembed
-from benchmarks import __main__ as command
-from benchmarks import cases, figures, machine, others, report
+from benchmarks import cases, command, figures, machine, others, report
 from benchmarks.contest import OURS, Contest, Contestant, DisagreementError
 from benchmarks.embedders import EMBEDDERS, PRODUCT, embedding_contest
 from benchmarks.measure import CASES, Row, contests

@@ -135,6 +135,15 @@ def test_a_prefix_that_could_be_two_towers_is_refused(tmp_path: Path) -> None:
         load_model(single(tmp_path, twice))
 
 
+def test_an_ambiguous_resampler_does_not_stand_in_the_way_of_the_embeddings(tmp_path: Path) -> None:
+    content = arrays()
+    twice = {name.replace("resampler.", prefix): array for name, array in content.items() for prefix in ("a.", "b.")}
+    path = single(tmp_path, twice)
+    assert not load_model(path, "hidden").missing("hidden")
+    with pytest.raises(ValueError, match=r"has ln_kv.weight under several prefixes, 'a.', 'b.'; which one is meant"):
+        load_model(path, "tokens")
+
+
 def test_a_name_that_only_ends_alike_is_no_prefix(tmp_path: Path) -> None:
     content = arrays("embeddings")
     renamed = {name.replace("vpm.", "model."): array for name, array in content.items()}

@@ -171,6 +171,12 @@ def test_which_file_wins(config: dict[str, Any], preprocessor: Any, slicing: Sli
     assert read_config(folder(tmp_path, config, preprocessor)) == Config(slicing=slicing)
 
 
+@pytest.mark.parametrize("value", [0, "no", []])
+def test_a_slice_mode_that_is_neither_true_nor_false_is_refused(value: object, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^read_config: slice_mode must be true or false; got .* \(in "):
+        read_config(folder(tmp_path, {"slice_mode": value}))
+
+
 def test_the_vision_tower_is_read_from_its_own_section(tmp_path: Path) -> None:
     vision = {field.name: getattr(VisionConfig(), field.name) * 2 for field in dataclasses.fields(VisionConfig)}
     top = {
