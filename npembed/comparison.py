@@ -115,17 +115,18 @@ def rules_as_markdown(num_patches_per_side: int, up_to: int) -> str:
     return "\n".join([head, line, *("| " + " | ".join((f"`{row[0]}`", *row[1:])) + " |" for row in rows)])
 
 
-TABLE_HEAD = ("rule", "n that differ", "which", "ids", "as they go on", "coordinate of patch i of n", "released in")
+TABLE_HEAD = ("rule", "n that differ", "ids", "released in", "coordinate of patch i of n")
 
 
 def table_row(row: RuleComparison, num_patches_per_side: int) -> tuple[str, ...]:
     """One rule in words, a cell for each of `TABLE_HEAD`."""
     which = ", ".join(map(str, row.differs[:6])) + (", …" if len(row.differs) > 6 else "")
+    differ = f"{len(row.differs)}: {which}" if row.differs else "none"
     ids = f"{row.least}..{row.greatest}" + ("" if row.in_range else f", not in 0..{num_patches_per_side - 1}")
-    course = "rise" if row.rises else "fall"
+    ids += ", rise" if row.rises else ", fall"
     if row.wrong_length:
-        course += f"; wrong number at {len(row.wrong_length)} n"
-    return row.rule.name, str(len(row.differs)), which, ids, course, row.rule.arithmetic, "; ".join(row.rule.releases)
+        ids += f", wrong number at {len(row.wrong_length)} n"
+    return row.rule.name, differ, ids, "; ".join(row.rule.releases), row.rule.arithmetic
 
 
 def compare_two(first: str, second: str, num_patches: int, num_patches_per_side: int = 70) -> dict[str, Any]:

@@ -267,6 +267,16 @@ def test_a_rule_changes_the_ids_and_the_embeddings(here: Path, weights: Path) ->
         assert json.loads(arrays["metadata"].item())["rule"] == "step"
 
 
+def test_a_checkpoint_says_how_pictures_are_sliced(site: Path, here: Path) -> None:
+    weights = shutil.copytree(site / "w" / "whole", here / "weights")
+    (weights / "preprocessor_config.json").write_text('{"scale_resolution": 56, "max_slice_nums": 2, "norm_mean": [0, 0.5, 1]}')
+    picture = synthetic_picture(120, 60)
+    saved(picture, here / "picture.png")
+    out = done_well(npembed("embed", "picture.png", "--weights", "weights"))
+    assert "picture.png: 120×60 pixels, grid 2×1, slices 3×6, 4×4, 4×4, 50 patches, " in out
+    assert np.array_equal(load_tensors(here / "embeddings.safetensors")["embeddings"], final(picture, load_model(weights)))
+
+
 def test_an_old_output_is_replaced(picture: Path, weights: Path) -> None:
     output = picture.with_name("embeddings.safetensors")
     output.write_bytes(b"old")
@@ -415,7 +425,7 @@ def test_any_name_of_picture_folder_and_output_works(
     assert np.array_equal(found["embeddings"], final(synthetic_picture(60, 40), tiny))
     said = metadata(here / f"{name}.safetensors")
     assert said["weights"] == spelt
-    assert json.loads(said["images"]) == [f"{spelt}.png"]
+    assert said["images"] == json.dumps([f"{spelt}.png"], ensure_ascii=False)
 
 
 @posix
@@ -481,6 +491,9 @@ def bad_pictures(folder: Path) -> None:
     for name in ("cut.png", "cut.jpg", "cut.gif", "cut.webp"):
         content = saved(picture, folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
+    content = bytearray(saved(picture, folder / "odd.dds").read_bytes())
+    content[80] = 0  # the flags of its pixel format; Pillow's error for them is no ValueError
+    (folder / "odd.dds").write_bytes(content)
     (folder / "empty.png").touch()
     (folder / "text.png").write_text("a thousand words")
     saved(picture[..., 0].astype(np.uint16) * 256, folder / "deep.png")
@@ -538,6 +551,7 @@ BAD_PICTURES = [
     bad("embed cut.jpg", r"cut\.jpg cannot be read as an image: image file is truncated"),
     bad("embed cut.gif", r"cut\.gif cannot be read as an image: "),
     bad("embed cut.webp", r"cut\.webp (cannot be read as an image|is not an image)"),
+    bad("embed odd.dds", r"odd\.dds cannot be read as an image: Unknown pixel format flags 0"),
     bad("embed deep.png", r"image has mode I;16, 16- or 32-bit greyscale"),
     bad("embed huge.png", r"huge\.png is too large to decode safely: Image size \(900000000 pixels\)"),
     bad("embed picture.png text.png", r"text\.png is not an image"),
@@ -661,6 +675,13 @@ def test_bad_weights_get_one_line_and_change_nothing(
     before = state(site)
     assert_refused(npembed("embed", "picture.png", "--weights", *words.split()), message)
     assert state(site) == before
+
+
+@pytest.mark.parametrize("words", ["-o out.txt", "--until vision", "--rule nearest", "--weights w/cut"])
+def test_what_can_be_known_before_the_work_is(words: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site)
+    done = npembed("embed", "picture.png", *words.split())
+    assert (done.code, done.out) == (2, "")
 
 
 def test_what_is_said_to_work_still_does(site: Path, here: Path) -> None:
@@ -866,15 +887,18 @@ def test_the_json_of_the_rules_holds_upstreams_lists(side: int, data: Path) -> N
 
 
 def cells_of(table: str) -> list[list[str]]:
-    """The table's cells, the head's first, each without its blanks, whatever lines it is broken into."""
-    rows: list[list[str]] = [[""] * len(TABLE_HEAD)]
-    for line in table.splitlines():
-        parts = re.split("[│┃]", line)[1:-1]
-        if parts:
+    """The cells of each rule's row, each without its blanks, whatever lines it is broken into."""
+    lines = table.splitlines()
+    head = next(line for line in lines if line.strip().startswith(TABLE_HEAD[0]))
+    starts = [head.index(column) for column in TABLE_HEAD[:-1]]
+    rows: list[list[str]] = []
+    for line in lines[lines.index(head) + 2 :]:
+        parts = [line[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        if parts[0].strip():
+            rows.append([""] * len(starts))
+        if any(part.strip() for part in parts):
             rows[-1] = [cell + "".join(part.split()) for cell, part in zip(rows[-1], parts, strict=True)]
-        elif any(rows[-1]):
-            rows.append([""] * len(TABLE_HEAD))
-    return rows[:-1]
+    return rows
 
 
 @pytest.mark.parametrize("columns", [80, 120, 300])
@@ -882,9 +906,9 @@ def test_the_table_loses_nothing_on_a_narrow_screen(columns: int, monkeypatch: p
     monkeypatch.setenv("COLUMNS", str(columns))
     out = done_well(npembed("rules", "--up-to", "60", "--side", "27"))
     assert max(map(len, out.splitlines())) <= columns
-    expected = [TABLE_HEAD, *(table_row(row, 27) for row in compare_rules(27, 60))]
+    expected = [table_row(row, 27)[:-1] for row in compare_rules(27, 60)]
     assert cells_of(out) == [["".join(cell.split()) for cell in row] for row in expected]
-    assert all(any(line.startswith(f"│ {name} ") for line in out.splitlines()) for name in RULES), "names are not broken"
+    assert all(any(line.startswith(f"  {name} ") for line in out.splitlines()) for name in RULES), "names are not broken"
 
 
 def test_the_markdown_is_the_documents() -> None:

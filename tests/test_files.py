@@ -108,6 +108,12 @@ def test_a_dtype_that_the_format_lacks_is_refused_and_the_old_file_kept(tmp_path
     assert contents(tmp_path) == {"a.safetensors": b"old"}
 
 
+def test_a_file_of_another_kind_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the output .*a\.npy must end in \.safetensors or \.npz$"):
+        save_tensors(tmp_path / "a.npy", {"a": np.zeros(1)}, {})
+    assert contents(tmp_path) == {}
+
+
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.array([{}, None]))
     with pytest.raises(ValueError, match=r"a\.npz cannot be read: Object arrays cannot be loaded"):
