@@ -1,7 +1,9 @@
 """The command line: `npembed embed`, `rules`, `golden` and `check`."""
 
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -162,6 +164,8 @@ def rules(
     n: Annotated[int | None, typer.Option(help="With --compare: the number of patches.")] = None,
 ) -> None:
     """Show where the position rules of released software part from the original."""
+    if as_json and as_markdown:
+        raise ValueError("rules: --json and --markdown exclude each other")
     if (compare is None) != (n is None):
         raise ValueError("rules: --compare A B and --n N go together")
     if compare is not None and n is not None:
@@ -320,7 +324,8 @@ def check(
     html_file: HtmlOption = None,
 ) -> None:
     """Check a Python port's functions against the reference, and show the smallest input on which each departs."""
-    from npembed.conformance.port import check_port, load_port
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "npembed-hypothesis"))
+    from npembed.conformance.port import check_port, load_port  # Hypothesis reads the line above; it would write here
 
     _check_reports(json_file, html_file)
     port = load_port(module)

@@ -13,9 +13,13 @@ RESAMPLER_HEAD_DIM = 128
 """Channels per head of the resampler: E // 128 heads (SPEC 1)."""
 
 
+MAX_SIZE = 2**20
+"""Of any size in a config: far above every model, and far below what would only fail after long work."""
+
+
 def _check_counts(sizes: Any, names: tuple[str, ...]) -> None:
     for name in names:
-        as_count(getattr(sizes, name), name, type(sizes).__name__)
+        as_count(getattr(sizes, name), name, type(sizes).__name__, most=MAX_SIZE)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
         raise ValueError(f"the output's folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"the output's folder {folder} cannot be written to")
+    if path.suffix == ".safetensors":
+        _safetensors()  # says which extra it needs
     return path
 
 

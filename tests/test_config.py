@@ -86,7 +86,7 @@ def test_sizes_are_whole_numbers_of_at_least_one(kind: type, name: str) -> None:
         ("3", TypeError),
         (True, TypeError),
     ):
-        with pytest.raises(error, match=rf"^{kind.__name__}: {name} must be a whole number of at least 1; got {value!r}$"):
+        with pytest.raises(error, match=rf"^{kind.__name__}: {name} must be a whole number from 1 to 1048576; got {value!r}$"):
             kind(**{name: value})
 
 
@@ -243,14 +243,23 @@ def test_json_that_is_no_object_is_refused(content: str, kind: str, name: str, t
 WRONG_FILES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"vision_config": 3}, {}, "read_config: vision_config must be a JSON object; got 3"),
     ({"slice_config": [1]}, {}, "read_config: slice_config must be a JSON object; got [1]"),
-    ({"query_num": 0}, {}, "Config: query_num must be a whole number of at least 1; got 0"),
-    ({"query_num": "64"}, {}, "Config: query_num must be a whole number of at least 1; got '64'"),
+    (
+        {"vision_config": {"num_hidden_layers": 10**20}},
+        {},
+        "VisionConfig: num_hidden_layers must be a whole number from 1 to 1048576",
+    ),
+    ({"query_num": 0}, {}, "Config: query_num must be a whole number from 1 to 1048576; got 0"),
+    ({"query_num": "64"}, {}, "Config: query_num must be a whole number from 1 to 1048576; got '64'"),
     ({"hidden_size": 100}, {}, "Config: embed_dim must be a multiple of 128; got 100"),
     ({"drop_vision_last_layer": "no"}, {}, "Config: drop_vision_last_layer must be a bool; got 'no'"),
-    ({"vision_config": {"patch_size": 14.5}}, {}, "VisionConfig: patch_size must be a whole number of at least 1; got 14.5"),
+    (
+        {"vision_config": {"patch_size": 14.5}},
+        {},
+        "VisionConfig: patch_size must be a whole number from 1 to 1048576; got 14.5",
+    ),
     ({"vision_config": {"layer_norm_eps": []}}, {}, "VisionConfig: layer_norm_eps must be a number; got []"),
-    ({"image_size": {}}, {}, "SlicingConfig: scale_resolution must be a whole number of at least 1; got {}"),
-    ({}, {"max_slice_nums": -1}, "SlicingConfig: max_slice_nums must be a whole number of at least 1; got -1"),
+    ({"image_size": {}}, {}, "SlicingConfig: scale_resolution must be a whole number from 1 to 1048576; got {}"),
+    ({}, {"max_slice_nums": -1}, "SlicingConfig: max_slice_nums must be a whole number from 1 to 1048576; got -1"),
     ({}, {"norm_mean": [0.5]}, "SlicingConfig: mean must be three numbers, one per channel; got [0.5]"),
     ({}, {"norm_mean": [0.5, 0.5, math.nan]}, "SlicingConfig: mean must be finite; got [0.5, 0.5, nan]"),
     ({}, {"norm_std": [1, 1, 0]}, "SlicingConfig: std must be above 0; got (1.0, 1.0, 0.0)"),
