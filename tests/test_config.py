@@ -246,7 +246,7 @@ WRONG_FILES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"vision_config": {"num_hidden_layers": 10**20}},
         {},
-        "VisionConfig: num_hidden_layers must be a whole number from 1 to 1048576",
+        "VisionConfig: num_hidden_layers must be a whole number from 1 to 1048576; got 100000000000000000000",
     ),
     ({"query_num": 0}, {}, "Config: query_num must be a whole number from 1 to 1048576; got 0"),
     ({"query_num": "64"}, {}, "Config: query_num must be a whole number from 1 to 1048576; got '64'"),
