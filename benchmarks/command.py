@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks import machine, report
 from benchmarks.contest import DisagreementError
-from benchmarks.measure import CASES, measure
+from benchmarks.measure import CASES, QUICK_CASES, measure
 from benchmarks.timing import FULL, QUICK
 
 
@@ -29,7 +29,12 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=machine.default_threads(), help="of every contestant (default %(default)s)"
     )
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    if options.threads < 1:
+        parser.error(f"--threads must be at least 1; got {options.threads}")
+    if options.json and not options.json.absolute().parent.is_dir():
+        parser.error(f"--json: {options.json.parent} is not a folder")
+    return options
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -63,7 +68,7 @@ def run_here(options: argparse.Namespace, console: Console) -> report.Json:
     torch.set_num_threads(options.threads)
     others = machine.Others()
     with threadpoolctl.threadpool_limits(options.threads, user_api="blas"), console.status("") as status:
-        cases = options.case or CASES
+        cases = options.case or (QUICK_CASES if options.quick else CASES)
         rows = list(measure(cases, QUICK if options.quick else FULL, options.threads, status.update))
         return report.as_run(machine.pin(), machine.kernels(), rows, others.share())
 

@@ -7,6 +7,9 @@ from typing import Any
 OURS = "npembed"
 """The contestant that every ratio is taken to."""
 
+PRODUCT = "product"
+"""The floor: nothing but the matrix products that nobody can leave out, by np.matmul in float32."""
+
 
 class DisagreementError(Exception):
     """Two contestants do not compute the same thing, so that their times mean nothing."""

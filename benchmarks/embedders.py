@@ -1,6 +1,6 @@
 """Who embeds a batch: npembed, the seed's code, transformers, ONNX Runtime, and the bare matrix product."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6Visi
 
 import npembed
 from benchmarks.cases import CHANNELS, PATCH, Batch
-from benchmarks.contest import OURS, Contest, Contestant
+from benchmarks.contest import OURS, PRODUCT, Contest, Contestant
 from benchmarks.seed_code import seed_embeddings, seed_modules
 from benchmarks.truth import Truth
 from npembed import Model
@@ -181,20 +181,18 @@ EMBEDDERS = {
     "onnxruntime": Embedder(_onnxruntime, padded),
 }
 
-PRODUCT = "product"
-"""The floor: one float32 np.matmul of (sum of L, C*P*P) by (C*P*P, D)."""
-
 
 def _product(batch: Batch, model: Model) -> Callable[[], Any]:
+    """(sum of L, C*P*P) by (C*P*P, D), once."""
     kernels = model.weights["vpm.embeddings.patch_embedding.weight"]
     patches, matrix = batch.patches, np.ascontiguousarray(kernels.reshape(len(kernels), -1).T)
     return lambda: np.matmul(patches, matrix)
 
 
-def embedding_contest(batch: Batch, model: Model, threads: int) -> Contest:
-    """All of them on one batch."""
+def embedding_contest(batch: Batch, model: Model, threads: int, names: Iterable[str] = EMBEDDERS) -> Contest:
+    """These and the product, on one batch."""
     truth = Truth(batch, model)
-    runs = {name: embedder.make(batch, model, threads) for name, embedder in EMBEDDERS.items()}
+    runs = {name: EMBEDDERS[name].make(batch, model, threads) for name in names}
     runs[PRODUCT] = _product(batch, model)
 
     def check(name: str, result: Any) -> None:

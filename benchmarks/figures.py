@@ -1,7 +1,6 @@
 """What is no contest: peak memory, and what importing npembed costs."""
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,8 +44,7 @@ def peak_memory(strips: Sequence[NDArray[Any]], sizes: Sequence[tuple[int, int]]
 
 
 def import_times(runs: int) -> tuple[list[float], int]:
-    """Milliseconds that `import npembed` takes after `import numpy`, in new processes; and how many modules of SciPy and Pillow
-    it brings.
+    """How long `import npembed` takes after `import numpy`, in ms; how many modules of SciPy and Pillow it brings.
 
     The modules are compiled beforehand, as they are when pip has installed them.
     """
@@ -58,9 +56,3 @@ def import_times(runs: int) -> tuple[list[float], int]:
             done = subprocess.run([sys.executable, "-c", IMPORT], env=environment, capture_output=True, text=True, check=True)
             outputs.append(done.stdout.split())
     return [float(milliseconds) for milliseconds, _ in outputs[1:]], int(outputs[0][1])
-
-
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """The lower quartile, the median and the upper quartile."""
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return lower, median, upper

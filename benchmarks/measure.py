@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmarks import figures
 from benchmarks.cases import BATCHES, make_batch
-from benchmarks.contest import OURS, Contest
-from benchmarks.embedders import embedding_contest
-from benchmarks.others import encoder_contest, ids_contest, slicing_contest
+from benchmarks.contest import OURS, PRODUCT, Contest
+from benchmarks.embedders import EMBEDDERS, embedding_contest
+from benchmarks.stages import encoder_contest, ids_contest, slicing_contest
 from benchmarks.timing import Rounds, Schedule, quartiles, ratio, take_turns
 from npembed import Model, random_model
 
@@ -26,6 +27,8 @@ class Row:
     unit : str
     ratio : float, optional
         Of a contestant: its time over npembed's, the median over the rounds.
+    ceiling : float, optional
+        Its time over the bare product's: the ratio, if npembed took no longer than that.
     lower, upper : float, optional
         The quartiles.
     samples : list of list of float
@@ -37,29 +40,35 @@ class Row:
     value: float
     unit: str
     ratio: float | None = None
+    ceiling: float | None = None
     lower: float | None = None
     upper: float | None = None
     samples: Rounds = field(default_factory=list)
 
 
-Contests = dict[str, Callable[[], Contest]]
+EMBED_MANY = (OURS, "onnxruntime")
+"""Who embeds `many`: each of the others takes a second or more per call there."""
 
 
-def contests(model: Model, threads: int) -> Contests:
+def contests(model: Model, threads: int) -> dict[str, Callable[[], Contest]]:
     """Name of the case -> what makes its contest."""
-    batches: Contests = {
-        name: lambda sizes=sizes: embedding_contest(make_batch(sizes), model, threads)  # type: ignore[misc]
-        for name, sizes in BATCHES.items()
-    }
-    return batches | {
-        "ids": lambda: ids_contest(cold=False),
-        "ids-cold": lambda: ids_contest(cold=True),
+    return {name: partial(_batch_contest, name, model, threads) for name in BATCHES} | {
+        "ids": partial(ids_contest, cold=False),
+        "ids-cold": partial(ids_contest, cold=True),
         "slicing": slicing_contest,
         "encoder": encoder_contest,
     }
 
 
+def _batch_contest(name: str, model: Model, threads: int) -> Contest:
+    names = EMBED_MANY if name == "many" else EMBEDDERS
+    return embedding_contest(make_batch(BATCHES[name]), model, threads, names)
+
+
 CASES = (*BATCHES, "ids", "ids-cold", "slicing", "encoder", "memory", "import")
+
+QUICK_CASES = tuple(case for case in CASES if case != "many")
+"""`many` alone takes as long as all the rest."""
 
 
 def measure(cases: Sequence[str], schedule: Schedule, threads: int, say: Callable[[str], None]) -> Iterator[Row]:
@@ -88,7 +97,9 @@ def measure(cases: Sequence[str], schedule: Schedule, threads: int, say: Callabl
 def _rows(case: str, times: dict[str, Rounds]) -> Iterator[Row]:
     for name, rounds in times.items():
         lower, median, upper = quartiles(rounds)
-        yield Row(case, name, median, "ms", None if name == OURS else ratio(times, name), lower, upper, rounds)
+        to_ours = None if name == OURS else ratio(times, name)
+        to_floor = None if PRODUCT not in times or name in (OURS, PRODUCT) else ratio(times, name, PRODUCT)
+        yield Row(case, name, median, "ms", to_ours, to_floor, lower, upper, rounds)
 
 
 def _per_patch(per_patch: dict[str, float]) -> Iterator[Row]:
@@ -112,5 +123,5 @@ def _memory(model: Model) -> Iterator[Row]:
 def _import(runs: int) -> Iterator[Row]:
     times, modules = figures.import_times(runs)
     lower, median, upper = quartiles([times])
-    yield Row("import", "over numpy", median, "ms", None, lower, upper, [times])
+    yield Row("import", "over numpy", median, "ms", lower=lower, upper=upper, samples=[times])
     yield Row("import", "SciPy, Pillow", modules, "modules")

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.cases import BATCHES, make_batch
-from benchmarks.contest import Contestant
-from benchmarks.embedders import PRODUCT, embedding_contest
+from benchmarks.contest import PRODUCT, Contestant
+from benchmarks.embedders import embedding_contest
 from benchmarks.timing import time_call
 from npembed import random_model
 

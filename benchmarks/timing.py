@@ -33,7 +33,7 @@ class Schedule:
 
 
 FULL = Schedule(rounds=9, calls=3)
-QUICK = Schedule(rounds=2, calls=1)
+QUICK = Schedule(rounds=2, calls=1, pause=0.03)
 
 
 def take_turns(contestants: Sequence[Contestant], schedule: Schedule) -> dict[str, Rounds]:
@@ -77,7 +77,7 @@ def quartiles(rounds: Rounds) -> tuple[float, float, float]:
     return lower, median, upper
 
 
-def ratio(times: Mapping[str, Rounds], name: str) -> float:
-    """The median over the rounds of that contestant's median over npembed's: above 1, npembed is faster."""
-    rounds = zip(times[name], times[OURS], strict=True)
+def ratio(times: Mapping[str, Rounds], name: str, to: str = OURS) -> float:
+    """The median over the rounds of one contestant's median over another's: above 1, the other is faster."""
+    rounds = zip(times[name], times[to], strict=True)
     return statistics.median(statistics.median(theirs) / statistics.median(ours) for theirs, ours in rounds)

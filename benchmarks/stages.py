@@ -1,4 +1,4 @@
-"""The contests that are no embedding of a batch: position ids, slicing a JPEG, the encoder."""
+"""The contests of single stages: position ids, slicing a JPEG, the encoder."""
 
 import io
 import sys
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import npembed
 from benchmarks.cases import CHANNELS, ENCODER_SIZE, JPEG_SIZE, PATCH, cells, mixed_sizes
-from benchmarks.contest import OURS, Contest, Contestant, DisagreementError
+from benchmarks.contest import OURS, PRODUCT, Contest, Contestant, DisagreementError
 from benchmarks.seed_code import seed_mask, seed_position_ids
 from npembed import Config, Model, VisionConfig
 from npembed.images import SlicePlan, plan_slices
@@ -114,9 +114,11 @@ def encoder_contest() -> Contest:
     given = np.random.default_rng(0).standard_normal((1, h * w, vision.hidden_size), dtype=np.float32)
     sizes = np.array([ENCODER_SIZE])
     layers = torch_layers(model, torch.float32, given)
-    exact = torch_layers(model, torch.float64, given)().numpy()
+    exact_layers = torch_layers(model, torch.float64, given)().numpy()
+    exact_products = bare_products(given[0].astype(np.float64), model)
 
     def check(name: str, result: Any) -> None:
+        exact = exact_products if name == PRODUCT else exact_layers
         distance = np.abs(np.asarray(result) - exact).max()
         if not distance <= ENCODER_TOLERANCE * np.abs(exact).max():
             raise DisagreementError(
@@ -124,7 +126,17 @@ def encoder_contest() -> Contest:
             )
 
     ours = Contestant(OURS, lambda: npembed.encode(given, sizes, model))
-    return Contest([ours, Contestant("torch-layers", layers)], check)
+    floor = Contestant(PRODUCT, lambda: bare_products(given[0], model))
+    return Contest([ours, Contestant("torch-layers", layers), floor], check)
+
+
+def bare_products(x: Floats, model: Model) -> Floats:
+    """(L, D) -> (L, D): the layer's matrix products in a row, with nothing between them."""
+    layer, heads = "vpm.encoder.layers.0", model.config.vision.num_attention_heads
+    queries, keys, values, out = (model.weights[f"{layer}.self_attn.{name}_proj.weight"].T for name in ("q", "k", "v", "out"))
+    split = [np.split(x @ matrix, heads, axis=1) for matrix in (queries, keys, values)]  # each heads of (L, D/heads)
+    mixed = np.concatenate([(q @ k.T) @ v for q, k, v in zip(*split, strict=True)], axis=1)
+    return np.asarray(mixed @ out @ model.weights[f"{layer}.mlp.fc1.weight"].T @ model.weights[f"{layer}.mlp.fc2.weight"].T)
 
 
 def torch_layers(model: Model, dtype: torch.dtype, given: Floats) -> Callable[[], Tensor]:
