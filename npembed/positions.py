@@ -260,10 +260,24 @@ def position_ids(
 def ids_of(sizes: Ids, side: int, rule: str, who: str) -> Ids:
     """`position_ids` without a mask, for sizes that have been checked, in the name of its caller."""
     chosen = get_rule(rule, who)
-    ids = np.zeros((len(sizes), sizes.prod(axis=1).max()), dtype=np.int64)
-    for row, (h, w) in zip(ids, sizes.tolist(), strict=True):
-        vertical, horizontal = (_usable_buckets(count, side, chosen, who) for count in (h, w))
-        np.add(vertical[:, None] * side, horizontal, out=row[: h * w].reshape(h, w))
+    lengths = sizes.prod(axis=1).tolist()
+    ids = np.zeros((len(sizes), max(lengths)), dtype=np.int64)
+    for row, length, (h, w) in zip(ids, lengths, sizes.tolist(), strict=True):
+        make = _grid_ids if length <= REMEMBERED_PATCHES else _grid_ids.__wrapped__
+        row[:length] = make(h, w, side, chosen, who)
+    return ids
+
+
+REMEMBERED_PATCHES = 2**14
+"""Grids of up to so many patches are made once; larger ones are rare, and would hold much memory."""
+
+
+@lru_cache(maxsize=256)
+def _grid_ids(h: int, w: int, side: int, rule: Rule, who: str) -> Ids:
+    """(h*w,): the ids of one grid, row by row; read-only."""
+    vertical, horizontal = (_usable_buckets(count, side, rule, who) for count in (h, w))
+    ids = (vertical[:, None] * side + horizontal).ravel()
+    ids.flags.writeable = False
     return ids
 
 
