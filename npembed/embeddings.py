@@ -1,6 +1,6 @@
 """Strips -> embeddings: the convolution of each patch plus the row of the position table that its place takes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ from npembed import checks
 from npembed.model import Model
 from npembed.patches import strip_to_patches
 from npembed.positions import ids_of
+
+PATCHES_AT_ONCE = 2048
+"""Patches per matrix product, unless one slice alone has more: enough for BLAS, and it bounds the memory beside the result."""
 
 
 def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule: str = "arange") -> NDArray[Any]:
@@ -61,18 +64,37 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
 
 
 def _embed_slices(pixels: Sequence[NDArray[Any]], sizes: NDArray[np.int64], model: Model, rule: str) -> NDArray[Any]:
-    """(B, Lmax, D) of strips that fit; beside the result, it holds one slice's patches and positions."""
+    """(B, Lmax, D) of strips that fit; the scratch arrays are made once, for fresh memory costs more than its use."""
     vision = model.config.vision
     kernels = model.weights["vpm.embeddings.patch_embedding.weight"].reshape(vision.hidden_size, -1)  # (D, C*P*P)
     positions = model.position_plus_bias  # (G*G, D)
-    result = np.empty((len(sizes), sizes.prod(axis=1).max(), vision.hidden_size), model.dtype)
-    last = None
-    for strip, size, rows in zip(pixels, sizes.tolist(), result, strict=True):
-        if size != last:  # the crops of a picture are all of one size
-            own = positions[ids_of(np.array([size]), vision.num_patches_per_side, rule, "embed")[0]]  # (L, D)
-            last = size
-        patches = strip_to_patches(strip.astype(model.dtype, copy=False))  # (L, C*P*P)
-        np.matmul(patches, kernels.T, out=rows[: len(own)])  # straight into its place
-        rows[: len(own)] += own
-        rows[len(own) :] = positions[0]
+    lengths = sizes.prod(axis=1).tolist()
+    result = np.empty((len(sizes), max(lengths), vision.hidden_size), model.dtype)
+    own = np.empty(result.shape[1:], model.dtype)  # the positions of one slice
+    most = min(sum(lengths), max(PATCHES_AT_ONCE, *lengths))
+    patches, features = np.empty((most, kernels.shape[1]), model.dtype), np.empty((most, kernels.shape[0]), model.dtype)
+    for group in _groups(lengths):
+        for b, rows in group:
+            strip_to_patches(pixels[b], out=patches[rows])
+        filled = slice(group[-1][1].stop)
+        np.matmul(patches[filled], kernels.T, out=features[filled])
+        for b, rows in group:
+            if b == 0 or (sizes[b] != sizes[b - 1]).any():  # the crops of a picture are all of one size
+                ids = ids_of(sizes[b : b + 1], vision.num_patches_per_side, rule, "embed")[0]
+                np.take(positions, ids, axis=0, out=own[: len(ids)], mode="clip")  # ids are in range; "raise" would copy
+            np.add(features[rows], own[: lengths[b]], out=result[b, : lengths[b]])
+            result[b, lengths[b] :] = positions[0]
     return result
+
+
+def _groups(lengths: list[int]) -> Iterator[list[tuple[int, slice]]]:
+    """Runs of slices of at most `PATCHES_AT_ONCE` patches together, or of one slice; each with its rows in the run."""
+    group: list[tuple[int, slice]] = []
+    stop = 0
+    for index, length in enumerate(lengths):
+        if group and stop + length > PATCHES_AT_ONCE:
+            yield group
+            group, stop = [], 0
+        group.append((index, slice(stop, stop + length)))
+        stop += length
+    yield group

@@ -39,8 +39,8 @@ def strip_to_picture(strip: NDArray[Any], tgt_size: tuple[int, int]) -> NDArray[
     return cells.transpose(0, 2, 1, 3, 4).reshape(channels, h * patch_size, w * patch_size)
 
 
-def strip_to_patches(strip: NDArray[Any]) -> NDArray[Any]:
-    """(C, P, L*P) -> (L, C*P*P): one patch a row, flattened as the kernels of the convolution are.
+def strip_to_patches(strip: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """(C, P, L*P) -> (L, C*P*P): one patch a row, flattened as the kernels of the convolution are; into `out` if given.
 
     Examples
     --------
@@ -48,8 +48,11 @@ def strip_to_patches(strip: NDArray[Any]) -> NDArray[Any]:
     [[0, 1, 2, 3], [4, 5, 6, 7]]
     """
     channels, patch_size, _ = strip.shape
-    cells = strip.reshape(channels, patch_size, -1, patch_size)
-    return cells.transpose(2, 0, 1, 3).reshape(-1, channels * patch_size * patch_size)  # (C, P, L, P) -> (L, C*P*P)
+    cells = strip.reshape(channels, patch_size, -1, patch_size).transpose(2, 0, 1, 3)  # (C, P, L, P) -> (L, C, P, P)
+    if out is None:
+        return cells.reshape(len(cells), -1)
+    out.reshape(cells.shape)[:] = cells
+    return out
 
 
 def patches_to_strip(patches: NDArray[Any], patch_size: int) -> NDArray[Any]:
