@@ -583,7 +583,7 @@ BAD_WEIGHTS = [
     bad("w/no-config", r"w/no-config has no config\.json"),
     bad("w/config-cut", r"w/config-cut/config\.json cannot be read as JSON"),
     bad("w/config-list", r"w/config-list/config\.json must hold a JSON object; got list"),
-    bad("w/config-size", r"hidden_size must be a whole number of at least 1; got 0 \(in w/config-size\)"),
+    bad("w/config-size", r"hidden_size must be a whole number from 1 to 1048576; got 0 \(in w/config-size\)"),
     bad("w/no-arrays", r"w/no-arrays has neither model\.safetensors nor model\.safetensors\.index\.json"),
     bad("w/cut", r"w/cut/model\.safetensors is not a whole safetensors file"),
     bad("w/text", r"w/text/model\.safetensors is not a whole safetensors file"),
