@@ -1,14 +1,21 @@
-"""How a picture becomes embeddings in MiniCPM-V 2.6 and its NaViT-SigLIP relatives: the reference, in NumPy."""
+"""How a picture becomes embeddings in MiniCPM-V 2.6 and its NaViT-SigLIP relatives: the reference, in NumPy.
 
-from npembed.config import MINICPM_V_2_6, Config, SlicingConfig, VisionConfig, read_config
+The rooms in reading order: `images`, `padding`, `patches`, `positions`, `embeddings`, `attention`, `encoder`, `resampler`,
+`merge`: a function per step. `family`: the two records, stage and family. `stages`: the steps as records, and `run`.
+`families`: a module per family. `weights`: where arrays come from. `conformance`: the kit for ports. `cli`: the command line.
+"""
+
+from npembed.config import SlicingConfig, VisionConfig
 from npembed.embeddings import embed
 from npembed.encoder import encode
-from npembed.images import slice_image
-from npembed.merge import image_bounds, image_placeholder, scatter_image_embeds
-from npembed.model import Model, load_model, random_model
+from npembed.families import FAMILIES, MINICPM_V_2_6, image_placeholder, slice_image
+from npembed.families.minicpmv import Config
+from npembed.merge import image_bounds, scatter_image_embeds
+from npembed.model import Model
 from npembed.padding import pad_pixel_values, pad_sequence, patch_attention_mask
 from npembed.patches import patch_conv
 from npembed.positions import (
+    RULES,
     boundaries,
     bucket_coords,
     bucketize,
@@ -19,11 +26,13 @@ from npembed.positions import (
     tgt_sizes_from_mask,
 )
 from npembed.resampler import resample
-from npembed.rules import RULES
+from npembed.stages import run
+from npembed.weights import load_model, random_model, read_config
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FAMILIES",
     "MINICPM_V_2_6",
     "RULES",
     "Config",
@@ -49,6 +58,7 @@ __all__ = [
     "randomized_positions",
     "read_config",
     "resample",
+    "run",
     "scatter_image_embeds",
     "slice_image",
     "tgt_sizes_from_mask",

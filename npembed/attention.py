@@ -4,21 +4,13 @@ Each works on one slice, so that there is no padding to mask, and in the float t
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[Any]
+from npembed.typing import Floats
 
 ROWS_AT_ONCE = 32
 """Rows that `gelu` takes through all its steps before the next: few enough to stay in a core's cache."""
-
-
-def weight_and_bias(weights: Mapping[str, Floats], name: str) -> tuple[Floats, Floats]:
-    """The two arrays of one linear map or layer norm, by the name they share."""
-    return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
 
 def linear(x: Floats, weight: Floats, bias: Floats) -> Floats:

@@ -23,14 +23,14 @@ from rich.text import Text
 
 import npembed
 from npembed import stages
-from npembed.comparison import ORIGINAL, TABLE_HEAD, compare_rules, compare_two, rules_as_json, rules_as_markdown, table_row
-from npembed.config import MINICPM_V_2_6
+from npembed.positions.differences import ORIGINAL, TABLE_HEAD, compare_rules, compare_two, rules_as_json, rules_as_markdown, table_row
+from npembed import MINICPM_V_2_6
 from npembed.files import SUFFIXES, check_output, replacing, save_tensors
 from npembed.images import SlicePlan, plan_slices, read_image, slice_image
 from npembed.model import STAGES, Model, check_stage, load_model, random_model
 from npembed.padding import patch_attention_mask
 from npembed.positions import position_ids
-from npembed.rules import get_rule
+from npembed.positions.rules import get_rule
 
 if TYPE_CHECKING:
     from npembed.conformance.outcome import Outcome

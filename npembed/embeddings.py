@@ -1,21 +1,18 @@
 """Strips -> embeddings: the convolution of each patch plus the row of the position table that its place takes."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from npembed import checks
-from npembed.model import Model
+from npembed import arguments
+from npembed.config import FamilyConfig
+from npembed.model import Model, as_model
 from npembed.patches import strip_to_patches
-from npembed.positions import ids_of
-
-PATCHES_AT_ONCE = 2048
-"""Patches per matrix product, unless one slice alone has more: enough for BLAS, and it bounds the memory beside the result."""
+from npembed.typing import Floats, Shapes
 
 
-def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule: str = "arange") -> NDArray[Any]:
+def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule: str | None = None) -> Floats:
     """list of (C, P, L_i*P), (B, 2) -> (B, Lmax, D): the embeddings of every patch.
 
     What padding the strips, `patch_conv`, looking up `position_ids` and adding would give, but only the patches that exist
@@ -29,8 +26,8 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
         Rows and columns of patches per slice.
     model : Model
         Its float type is the result's.
-    rule : str
-        A name in `RULES`.
+    rule : str, optional
+        A name in `RULES`; without it, the rule of the model's family.
 
     Returns
     -------
@@ -55,46 +52,31 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
     (2, 1036, 1152)
     """
     who = "embed"
-    model.require("embeddings", who)
-    vision = model.config.vision
-    sizes = checks.as_tgt_sizes(tgt_sizes, who)
-    pixels = checks.as_strips(strips, who, vision.num_channels, vision.patch_size)
-    checks.check_strips_fit(pixels, sizes, who)
-    return _embed_slices(pixels, sizes, model, rule)
-
-
-def _embed_slices(pixels: Sequence[NDArray[Any]], sizes: NDArray[np.int64], model: Model, rule: str) -> NDArray[Any]:
-    """(B, Lmax, D) of strips that fit; the scratch arrays are made once, for fresh memory costs more than its use."""
-    vision = model.config.vision
-    kernels = model.weights["vpm.embeddings.patch_embedding.weight"].reshape(vision.hidden_size, -1)  # (D, C*P*P)
-    positions = model.position_plus_bias  # (G*G, D)
-    lengths = sizes.prod(axis=1).tolist()
-    result = np.empty((len(sizes), max(lengths), vision.hidden_size), model.dtype)
-    own = np.empty(result.shape[1:], model.dtype)  # the positions of one slice
-    most = min(sum(lengths), max(PATCHES_AT_ONCE, *lengths))
-    patches, features = np.empty((most, kernels.shape[1]), model.dtype), np.empty((most, kernels.shape[0]), model.dtype)
-    for group in _groups(lengths):
-        for b, rows in group:
-            strip_to_patches(pixels[b], out=patches[rows])
-        filled = slice(group[-1][1].stop)
-        np.matmul(patches[filled], kernels.T, out=features[filled])
-        for b, rows in group:
-            if b == 0 or (sizes[b] != sizes[b - 1]).any():  # the crops of a picture are all of one size
-                ids = ids_of(sizes[b : b + 1], vision.num_patches_per_side, rule, "embed")[0]
-                np.take(positions, ids, axis=0, out=own[: len(ids)], mode="clip")  # ids are in range; "raise" would copy
-            np.add(features[rows], own[: lengths[b]], out=result[b, : lengths[b]])
-            result[b, lengths[b] :] = positions[0]
+    as_model(model, who).require("embeddings", who)
+    config, weights = model.config, model.weights
+    sizes = arguments.as_tgt_sizes(tgt_sizes, who)
+    pixels = arguments.as_strips(strips, who, config.vision.num_channels, config.vision.patch_size)
+    arguments.check_strips_fit(pixels, sizes, who)
+    ids = config.family.position_ids(sizes, config, config.family.rule if rule is None else rule)  # (B, Lmax)
+    kernels, bias = model.pair(f"{model.tower}embeddings.patch_embedding")
+    table = weights[f"{model.tower}embeddings.position_embedding.weight"]  # (G*G, D)
+    kernels = kernels.reshape(len(kernels), -1)  # (D, C*P*P)
+    result = np.empty((*ids.shape, len(kernels)), model.dtype)
+    for places, strip, own in zip(result, pixels, ids, strict=True):
+        patches = strip_to_patches(strip.astype(model.dtype, copy=False))  # (L, C*P*P)
+        places[: len(patches)] = patches @ kernels.T
+        places[len(patches) :] = 0  # where there are no pixels the convolution is its bias
+        places += bias
+        places += table[own]
     return result
 
 
-def _groups(lengths: list[int]) -> Iterator[list[tuple[int, slice]]]:
-    """Runs of slices of at most `PATCHES_AT_ONCE` patches together, or of one slice; each with its rows in the run."""
-    group: list[tuple[int, slice]] = []
-    stop = 0
-    for index, length in enumerate(lengths):
-        if group and stop + length > PATCHES_AT_ONCE:
-            yield group
-            group, stop = [], 0
-        group.append((index, slice(stop, stop + length)))
-        stop += length
-    yield group
+def embedding_shapes(config: FamilyConfig) -> Shapes:
+    """Name -> shape of the arrays that `embed` reads (SPEC 10)."""
+    vision, width = config.vision, config.vision.hidden_size
+    prefix = f"{config.family.prefix}embeddings"
+    return {
+        f"{prefix}.patch_embedding.weight": (width, vision.num_channels, vision.patch_size, vision.patch_size),
+        f"{prefix}.patch_embedding.bias": (width,),
+        f"{prefix}.position_embedding.weight": (vision.num_patches_per_side**2, width),
+    }

@@ -1,23 +1,25 @@
 """Embeddings -> hidden states: the SigLIP transformer, each slice by itself."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from npembed import checks
-from npembed.attention import attend, gelu, layer_norm, linear, weight_and_bias
-from npembed.config import VisionConfig
-from npembed.model import Model
+from npembed import arguments
+from npembed.attention import attend, gelu, layer_norm, linear
+from npembed.config import FamilyConfig
+from npembed.family import Step
+from npembed.model import Model, as_model, linear_shapes, norm_shapes
+from npembed.typing import Floats, Shapes, Size
 
 
 def encode(
     embeddings: ArrayLike, tgt_sizes: ArrayLike, model: Model, *, progress: Callable[[int, int], None] | None = None
-) -> NDArray[Any]:
-    """(B, Lmax, D), (B, 2) -> (B, Lmax, D): what the vision tower makes of the embeddings.
+) -> Floats:
+    """(B, Lmax, D), (B, 2) -> (B, Lmax', D): what the vision tower makes of the embeddings.
 
-    Only the patches that exist are computed, slice by slice. Beside the result, the memory is one slice's.
+    The tower's steps are those of the model's family. Only the patches that exist are computed, slice by slice. Beside the
+    result, the memory is one slice's.
 
     Parameters
     ----------
@@ -28,12 +30,12 @@ def encode(
     model : Model
         Its float type is the result's.
     progress : callable, optional
-        Called after each layer with how many are done, and of how many.
+        Called after each step of each slice with how many are done, and of how many.
 
     Returns
     -------
-    float32 or float64 (B, Lmax, D)
-        Zeros in padded places; upstream leaves them unspecified, and nothing reads them later.
+    float32 or float64 (B, Lmax', D)
+        Lmax' is Lmax unless a merger inside the tower leaves fewer places (SPEC 13.4). Zeros in padded places; upstream leaves them unspecified, and nothing reads them later.
 
     Raises
     ------
@@ -53,32 +55,62 @@ def encode(
     ((2, 6, 8), np.False_)
     """
     who = "encode"
-    model.require("hidden", who)
-    config, weights = model.config, model.weights
-    sizes = checks.as_tgt_sizes(tgt_sizes, who)
-    given = checks.as_patches(embeddings, "embeddings", sizes, config.vision.hidden_size, who)
-    result = np.zeros(given.shape, dtype=model.dtype)
-    slices = [rows[: h * w] for rows, (h, w) in zip(result, sizes.tolist(), strict=True)]  # views, each (L, D)
-    for x, patches in zip(slices, given, strict=True):
-        x[:] = patches[: len(x)]
-    for number in range(config.encoder_layers):
-        for x in slices:
-            _run_layer(x, weights, f"vpm.encoder.layers.{number}", config.vision)
-        if progress is not None:
-            progress(number + 1, config.encoder_layers)
-    for x in slices:
-        x[:] = layer_norm(x, *weight_and_bias(weights, "vpm.post_layernorm"), config.vision.layer_norm_eps)
+    as_model(model, who).require("hidden", who)
+    family = model.config.family
+    sizes = arguments.as_tgt_sizes(tgt_sizes, who)
+    given = arguments.as_patches(embeddings, "embeddings", sizes, model.config.vision.hidden_size, who)
+    after = family.stage("hidden", who).sizes(sizes, model.config)  # (B, 2)
+    most = given.shape[1] if np.array_equal(after, sizes) else int(after.prod(axis=1).max())
+    result = np.zeros((len(given), most, given.shape[2]), dtype=model.dtype)
+    steps = family.tower(model)
+    for number, (hidden, places, size) in enumerate(zip(result, given, family.places(sizes).tolist(), strict=True)):
+        x = places[: size[0] * size[1]].astype(model.dtype)  # (L, D), a copy
+        for done, step in enumerate(steps, 1):
+            x, size = step(x, size)
+            if progress is not None:
+                progress(number * len(steps) + done, len(given) * len(steps))
+        hidden[: len(x)] = x
     return result
 
 
-def _run_layer(x: NDArray[Any], weights: Mapping[str, NDArray[Any]], layer: str, vision: VisionConfig) -> None:
-    """(L, D), in place: x += attention(norm1(x)), then x += mlp(norm2(x))."""
+def tower_layers(model: Model, numbers: Iterable[int]) -> list[Step]:
+    """The transformer's layers of those numbers, as steps."""
 
-    def of(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        return weight_and_bias(weights, f"{layer}.{name}")
+    def layer(number: int) -> Step:
+        return lambda x, size: (run_layer(x, model, f"{model.tower}encoder.layers.{number}"), size)
 
-    normed = layer_norm(x, *of("layer_norm1"), vision.layer_norm_eps)
-    queries, keys, values = (linear(normed, *of(f"self_attn.{name}_proj")) for name in "qkv")
-    x += linear(attend(queries, keys, values, vision.num_attention_heads), *of("self_attn.out_proj"))
-    normed = layer_norm(x, *of("layer_norm2"), vision.layer_norm_eps)
-    x += linear(gelu(linear(normed, *of("mlp.fc1"))), *of("mlp.fc2"))
+    return [layer(number) for number in numbers]
+
+
+def post_layernorm(model: Model) -> Step:
+    """The layer norm after the last layer, as a step."""
+    weight, bias = model.pair(f"{model.tower}post_layernorm")
+    return lambda x, size: (layer_norm(x, weight, bias, model.config.vision.layer_norm_eps), size)
+
+
+def run_layer(x: Floats, model: Model, layer: str) -> Floats:
+    """(L, D) -> (L, D): x + attention(norm1(x)), and to that + mlp(norm2(it))."""
+    vision = model.config.vision
+    normed = layer_norm(x, *model.pair(f"{layer}.layer_norm1"), vision.layer_norm_eps)
+    queries, keys, values = (linear(normed, *model.pair(f"{layer}.self_attn.{name}_proj")) for name in "qkv")
+    attended = attend(queries, keys, values, vision.num_attention_heads)
+    x = x + linear(attended, *model.pair(f"{layer}.self_attn.out_proj"))
+    normed = layer_norm(x, *model.pair(f"{layer}.layer_norm2"), vision.layer_norm_eps)
+    return x + linear(gelu(linear(normed, *model.pair(f"{layer}.mlp.fc1"))), *model.pair(f"{layer}.mlp.fc2"))
+
+
+def layer_shapes(layer: str, width: int, inner: int) -> Shapes:
+    """Name -> shape of the arrays of one layer (SPEC 10)."""
+    shapes = norm_shapes(f"{layer}.layer_norm1", width) | norm_shapes(f"{layer}.layer_norm2", width)
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        shapes |= linear_shapes(f"{layer}.self_attn.{name}", width, width)
+    return shapes | linear_shapes(f"{layer}.mlp.fc1", inner, width) | linear_shapes(f"{layer}.mlp.fc2", width, inner)
+
+
+def tower_shapes(config: FamilyConfig, layers: int) -> Shapes:
+    """Name -> shape of the arrays of so many layers and of the norm after them (SPEC 10)."""
+    vision, prefix = config.vision, config.family.prefix
+    shapes: Shapes = {}
+    for number in range(layers):
+        shapes |= layer_shapes(f"{prefix}encoder.layers.{number}", vision.hidden_size, vision.intermediate_size)
+    return shapes | norm_shapes(f"{prefix}post_layernorm", vision.hidden_size)

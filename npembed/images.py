@@ -1,180 +1,27 @@
-"""Picture -> slices -> pixel strips and tgt_sizes, as upstream's image processor makes them."""
+"""A picture's file -> a picture; resizing it; its pixels -> strips. What every family's cutting is made of."""
 
-import math
 import warnings
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npembed import checks
-from npembed.config import MINICPM_V_2_6, Config, SlicingConfig
 from npembed.patches import picture_to_strip
+from npembed.typing import Pixels, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-Size: TypeAlias = tuple[int, int]
-"""(width, height) in pixels, in Pillow's order."""
-
 EXIF_ORIENTATION = 0x0112
 
 
-def _fit(length: float, unit: int) -> int:
-    """The multiple of `unit` nearest to `length`, at least one; a half goes to the even multiple."""
-    return max(round(length / unit) * unit, unit)
+def as_rgb(image: Any) -> "Picture":
+    """A PIL image or uint8 (H, W, 3) -> the picture in mode RGB; alpha is dropped.
 
-
-def _best_size(size: tuple[float, float], slicing: SlicingConfig, *, upscale: bool) -> Size:
-    """The size with about scale_resolution**2 pixels, the same aspect and whole patches; a small picture keeps its own."""
-    width, height = size
-    resolution = slicing.scale_resolution
-    if width * height > resolution * resolution or upscale:
-        aspect = width / height
-        height = int(resolution / math.sqrt(aspect))
-        width = int(height * aspect)
-    return _fit(width, slicing.patch_size), _fit(height, slicing.patch_size)
-
-
-def _best_grid(size: Size, slicing: SlicingConfig) -> tuple[int, int] | None:
-    """(columns, rows) of crops whose shape comes nearest to the picture's, or None where one slice is enough."""
-    width, height = size
-    ratio = width * height / (slicing.scale_resolution * slicing.scale_resolution)
-    multiple = min(math.ceil(ratio), slicing.max_slice_nums)
-    if multiple <= 1:
-        return None
-    grids = [
-        (columns, count // columns)
-        for count in (multiple - 1, multiple, multiple + 1)
-        if 1 < count <= slicing.max_slice_nums
-        for columns in range(1, count + 1)
-        if count % columns == 0
-    ]
-    return min(grids, key=lambda grid: abs(math.log(width / height) - math.log(grid[0] / grid[1])))
-
-
-@dataclass(frozen=True)
-class SlicePlan:
-    """What a picture of one size is resized to and cut into.
-
-    Attributes
-    ----------
-    grid : (int, int) or None
-        Columns and rows of crops; None where the resized picture is the only slice.
-    source_size : (int, int)
-        Width and height in pixels of the first slice, the whole picture.
-    refine_size : (int, int) or None
-        Width and height of the resized picture that the crops are cut from.
-    patch_size : int
+    16- and 32-bit greyscale is refused: the conversion would clip it to white.
     """
-
-    grid: tuple[int, int] | None
-    source_size: Size
-    refine_size: Size | None
-    patch_size: int
-
-    @cached_property
-    def tgt_sizes(self) -> NDArray[np.int64]:
-        """int64 (B, 2): rows and columns of patches per slice; the source first, then the crops row by row."""
-        sizes = [self.source_size]
-        if self.grid and self.refine_size:
-            columns, rows = self.grid
-            sizes += [(self.refine_size[0] // columns, self.refine_size[1] // rows)] * (columns * rows)
-        return np.array([(height // self.patch_size, width // self.patch_size) for width, height in sizes], dtype=np.int64)
-
-
-def plan_slices(size: Size, slicing: SlicingConfig = MINICPM_V_2_6.slicing) -> SlicePlan:
-    """(width, height) -> what upstream's image processor makes of a picture of that size.
-
-    Parameters
-    ----------
-    size : (int, int)
-        Width and height in pixels.
-    slicing : SlicingConfig
-
-    Returns
-    -------
-    SlicePlan
-
-    Raises
-    ------
-    ValueError, TypeError
-        A width or height below 1, or not whole.
-
-    Notes
-    -----
-    Source: SPEC 2.
-
-    Examples
-    --------
-    >>> plan = plan_slices((640, 480))
-    >>> plan.grid, plan.tgt_sizes.tolist()
-    ((2, 1), [[28, 37], [39, 26], [39, 26]])
-    """
-    width = checks.as_count(size[0], "width", "plan_slices")
-    height = checks.as_count(size[1], "height", "plan_slices")
-    grid = _best_grid((width, height), slicing)
-    source_size = _best_size((width, height), slicing, upscale=grid is None)
-    if grid is None:
-        return SlicePlan(None, source_size, None, slicing.patch_size)
-    columns, rows = grid
-    cell = _best_size((_fit(width, columns) / columns, _fit(height, rows) / rows), slicing, upscale=True)
-    return SlicePlan(grid, source_size, (cell[0] * columns, cell[1] * rows), slicing.patch_size)
-
-
-def slice_image(
-    image: "Picture | NDArray[np.uint8]", config: Config = MINICPM_V_2_6
-) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """Picture -> list of (3, P, L_i*P), (B, 2): the strips of its slices and their sizes in patches.
-
-    Parameters
-    ----------
-    image : PIL image or uint8 (H, W, 3)
-        Any mode that Pillow turns into RGB; alpha is dropped. 16- and 32-bit greyscale is refused: the conversion would
-        clip it to white.
-    config : Config
-
-    Returns
-    -------
-    strips : list of float32 (3, P, L_i*P)
-        The whole picture first, then its crops, row by row.
-    tgt_sizes : int64 (B, 2)
-        Rows and columns of patches per slice.
-
-    Raises
-    ------
-    ValueError, TypeError
-        No picture; an array of another shape or dtype; an empty picture; 16- or 32-bit greyscale; a picture whose file
-        ends too soon.
-    ImportError
-        Without the extra `image`.
-
-    Notes
-    -----
-    Source: SPEC 2; equal bit for bit to upstream's processor on the same Pillow. The EXIF orientation is ignored.
-
-    Examples
-    --------
-    >>> strips, tgt_sizes = slice_image(np.zeros((480, 640, 3), dtype=np.uint8))
-    >>> [strip.shape for strip in strips], tgt_sizes.tolist()
-    ([(3, 14, 14504), (3, 14, 14196), (3, 14, 14196)], [[28, 37], [39, 26], [39, 26]])
-    """
-    picture = _as_rgb(image)
-    slicing = config.slicing
-    plan = plan_slices(picture.size, slicing)
-    slices = [_resize(picture, plan.source_size)]
-    if plan.grid and plan.refine_size:
-        columns, rows = plan.grid
-        slices += _cells(_resize(picture, plan.refine_size), columns, rows)
-    levels = _levels(slicing.mean, slicing.std)
-    return [_strip(pixels, slicing.patch_size, levels) for pixels in slices], plan.tgt_sizes.copy()
-
-
-def _as_rgb(image: Any) -> "Picture":
-    """The picture in mode RGB."""
     Image = _pillow()
     who = "slice_image"
     if isinstance(image, np.ndarray):
@@ -207,12 +54,12 @@ def _pillow() -> Any:
     return Image
 
 
-def _resize(picture: "Picture", size: Size) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3)."""
-    return np.asarray(picture.resize(size, resample=_pillow().Resampling.BICUBIC))
+def resize(picture: "Picture", size: Size, resample: str = "BICUBIC") -> Pixels:
+    """A picture -> uint8 (H, W, 3) of that width and height, by one of Pillow's filters."""
+    return np.asarray(picture.resize(size, resample=_pillow().Resampling[resample]))
 
 
-def _cells(pixels: NDArray[np.uint8], columns: int, rows: int) -> list[NDArray[np.uint8]]:
+def cells(pixels: Pixels, columns: int, rows: int) -> list[Pixels]:
     """(rows*H, columns*W, 3) -> rows*columns of (H, W, 3), row by row."""
     return [cell for band in np.split(pixels, rows, axis=0) for cell in np.split(band, columns, axis=1)]
 
@@ -225,10 +72,10 @@ def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float
     return (bytes_ - means) / deviations
 
 
-def _strip(pixels: NDArray[np.uint8], patch_size: int, levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """uint8 (H, W, 3) -> float32 (3, P, L*P)."""
+def strip_of(pixels: Pixels, patch_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """uint8 (H, W, 3) -> float32 (3, P, L*P): the pixels, normalised, as a strip; H and W are multiples of P."""
     strip = picture_to_strip(pixels.transpose(2, 0, 1), patch_size)
-    return np.stack([np.take(channel, bytes_) for channel, bytes_ in zip(levels, strip, strict=True)])
+    return np.stack([np.take(channel, bytes_) for channel, bytes_ in zip(_levels(mean, std), strip, strict=True)])
 
 
 def read_image(path: str | Path, *, upright: bool = False) -> tuple["Picture", bool]:

@@ -1,59 +1,12 @@
-"""Into the language model: the text that keeps an image's places, where they are, and the vision tokens put there."""
+"""Into the language model: where an image's places are in the text, and the vision tokens put there."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npembed import checks
-from npembed.config import MINICPM_V_2_6, Config
-
-
-def image_placeholder(grid: Sequence[int] | None, image_id: int | None = None, config: Config = MINICPM_V_2_6) -> str:
-    """The text that stands for one image until its vision tokens take its places.
-
-    Parameters
-    ----------
-    grid : (int, int) or None
-        Columns and rows of crops; None where the whole picture is the only slice.
-    image_id : int, optional
-        The image's number in the conversation, from 0; without it, none is written.
-    config : Config
-        Says how many tokens a slice takes.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError, TypeError
-        A grid that is not two counts of at least 1; a negative number of the image.
-
-    Notes
-    -----
-    Source: SPEC 9.
-
-    Examples
-    --------
-    >>> image_placeholder(None, image_id=0, config=Config(query_num=2))
-    '<image_id>0</image_id><image><unk><unk></image>'
-    >>> image_placeholder((2, 2), config=Config(query_num=1)).replace("<slice><unk></slice>", "#")
-    '<image><unk></image>##\\n##'
-    """
-    who = "image_placeholder"
-    places = "<unk>" * config.query_num
-    text = f"<image>{places}</image>"
-    if image_id is not None:
-        text = f"<image_id>{checks.as_count(image_id, 'image_id', who, least=0)}</image_id>{text}"
-    if grid is None:
-        return text
-    if not isinstance(grid, (Sequence, np.ndarray)) or len(grid) != 2:
-        raise ValueError(f"{who}: grid must be (columns, rows) or None; got {grid!r}")
-    columns, rows = (checks.as_count(side, f"grid[{index}]", who) for index, side in enumerate(grid))
-    return text + "\n".join([f"<slice>{places}</slice>" * columns] * rows)
+from npembed import arguments
 
 
 def image_bounds(input_ids: ArrayLike, start_ids: ArrayLike, end_ids: ArrayLike) -> NDArray[np.int64]:
@@ -88,11 +41,11 @@ def image_bounds(input_ids: ArrayLike, start_ids: ArrayLike, end_ids: ArrayLike)
     """
     who = "image_bounds"
     ids, starts, ends = (
-        checks.as_integers(value, name, who)
+        arguments.as_integers(value, name, who)
         for value, name in ((input_ids, "input_ids"), (start_ids, "start_ids"), (end_ids, "end_ids"))
     )
     for array, name in ((ids, "input_ids"), (starts, "start_ids"), (ends, "end_ids")):
-        checks.check_shape(array, name, (None,), who, f"({'T' if name == 'input_ids' else 'K'},), not empty")
+        arguments.check_shape(array, name, (None,), who, f"({'T' if name == 'input_ids' else 'K'},), not empty")
     both = np.intersect1d(starts, ends)
     if len(both):
         raise ValueError(f"{who}: {both[0]} is in both start_ids and end_ids; it can only be in one")
@@ -149,14 +102,14 @@ def scatter_image_embeds(inputs_embeds: ArrayLike, vision_tokens: ArrayLike, ima
     [1.0, 2.0, 0.0, 3.0, 4.0]
     """
     who = "scatter_image_embeds"
-    text = checks.as_floats(inputs_embeds, "inputs_embeds", who)
-    checks.check_shape(text, "inputs_embeds", (None, None), who, "(T, E), not empty")
-    bounds = checks.as_integers(image_bound, "image_bound", who)
+    text = arguments.as_floats(inputs_embeds, "inputs_embeds", who)
+    arguments.check_shape(text, "inputs_embeds", (None, None), who, "(T, E), not empty")
+    bounds = arguments.as_integers(image_bound, "image_bound", who)
     if bounds.ndim != 2 or bounds.shape[1] != 2:
         raise ValueError(f"{who}: image_bound must have shape (N, 2); got {bounds.shape}")
     count, width = len(bounds), text.shape[1]
-    tokens = checks.as_floats(vision_tokens, "vision_tokens", who)
-    checks.check_shape(tokens, "vision_tokens", (count, None, width), who, f"(N, Q, E) = ({count}, Q, {width}), Q at least 1")
+    tokens = arguments.as_floats(vision_tokens, "vision_tokens", who)
+    arguments.check_shape(tokens, "vision_tokens", (count, None, width), who, f"(N, Q, E) = ({count}, Q, {width}), Q at least 1")
     _check_bounds(bounds, len(text), tokens.shape[1], who)
     result: NDArray[Any] = text.copy()
     for (start, end), rows in zip(bounds.tolist(), tokens, strict=True):

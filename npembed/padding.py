@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npembed import checks
+from npembed import arguments
 
 
 def pad_sequence(
@@ -49,7 +49,7 @@ def pad_sequence(
            [4, 0, 0]])
     """
     who = "pad_sequence"
-    arrays = [checks.as_array(s, f"sequences[{i}]", who) for i, s in enumerate(checks.as_list(sequences, "sequences", who))]
+    arrays = [arguments.as_array(s, f"sequences[{i}]", who) for i, s in enumerate(arguments.as_list(sequences, "sequences", who))]
     if padding_side not in ("right", "left"):
         raise ValueError(f"{who}: padding_side must be 'right' or 'left'; got {padding_side!r}")
     dtype, trailing = arrays[0].dtype, arrays[0].shape[1:]
@@ -100,7 +100,7 @@ def pad_pixel_values(strips: Iterable[ArrayLike]) -> NDArray[Any]:
     (2, 3, 14, 28)
     """
     who = "pad_pixel_values"
-    arrays = checks.as_strips(strips, who)
+    arrays = arguments.as_strips(strips, who)
     for index, strip in enumerate(arrays):
         if strip.dtype != arrays[0].dtype:
             raise TypeError(f"{who}: strips[{index}] must be of dtype {arrays[0].dtype} as strips[0] is; got {strip.dtype}")
@@ -137,5 +137,5 @@ def patch_attention_mask(tgt_sizes: ArrayLike) -> NDArray[np.bool_]:
     <BLANKLINE>
            [[1, 1, 0]]])
     """
-    lengths = checks.as_tgt_sizes(tgt_sizes, "patch_attention_mask").prod(axis=1)  # (B,)
+    lengths = arguments.as_tgt_sizes(tgt_sizes, "patch_attention_mask").prod(axis=1)  # (B,)
     return np.asarray(np.arange(lengths.max()) < lengths[:, None, None])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npembed import checks
+from npembed import arguments
 
 
 def picture_to_strip(picture: NDArray[Any], patch_size: int) -> NDArray[Any]:
@@ -104,20 +104,20 @@ def patch_conv(pixel_values: ArrayLike, weight: ArrayLike, bias: ArrayLike | Non
              [42.5, 50.5]]]])
     """
     who = "patch_conv"
-    kernels = checks.as_floats(weight, "weight", who)
-    checks.check_shape(kernels, "weight", (None, None, None, None), who, "(D, C, P, P)")
+    kernels = arguments.as_floats(weight, "weight", who)
+    arguments.check_shape(kernels, "weight", (None, None, None, None), who, "(D, C, P, P)")
     if kernels.shape[2] != kernels.shape[3]:
         raise ValueError(f"{who}: weight must have square kernels (D, C, P, P); got {kernels.shape}")
     side = kernels.shape[2]
-    pixels = checks.as_floats(pixel_values, "pixel_values", who).astype(kernels.dtype, copy=False)
-    checks.check_shape(pixels, "pixel_values", (None, kernels.shape[1], None, None), who, f"(B, {kernels.shape[1]}, H, W)")
+    pixels = arguments.as_floats(pixel_values, "pixel_values", who).astype(kernels.dtype, copy=False)
+    arguments.check_shape(pixels, "pixel_values", (None, kernels.shape[1], None, None), who, f"(B, {kernels.shape[1]}, H, W)")
     batch, channels, rows, columns = pixels.shape[0], pixels.shape[1], pixels.shape[2] // side, pixels.shape[3] // side
     if not (rows and columns):
         raise ValueError(f"{who}: pixel_values must hold at least one patch of {side} x {side}; got shape {pixels.shape}")
     cells = pixels[:, :, : rows * side, : columns * side].reshape(batch, channels, rows, side, columns, side)
     result = np.einsum("bchpwq,dcpq->bdhw", cells, kernels, optimize=True)
     if bias is not None:
-        offsets = checks.as_floats(bias, "bias", who).astype(kernels.dtype, copy=False)
-        checks.check_shape(offsets, "bias", kernels.shape[:1], who, f"({len(kernels)},)")
+        offsets = arguments.as_floats(bias, "bias", who).astype(kernels.dtype, copy=False)
+        arguments.check_shape(offsets, "bias", kernels.shape[:1], who, f"({len(kernels)},)")
         result = result + offsets[:, None, None]
     return np.ascontiguousarray(result)

@@ -5,9 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npembed import checks
-from npembed.attention import attend, layer_norm, linear, weight_and_bias
-from npembed.model import Model
+from npembed import arguments
+from npembed.attention import attend, layer_norm, linear
+from npembed.model import Model, as_model, linear_shapes, norm_shapes
+from npembed.typing import Floats, Shapes
+
+HEAD_DIM = 128
+"""Channels per head: E // 128 heads (SPEC 1)."""
 
 EPS = 1e-6
 """Of the resampler's layer norms (SPEC 1); config.json's `layer_norm_eps` is the vision tower's."""
@@ -33,7 +37,7 @@ def sincos_table(h: int, w: int, channels: int) -> NDArray[np.float32]:
     return table.reshape(h * w, channels)
 
 
-def resample(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> NDArray[Any]:
+def resample(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     """(B, Lmax, D), (B, 2) -> (B, Q, E): the vision tokens of each slice.
 
     Parameters
@@ -69,28 +73,39 @@ def resample(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> NDArray[A
     (2, 4, 128)
     """
     who = "resample"
-    model.require("tokens", who)
+    as_model(model, who).require("tokens", who)
     config, weights = model.config, model.weights
-    sizes = checks.as_tgt_sizes(tgt_sizes, who)
-    given = checks.as_patches(hidden, "hidden", sizes, config.vision.hidden_size, who)
+    sizes = arguments.as_tgt_sizes(tgt_sizes, who)
+    given = arguments.as_patches(hidden, "hidden", sizes, config.vision.hidden_size, who)
     to_queries, to_keys, to_values = _in_projections(model)
-    learned = layer_norm(weights["resampler.query"], *weight_and_bias(weights, "resampler.ln_q"), EPS)
+    learned = layer_norm(weights["resampler.query"], *model.pair("resampler.ln_q"), EPS)
     queries = linear(learned, *to_queries)  # (Q, E), the same for each slice
     result = np.empty((len(sizes), *queries.shape), dtype=model.dtype)
     for tokens, patches, (h, w) in zip(result, given, sizes.tolist(), strict=True):
         x = patches[: h * w].astype(model.dtype, copy=False)  # (L, D)
         if config.vision.hidden_size != config.embed_dim:
             x = x @ weights["resampler.kv_proj.weight"].T  # (L, E)
-        x = layer_norm(x, *weight_and_bias(weights, "resampler.ln_kv"), EPS)
+        x = layer_norm(x, *model.pair("resampler.ln_kv"), EPS)
         keys, values = linear(x + sincos_table(h, w, config.embed_dim), *to_keys), linear(x, *to_values)
-        attended = attend(queries, keys, values, config.resampler_heads)  # (Q, E)
-        attended = linear(attended, *weight_and_bias(weights, "resampler.attn.out_proj"))
-        attended = layer_norm(attended, *weight_and_bias(weights, "resampler.ln_post"), EPS)
+        attended = attend(queries, keys, values, config.embed_dim // HEAD_DIM)  # (Q, E)
+        attended = linear(attended, *model.pair("resampler.attn.out_proj"))
+        attended = layer_norm(attended, *model.pair("resampler.ln_post"), EPS)
         np.matmul(attended, weights["resampler.proj"], out=tokens)
     return result
 
 
-def _in_projections(model: Model) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+def _in_projections(model: Model) -> list[tuple[Floats, Floats]]:
     """Weight (E, E) and bias (E,) of the queries, the keys and the values, which are packed in that order."""
     weight, bias = model.weights["resampler.attn.in_proj_weight"], model.weights["resampler.attn.in_proj_bias"]
     return list(zip(np.split(weight, 3), np.split(bias, 3), strict=True))
+
+
+def resampler_shapes(config: Any) -> Shapes:
+    """Name -> shape of the arrays that `resample` reads (SPEC 10)."""
+    width, wide = config.vision.hidden_size, config.embed_dim
+    shapes: Shapes = {"resampler.query": (config.query_num, wide), "resampler.proj": (wide, wide)}
+    if width != wide:
+        shapes["resampler.kv_proj.weight"] = (wide, width)
+    shapes |= {"resampler.attn.in_proj_weight": (3 * wide, wide), "resampler.attn.in_proj_bias": (3 * wide,)}
+    shapes |= linear_shapes("resampler.attn.out_proj", wide, wide)
+    return shapes | norm_shapes("resampler.ln_q", wide) | norm_shapes("resampler.ln_kv", wide) | norm_shapes("resampler.ln_post", wide)

@@ -1,91 +1,235 @@
-"""The stages chained by name, from strips to the last one that is asked for."""
+"""The stages of the path that the families share, as records; and what runs a family's stages one after the other."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from npembed.embeddings import embed
+from npembed import arguments
+from npembed.embeddings import embed, embedding_shapes
 from npembed.encoder import encode
-from npembed.model import STAGES, Model, check_stage
-from npembed.resampler import resample
+from npembed.family import Promise, Stage
+from npembed.merge import image_bounds, scatter_image_embeds
+from npembed.model import Model, as_model
+from npembed.padding import pad_pixel_values, patch_attention_mask
+from npembed.typing import Array, Ids, Shapes
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with how many of the encoder's layers are done, and of how many."""
+Progress = Callable[[int, int], None]
+"""Called with how many of a stage's steps are done, and of how many."""
+
+
+def _strips(values: Mapping[str, Any]) -> list[Array]:
+    """One array per slice: the list itself, or the arrays that a file holds one by one."""
+    return values["strips"] if "strips" in values else [values[f"strips.{b}"] for b in range(len(values["tgt_sizes"]))]
+
+
+def _ids(tgt_sizes: Any, model: Model, rule: str | None = None) -> Ids:
+    """The rows of the position table, as the model's family numbers its patches."""
+    family = model.config.family
+    return family.position_ids(arguments.as_tgt_sizes(tgt_sizes, "position_ids"), model.config, rule or family.rule)
+
+
+def _cut(picture: Any, config: Any) -> Any:
+    return config.family.cut(picture, config)
+
+
+SLICED_TGT_SIZES = Stage(
+    name="sliced_tgt_sizes",
+    reads=("picture",),
+    call=lambda picture, config: _cut(picture, config).tgt_sizes,
+    arguments=lambda values, model: (values["picture"], model.config),
+)
+SLICED_STRIPS = Stage(
+    name="sliced_strips",
+    reads=("picture",),
+    call=lambda picture, config: np.concatenate(_cut(picture, config).strips, axis=-1),  # (C, P, sum of L_i*P)
+    arguments=lambda values, model: (values["picture"], model.config),
+)
+PIXEL_VALUES = Stage(
+    name="pixel_values",
+    reads=("strips.*",),
+    call=pad_pixel_values,
+    arguments=lambda values, model: (_strips(values),),
+    function="pad_pixel_values",
+)
+PATCH_ATTN_MASK = Stage(
+    name="patch_attn_mask",
+    reads=("tgt_sizes",),
+    call=patch_attention_mask,
+    arguments=lambda values, model: (values["tgt_sizes"],),
+    function="patch_attention_mask",
+)
+POSITION_IDS = Stage(
+    name="position_ids",
+    reads=("tgt_sizes",),
+    call=_ids,
+    arguments=lambda values, model: (values["tgt_sizes"], model, values.get("rule")),
+)
+EMBEDDINGS = Stage(
+    name="embeddings",
+    reads=("strips.*", "tgt_sizes"),
+    call=embed,
+    arguments=lambda values, model: (_strips(values), values["tgt_sizes"], model, values.get("rule")),
+    function="embed",
+    arrays=embedding_shapes,
+    sizes=lambda tgt_sizes, config: tgt_sizes,
+    padding=lambda model: (
+        model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
+        + model.weights[f"{model.tower}embeddings.position_embedding.weight"][0]
+    ),
+    promise=Promise.COMPONENTWISE,
+)
+
+
+def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Ids] | None = None) -> Stage:
+    """The stage `hidden`: the family's tower, which reads these arrays and leaves so many rows and columns of places."""
+    after = sizes or (lambda tgt_sizes, config: tgt_sizes)
+    return Stage(
+        name="hidden",
+        reads=("embeddings", "tgt_sizes"),
+        call=encode,
+        arguments=lambda values, model: (values["embeddings"], values["tgt_sizes"], model),
+        function="encode",
+        arrays=arrays,
+        sizes=after,
+        compares_padding=False,
+        companions=lambda tgt_sizes, config: {"hidden_sizes": after(tgt_sizes, config)},
+        promise=Promise.DISTANCE,
+        steps=True,
+    )
+
+
+def tokens_stage(
+    call: Callable[..., Array], arrays: Callable[[Any], Shapes], counts: Callable[[Ids, Any], Ids], function: str = ""
+) -> Stage:
+    """The stage `tokens`: a connector from hidden states to so many vision tokens per slice, `counts` (N,)."""
+    return Stage(
+        name="tokens",
+        reads=("hidden", "tgt_sizes"),
+        call=call,
+        arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
+        function=function,
+        arrays=arrays,
+        sizes=lambda tgt_sizes, config: np.stack([counts(tgt_sizes, config), np.ones(len(tgt_sizes), np.int64)], axis=1),
+        companions=lambda tgt_sizes, config: {"token_counts": counts(tgt_sizes, config)},
+        promise=Promise.DISTANCE,
+    )
+
+
+IMAGE_BOUND = Stage(
+    name="image_bound",
+    reads=("input_ids", "start_ids", "end_ids"),
+    call=image_bounds,
+    arguments=lambda values, model: tuple(values[name] for name in ("input_ids", "start_ids", "end_ids")),
+    function="image_bounds",
+)
+INPUTS_EMBEDS = Stage(
+    name="inputs_embeds",
+    reads=("text_embeds", "vision_tokens", "image_bound"),
+    call=scatter_image_embeds,
+    arguments=lambda values, model: tuple(values[name] for name in ("text_embeds", "vision_tokens", "image_bound")),
+    function="scatter_image_embeds",
+)
+TEXT = Stage(
+    name="text",
+    reads=("grid", "image_id"),
+    call=lambda grid, image_id, config, tgt_sizes: np.frombuffer(
+        config.family.placeholder(grid, image_id, config, tgt_sizes).encode(), dtype=np.uint8
+    ),
+    arguments=lambda values, model: (values["grid"].tolist(), int(values["image_id"]), model.config, None),
+)
+
+BEFORE_THE_TOWER = (SLICED_TGT_SIZES, SLICED_STRIPS, PIXEL_VALUES, PATCH_ATTN_MASK, POSITION_IDS)
+"""From a picture to what the embeddings read."""
 
 
 def run(
     strips: Sequence[ArrayLike],
     tgt_sizes: ArrayLike,
     model: Model,
-    until: str = "embeddings",
-    rule: str = "arange",
+    until: str | None = None,
+    rule: str | None = None,
+    *,
     progress: Progress | None = None,
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Each stage's name and result in turn, up to and with `until`.
+) -> dict[str, Array]:
+    """list of (C, P, L_i*P), (B, 2) -> every stage of the model's family in turn, as arrays by name.
 
     Parameters
     ----------
     strips : sequence of float (C, P, L_i*P)
+        As `slice_image` gives them.
     tgt_sizes : int (B, 2)
+        Rows and columns of patches per slice.
     model : Model
-    until : {"embeddings", "hidden", "tokens"}
-    rule : str
-        A name in `RULES`.
+    until : str, optional
+        The last stage; without it, the last whose arrays the model has.
+    rule : str, optional
+        A name in `RULES`; without it, the rule of the model's family.
     progress : callable, optional
-        Told of the encoder's layers.
+        Called after each step of a long stage with how many are done, and of how many.
 
-    Yields
-    ------
-    str, float array
-        "embeddings" (B, Lmax, D), "hidden" (B, Lmax, D), "tokens" (B, Q, E).
+    Returns
+    -------
+    dict of str to array
+        `embeddings`, and `hidden`, `tokens` or `pooled` as far as asked; `patch_attn_mask` (B, 1, Lmax), `position_ids`
+        (B, Lmax), `tgt_sizes` (B, 2); with hidden states their `hidden_sizes` (B, 2), with tokens `token_counts` (B,).
 
     Raises
     ------
     ValueError, TypeError
-        An unknown stage, and what the stages themselves refuse.
+        A stage that the family has not, and what the stages themselves refuse.
 
     Examples
     --------
     >>> from npembed import Config, VisionConfig, random_model
     >>> tiny = random_model(Config(vision=VisionConfig(hidden_size=8, num_attention_heads=2, patch_size=2, image_size=6)))
-    >>> [(stage, result.shape) for stage, result in run([np.zeros((3, 2, 8))], [[2, 2]], tiny)]
-    [('embeddings', (1, 4, 8))]
+    >>> arrays = run([np.zeros((3, 2, 8))], [[2, 2]], tiny)
+    >>> {name: array.shape for name, array in arrays.items()}
+    {'embeddings': (1, 4, 8), 'patch_attn_mask': (1, 1, 4), 'position_ids': (1, 4), 'tgt_sizes': (1, 2)}
     """
-    last = STAGES.index(check_stage(until, "run"))
-    result = embed(strips, tgt_sizes, model, rule)
-    yield "embeddings", result
-    if last >= STAGES.index("hidden"):
-        result = encode(result, tgt_sizes, model, progress=progress)
-        yield "hidden", result
-    if last >= STAGES.index("tokens"):
-        yield "tokens", resample(result, tgt_sizes, model)
+    who = "run"
+    family = as_model(model, who).config.family
+    sizes = arguments.as_tgt_sizes(tgt_sizes, who)
+    stages = family.stages_until(until or last_stage(model), who)
+    values: dict[str, Any] = {"strips": strips, "tgt_sizes": sizes, "rule": rule}
+    for stage in stages:
+        values[stage.name] = stage.compute(values, model, **({"progress": progress} if stage.steps else {}))
+    return {stage.name: values[stage.name] for stage in stages} | companions(stages, sizes, model, rule)
 
 
-def join(stage: str, batches: Sequence[NDArray[Any]], model: Model) -> NDArray[Any]:
-    """Results of one stage from several calls -> what one call for all their slices would give.
+def last_stage(model: Model) -> str:
+    """The name of the last stage whose arrays, and those of the stages before it, the model has."""
+    stages = model.config.family.vision_stages
+    have = [stage.name for number, stage in enumerate(stages) if not any(map(model.missing, stages[: number + 1]))]
+    return have[-1] if have else stages[0].name
 
-    Parameters
-    ----------
-    stage : {"embeddings", "hidden", "tokens"}
-    batches : sequence of float (B_i, L_i, D), or (B_i, Q, E) for tokens
-    model : Model
 
-    Returns
-    -------
-    float (sum of B_i, max of L_i, D)
-        The new places hold what that stage leaves in padding.
+def companions(stages: Sequence[Stage], tgt_sizes: Ids, model: Model, rule: str | None = None) -> dict[str, Array]:
+    """What goes with those stages' results: the mask, the ids, the sizes, and each stage's own."""
+    arrays: dict[str, Array] = {
+        "patch_attn_mask": patch_attention_mask(tgt_sizes),
+        "position_ids": _ids(tgt_sizes, model, rule),
+        "tgt_sizes": tgt_sizes,
+    }
+    for stage in stages:
+        arrays |= stage.companions(tgt_sizes, model.config)
+    return arrays
+
+
+def join(stage: Stage, batches: Sequence[Array], model: Model) -> Array:
+    """(N_i, L_i, ...) -> (sum of N_i, max of L_i, ...): results of one stage from several calls, as from one call.
+
+    The new places hold what the stage leaves in padding. A result without places, (N_i, D), is laid end to end.
     """
-    if check_stage(stage, "join") == "tokens":
+    if stage.sizes is None:
         return np.concatenate(batches)
     longest = max(batch.shape[1] for batch in batches)
-    filler = model.position_plus_bias[0] if stage == "embeddings" else np.zeros((), dtype=model.dtype)
-    joined = np.empty((sum(map(len, batches)), longest, batches[0].shape[2]), dtype=model.dtype)
+    joined = np.empty((sum(map(len, batches)), longest, *batches[0].shape[2:]), dtype=batches[0].dtype)
     start = 0
     for batch in batches:
-        stop = start + len(batch)
-        joined[start:stop, : batch.shape[1]] = batch
-        joined[start:stop, batch.shape[1] :] = filler
-        start = stop
+        rows = joined[start : start + len(batch)]
+        rows[:, : batch.shape[1]] = batch
+        rows[:, batch.shape[1] :] = stage.padding(model)
+        start += len(batch)
     return joined

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from npembed.arange import torch_arange
+from npembed.positions.arange import torch_arange
 
 
 def bits(values: NDArray[np.float32]) -> list[int]:

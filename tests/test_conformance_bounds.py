@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import npembed
 from npembed.conformance import bounds
 from npembed.conformance import strategies as draw
-from npembed.conformance.functions.base import model_at
+from npembed.conformance.probes.probe import model_at
 from tests.ports import RIGHT_PORTS, as_module
 
 

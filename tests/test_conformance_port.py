@@ -10,7 +10,7 @@ import pytest
 
 import npembed
 from npembed.conformance import Status, check_function, check_port, load_port, port_tests
-from npembed.conformance.functions import CHECKS
+from npembed.conformance.probes import CHECKS
 from tests.ports import RIGHT_PORTS, WRONG_PORTS, WrongPort, as_module
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "plain_python_port.py"

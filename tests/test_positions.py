@@ -20,7 +20,7 @@ from npembed import (
     randomized_positions,
     tgt_sizes_from_mask,
 )
-from npembed.arange import torch_arange
+from npembed.positions.arange import torch_arange
 from tests.oracles import seed_mask, seed_position_ids, torch_arange_coords, torch_boundaries, torch_bucketize
 
 MAX_SIDE = 32_768

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from npembed.comparison import rules_as_markdown
+from npembed.positions.differences import rules_as_markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

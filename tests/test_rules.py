@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from npembed import RULES, Config, VisionConfig, boundaries, bucket_coords, embed, fractional_coords, position_ids, random_model
-from npembed.rules import get_rule
+from npembed.positions.rules import get_rule
 from tests.oracles import (
     idefics2_position_ids,
     nearest_position_ids,

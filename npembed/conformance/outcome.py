@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from npembed.config import Config
+from npembed import Config
 
 
 class Status(Enum):

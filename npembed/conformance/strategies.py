@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npembed.config import Config, SlicingConfig, VisionConfig
-from npembed.model import Model, random_model
+from npembed import Config, SlicingConfig, VisionConfig
+from npembed import Model, random_model
 from npembed.positions import bucket_coords
-from npembed.rules import RULES
+from npembed.positions.rules import RULES
 
 try:
     from hypothesis import strategies as st

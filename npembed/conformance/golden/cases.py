@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import npembed
-from npembed.config import Config, SlicingConfig, VisionConfig
+from npembed import Config, SlicingConfig, VisionConfig
 from npembed.conformance.bounds import Scale, embed_scale, stage_allowed
-from npembed.conformance.functions.base import edited, fill, model_at, sizes_of
-from npembed.model import Model, random_model
+from npembed.conformance.probes.probe import edited, fill, model_at, sizes_of
+from npembed import Model, random_model
 
 Array = NDArray[Any]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from npembed.conformance.bounds import UNIT_ROUNDOFF, check_precision, precision_factor, relative_bound
 from npembed.conformance.compare import compare
-from npembed.conformance.functions import CHECKS, Call
+from npembed.conformance.probes import CHECKS, Call
 from npembed.conformance.golden.pack import Pack
 from npembed.conformance.outcome import Outcome, Status, failed
 from npembed.files import load_tensors

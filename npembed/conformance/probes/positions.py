@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import npembed
 from npembed.conformance import strategies as draw
 from npembed.conformance.compare import Departure
-from npembed.conformance.functions.base import Array, Call, FunctionCheck, Suspect, call, sizes_of
-from npembed.rules import RULES
+from npembed.conformance.probes.probe import Array, Call, FunctionCheck, Suspect, call, sizes_of
+from npembed.positions.rules import RULES
 
 SIDE = 70
 SWEEP = range(1, 129)

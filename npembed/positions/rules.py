@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from npembed.arange import torch_arange
+from npembed.positions.arange import torch_arange
 
 Floats = NDArray[Any]
 

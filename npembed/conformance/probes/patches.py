@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import npembed
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import patch_conv_scale
-from npembed.conformance.functions.base import Array, Call, FunctionCheck, Suspect, call, fill, half_sums
+from npembed.conformance.probes.probe import Array, Call, FunctionCheck, Suspect, call, fill, half_sums
 
 
 def _conv_sweep() -> Iterator[Call]:

@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 import npembed
-from npembed.config import MINICPM_V_2_6
+from npembed import MINICPM_V_2_6
 from npembed.conformance import strategies as draw
-from npembed.conformance.functions.base import Array, Call, FunctionCheck, Suspect, call, fill
+from npembed.conformance.probes.probe import Array, Call, FunctionCheck, Suspect, call, fill
 
 
 def _config(query_num: int) -> Any:

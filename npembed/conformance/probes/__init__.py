@@ -1,7 +1,7 @@
 """What is checked of each public function: inputs in rising order, a strategy for more, and the faults to suspect."""
 
-from npembed.conformance.functions import embeddings, images, merge, padding, patches, positions, towers
-from npembed.conformance.functions.base import Call, FunctionCheck, Suspect
+from npembed.conformance.probes import embeddings, images, merge, padding, patches, positions, towers
+from npembed.conformance.probes.probe import Call, FunctionCheck, Suspect
 
 CHECKS: dict[str, FunctionCheck] = {
     check.name: check for room in (padding, patches, positions, images, embeddings, towers, merge) for check in room.CHECKS

@@ -14,7 +14,7 @@ from npembed import encoder, resampler
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import stage_allowed
 from npembed.conformance.compare import Departure
-from npembed.conformance.functions.base import (
+from npembed.conformance.probes.probe import (
     Array,
     Call,
     FunctionCheck,

@@ -1,38 +1,50 @@
-"""A checkpoint's folder: which of its safetensors files holds which array, and reading just the arrays asked for."""
+"""A checkpoint's folder: its configs, which of its safetensors files holds which array, and reading just the arrays asked for."""
 
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
-from npembed import checks
-
-READABLE_DTYPES = ("F16", "BF16", "F32", "F64")
-"""safetensors' names of the types that become float32 or stay float64."""
+from npembed import arguments
+from npembed.typing import Floats
+from npembed.weights.source import Entry, check_entry, entry_of, finite
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-class Checkpoint:
+class Folder:
     """The arrays of a folder by name. A file is open only as long as one array is read from it: its mapped pages go with it.
 
     Raises
     ------
     ValueError
-        No safetensors file, or several without an index; an index or a file that cannot be read as one.
+        No folder; no safetensors file, or several without an index; an index or a file that cannot be read as one.
     ImportError
         Without the extra `weights`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file_of = self._names()
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self.where = str(folder)
+        if not self._folder.is_dir():
+            raise ValueError(f"load_model: {folder} is not a folder")
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+    def json(self, name: str) -> Mapping[str, Any] | None:
+        """The JSON object in one of its files; None where there is no such file."""
+        path = self._folder / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"read_config: {path} cannot be read as JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"read_config: {path} must hold a JSON object; got {type(content).__name__}")
+        return content
 
-    def _names(self) -> dict[str, str]:
+    @cached_property
+    def _file_of(self) -> dict[str, str]:
         """Each array's name -> the name of the file that holds it."""
         index = self._folder / INDEX
         if index.is_file() and not (self._folder / SINGLE).is_file():
@@ -43,32 +55,29 @@ class Checkpoint:
         with _open_safetensors(self._folder / found[0]) as file:
             return dict.fromkeys(file.keys(), found[0])
 
-    def prefix_of(self, ours: str, tail: str) -> str:
-        """The prefix under which the array `tail` stands: `ours` if it does, else the only other one, else `ours`."""
-        prefixes = [name.removesuffix(tail) for name in self._file_of if name == tail or name.endswith("." + tail)]
-        if ours in prefixes or not prefixes:
-            return ours
-        if len(prefixes) > 1:
-            raise ValueError(
-                f"load_model: {self._folder} has {tail} under several prefixes, {', '.join(map(repr, sorted(prefixes)))}; "
-                "which one is meant cannot be told"
-            )
-        return prefixes[0]
+    def names(self) -> list[str]:
+        """Every array's name; no file but the index is opened where there is one."""
+        return list(self._file_of)
 
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    def entries(self) -> Mapping[str, Entry]:
+        """Every array by its name: shape, type and bytes."""
+        found = {}
+        for file_name in dict.fromkeys(self._file_of.values()):
+            with _open_safetensors(self._folder / file_name) as file:
+                for name in file.keys():
+                    part = file.get_slice(name)
+                    found[name] = entry_of(part.get_shape(), part.get_dtype())
+        return found
+
+    def read(self, name: str, shape: tuple[int, ...] | None = None) -> Floats:
         """One array, float32 or float64; its type and shape are checked before its numbers are read."""
         path = self._folder / self._file_of[name]
         with _open_safetensors(path) as file:
             if name not in file.keys():  # it is no dict
                 raise ValueError(f"load_model: {path} does not hold {name}, though {INDEX} says so")
-            header = file.get_slice(name)
-            found, dtype = tuple(header.get_shape()), header.get_dtype()
-            if dtype not in READABLE_DTYPES:
-                known = ", ".join(READABLE_DTYPES)
-                raise ValueError(f"load_model: {name} in {path} is of dtype {dtype}; it must be one of {known}")
-            if found != shape:
-                raise ValueError(f"load_model: {name} in {path} must have shape {shape} by the config; got {found}")
-            return checks.as_floats(file.get_tensor(name), name, "load_model")
+            part = file.get_slice(name)
+            check_entry(entry_of(part.get_shape(), part.get_dtype()), shape, f"{name} in {path}")
+            return finite(arguments.as_floats(file.get_tensor(name), name, "load_model"), f"{name} in {path}")
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import npembed
 from npembed.conformance import strategies as draw
-from npembed.conformance.functions.base import Array, Call, FunctionCheck, Suspect, call, fill, sizes_of
+from npembed.conformance.probes.probe import Array, Call, FunctionCheck, Suspect, call, fill, sizes_of
 
 
 def _pad_sequence_sweep() -> Iterator[Call]:

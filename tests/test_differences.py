@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from npembed import RULES, bucket_coords, comparison
-from npembed.comparison import (
+from npembed.positions.differences import (
     ORIGINAL,
     TABLE_HEAD,
     RuleComparison,

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from npembed import checks
+from npembed import arguments
 from npembed.positions import bucket_coords
-from npembed.rules import RULES, Rule, get_rule
+from npembed.positions.rules import RULES, Rule, get_rule
 
 ORIGINAL = next(iter(RULES))
 
@@ -80,8 +80,8 @@ def compare_rules(num_patches_per_side: int = 70, up_to: int = 1024) -> list[Rul
     >>> {row.rule.name: row.differs for row in compare_rules(70, up_to=70)}["exact"]
     (25, 49, 50, 55, 58)
     """
-    side = checks.as_count(num_patches_per_side, "num_patches_per_side", "compare_rules", most=checks.MAX_SIDE)
-    sizes = range(1, checks.as_count(up_to, "up_to", "compare_rules", most=checks.MAX_SIDE) + 1)
+    side = arguments.as_count(num_patches_per_side, "num_patches_per_side", "compare_rules", most=arguments.MAX_SIDE)
+    sizes = range(1, arguments.as_count(up_to, "up_to", "compare_rules", most=arguments.MAX_SIDE) + 1)
     original = {n: bucket_coords(n, side) for n in sizes}
     rows = []
     for rule in RULES.values():

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npembed import checks
-from npembed.rules import Rule, get_rule
-
-Ids = NDArray[np.int64]
+from npembed import arguments
+from npembed.positions.rules import Rule, get_rule
+from npembed.typing import Ids
 
 
 def boundaries(num_patches_per_side: int, rule: str = "arange") -> NDArray[Any]:
@@ -44,7 +43,7 @@ def boundaries(num_patches_per_side: int, rule: str = "arange") -> NDArray[Any]:
     (69, 7)
     """
     who = "boundaries"
-    side = checks.as_count(num_patches_per_side, "num_patches_per_side", who, most=checks.MAX_SIDE)
+    side = arguments.as_count(num_patches_per_side, "num_patches_per_side", who, most=arguments.MAX_SIDE)
     chosen = get_rule(rule, who)
     if chosen.boundaries is None:
         raise ValueError(
@@ -84,7 +83,7 @@ def fractional_coords(num_patches: int, rule: str = "arange") -> NDArray[Any]:
     [0.0, 0.25, 0.5, 0.75]
     """
     who = "fractional_coords"
-    count = checks.as_count(num_patches, "num_patches", who, most=checks.MAX_SIDE)
+    count = arguments.as_count(num_patches, "num_patches", who, most=arguments.MAX_SIDE)
     chosen = get_rule(rule, who)
     if chosen.coords is None:
         raise ValueError(
@@ -127,8 +126,8 @@ def bucketize(values: ArrayLike, boundaries: ArrayLike, right: bool = False) -> 
     """
     who = "bucketize"
     arrays = {
-        "values": checks.as_array(values, "values", who),
-        "boundaries": checks.as_array(boundaries, "boundaries", who),
+        "values": arguments.as_array(values, "values", who),
+        "boundaries": arguments.as_array(boundaries, "boundaries", who),
     }
     for name, array in arrays.items():
         if array.size and array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
@@ -194,12 +193,11 @@ def bucket_coords(num_patches: int, num_patches_per_side: int = 70, rule: str = 
     (np.int64(13), np.int64(14))
     """
     who = "bucket_coords"
-    count = checks.as_count(num_patches, "num_patches", who, most=checks.MAX_SIDE)
-    side = checks.as_count(num_patches_per_side, "num_patches_per_side", who, most=checks.MAX_SIDE)
+    count = arguments.as_count(num_patches, "num_patches", who, most=arguments.MAX_SIDE)
+    side = arguments.as_count(num_patches_per_side, "num_patches_per_side", who, most=arguments.MAX_SIDE)
     return _buckets(count, side, get_rule(rule, who)).copy()
 
 
-@lru_cache(maxsize=1024)
 def _usable_buckets(num_patches: int, side: int, rule: Rule, who: str) -> Ids:
     """The buckets of one axis, if the rule gives n of them in [0, G-1]; read-only."""
     buckets = _buckets(num_patches, side, rule)
@@ -251,34 +249,14 @@ def position_ids(
     ((3, 1036), [0, 1, 3], [4754, 4756, 4758], [0, 0, 0])
     """
     who = "position_ids"
-    sizes = checks.as_tgt_sizes(tgt_sizes, who)
-    side = checks.as_count(num_patches_per_side, "num_patches_per_side", who, most=checks.MAX_SIDE)
-    ids = ids_of(sizes, side, rule, who)
-    return ids if mask is None else _place(ids, sizes.prod(axis=1), checks.as_mask(mask, who), who)
-
-
-def ids_of(sizes: Ids, side: int, rule: str, who: str) -> Ids:
-    """`position_ids` without a mask, for sizes that have been checked, in the name of its caller."""
-    chosen = get_rule(rule, who)
-    lengths = sizes.prod(axis=1).tolist()
-    ids = np.zeros((len(sizes), max(lengths)), dtype=np.int64)
-    for row, length, (h, w) in zip(ids, lengths, sizes.tolist(), strict=True):
-        make = _grid_ids if length <= REMEMBERED_PATCHES else _grid_ids.__wrapped__
-        row[:length] = make(h, w, side, chosen, who)
-    return ids
-
-
-REMEMBERED_PATCHES = 2**14
-"""Grids of up to so many patches are made once; larger ones are rare, and would hold much memory."""
-
-
-@lru_cache(maxsize=256)
-def _grid_ids(h: int, w: int, side: int, rule: Rule, who: str) -> Ids:
-    """(h*w,): the ids of one grid, row by row; read-only."""
-    vertical, horizontal = (_usable_buckets(count, side, rule, who) for count in (h, w))
-    ids = (vertical[:, None] * side + horizontal).ravel()
-    ids.flags.writeable = False
-    return ids
+    sizes = arguments.as_tgt_sizes(tgt_sizes, who)
+    side = arguments.as_count(num_patches_per_side, "num_patches_per_side", who, most=arguments.MAX_SIDE)
+    chosen, lengths = get_rule(rule, who), sizes.prod(axis=1)
+    ids = np.zeros((len(sizes), lengths.max()), dtype=np.int64)
+    for row, (h, w) in zip(ids, sizes.tolist(), strict=True):
+        vertical, horizontal = (_usable_buckets(count, side, chosen, who) for count in (h, w))
+        row[: h * w] = np.add.outer(vertical * side, horizontal).ravel()
+    return ids if mask is None else _place(ids, lengths, arguments.as_mask(mask, who), who)
 
 
 def _place(ids: Ids, lengths: Ids, mask: NDArray[np.bool_], who: str) -> Ids:
@@ -323,7 +301,7 @@ def tgt_sizes_from_mask(mask: ArrayLike) -> Ids:
     [[2, 3]]
     """
     who = "tgt_sizes_from_mask"
-    places = checks.as_mask(mask, who)
+    places = arguments.as_mask(mask, who)
     sizes = np.stack([places[:, :, 0].sum(axis=1), places[:, 0, :].sum(axis=1)], axis=1).astype(np.int64)
     for index, (slice_mask, (h, w)) in enumerate(zip(places, sizes.tolist(), strict=True)):
         if not (h and w and slice_mask[:h, :w].all() and slice_mask.sum() == h * w):
@@ -368,8 +346,8 @@ def randomized_positions(
     (40, True, True)
     """
     who = "randomized_positions"
-    most = checks.as_count(max_length, "max_length", who)
-    count = checks.as_count(length, "length", who, most=most)
+    most = arguments.as_count(max_length, "max_length", who)
+    count = arguments.as_count(length, "length", who, most=most)
     return np.sort(np.random.default_rng(rng).choice(most, count, replace=False).astype(np.int64))
 
 
@@ -407,12 +385,12 @@ def flattened_position_ids(tgt_sizes: ArrayLike, num_patches_per_side: int = 70,
     ([0, 4, 9, 14], [0, 1, 3, 5])
     """
     who = "flattened_position_ids"
-    lengths = checks.as_tgt_sizes(tgt_sizes, who).prod(axis=1)  # (B,)
-    side = checks.as_count(num_patches_per_side, "num_patches_per_side", who, most=int(checks.MAX_SIDE**0.5))
+    lengths = arguments.as_tgt_sizes(tgt_sizes, who).prod(axis=1)  # (B,)
+    side = arguments.as_count(num_patches_per_side, "num_patches_per_side", who, most=int(arguments.MAX_SIDE**0.5))
     chosen = get_rule(rule, who)
     ids = np.zeros((len(lengths), lengths.max()), dtype=np.int64)
     for index, (row, length) in enumerate(zip(ids, lengths.tolist(), strict=True)):
-        if length > checks.MAX_SIDE:
-            raise ValueError(f"{who}: tgt_sizes[{index}] makes {length} patches; at most {checks.MAX_SIDE} fit on one axis")
+        if length > arguments.MAX_SIDE:
+            raise ValueError(f"{who}: tgt_sizes[{index}] makes {length} patches; at most {arguments.MAX_SIDE} fit on one axis")
         row[:length] = _usable_buckets(length, side * side, chosen, who)
     return ids

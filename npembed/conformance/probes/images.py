@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 import npembed
-from npembed.config import Config, SlicingConfig
+from npembed import Config, SlicingConfig
 from npembed.conformance import strategies as draw
-from npembed.conformance.functions.base import Call, FunctionCheck, Suspect, call
+from npembed.conformance.probes.probe import Call, FunctionCheck, Suspect, call
 from npembed.patches import patches_to_strip, strip_to_patches
 
 SMALL = Config(slicing=SlicingConfig(scale_resolution=8, patch_size=2))

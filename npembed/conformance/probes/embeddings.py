@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import npembed
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import embed_scale
-from npembed.conformance.functions.base import (
+from npembed.conformance.probes.probe import (
     Array,
     Call,
     FunctionCheck,
@@ -22,7 +22,7 @@ from npembed.conformance.functions.base import (
     in_float64,
     sizes_of,
 )
-from npembed.conformance.functions.positions import IDS_SUSPECTS
+from npembed.conformance.probes.positions import IDS_SUSPECTS
 from npembed.model import Model
 from npembed.patches import patches_to_strip, strip_to_patches
 

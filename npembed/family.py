@@ -1,0 +1,192 @@
+"""The two records from which everything else derives: a stage of the path, and a family of models.
+
+A family says how its configs are recognised, how it cuts a picture, numbers its patches and writes its text, and which
+stages its path has. A stage says what it reads, what it calls, which arrays that takes and how exact its result must be.
+`run`, loading, `--until`, the output files, the golden packs and their verdicts all read these records. Nothing else
+asks which family it is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from npembed.typing import Array, Floats, Ids, Shapes, Size
+
+
+class Promise(Enum):
+    """How exact a stage's result must be (SPEC 11)."""
+
+    EQUAL = "equal"
+    """Bit for bit."""
+    COMPONENTWISE = "componentwise"
+    """Within Higham's bound, element by element."""
+    DISTANCE = "distance"
+    """Within a multiple of float32's own distance from float64, slice by slice."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Stage:
+    """One step of the path from a picture to the language model.
+
+    Attributes
+    ----------
+    name : str
+        Also the name of the array that it gives.
+    reads : tuple of str
+        The inputs and the earlier stages' arrays that it takes; "strips.*" is one array per slice.
+    call : callable
+        What computes it. The arguments are those that `arguments` picks.
+    arguments : callable
+        (arrays by name, model) -> the positional arguments of `call`.
+    function : str
+        The public function whose argument order `call` has, which a port may provide; "" where there is none.
+    arrays : callable or None
+        config -> name and shape of the model's arrays that it reads; None for a stage that reads none.
+    sizes : callable or None
+        (tgt_sizes, config) -> int64 (N, 2): rows and columns of the places of each of the N results; None where a result
+        has no places, as a vector for a whole picture.
+    padding : callable
+        model -> what the places beyond `sizes` hold: one number, or one per channel.
+    compares_padding : bool
+        Whether those places must be right in a port too.
+    companions : callable
+        (tgt_sizes, config) -> arrays that go into an output file with the result.
+    promise : Promise
+    steps : bool
+        Whether `call` takes `progress=`, to be told of its steps.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    call: Callable[..., Any]
+    arguments: Callable[[Mapping[str, Any], Any], tuple[Any, ...]]
+    function: str = ""
+    arrays: Callable[[Any], Shapes] | None = None
+    sizes: Callable[[Ids, Any], Ids] | None = None
+    padding: Callable[[Any], Floats | float] = field(default=lambda model: 0.0)
+    compares_padding: bool = True
+    companions: Callable[[Ids, Any], dict[str, Array]] = field(default=lambda tgt_sizes, config: {})
+    promise: Promise = Promise.EQUAL
+    steps: bool = False
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name!r})"
+
+    def compute(self, values: Mapping[str, Any], model: Any, **options: Any) -> Any:
+        """The stage's result, from the arrays by name."""
+        return self.call(*self.arguments(values, model), **options)
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """What a family cuts one picture into.
+
+    Attributes
+    ----------
+    strips : list of float32 (C, P, L_i*P)
+    tgt_sizes : int64 (B, 2)
+        Rows and columns of patches per slice.
+    boxes : float64 (B, 4)
+        Each slice's rectangle in the original picture: left, top, right, bottom in pixels.
+    grid : (int, int) or None
+        Columns and rows of crops; None where the whole picture is the only slice.
+    """
+
+    strips: list[Floats]
+    tgt_sizes: Ids
+    boxes: Floats
+    grid: Size | None = None
+
+
+Step = Callable[[Floats, Size], tuple[Floats, Size]]
+"""One step of a vision tower on one slice: (L, D), (rows, columns) -> the same after it."""
+
+
+def _every_place(tgt_sizes: Ids) -> Ids:
+    return tgt_sizes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Family:
+    """A family of models that go one way from a picture to their tokens.
+
+    Attributes
+    ----------
+    key : str
+        Its name in `FAMILIES` and on the command line.
+    title : str
+        For a person.
+    model_types : tuple of str
+        config.json's `model_type` of its checkpoints.
+    versions : tuple of float
+        config.json's `version`; empty for a family whose configs have none.
+    read_config : callable
+        (config.json, preprocessor_config.json, family) -> its config, or an error that names the key.
+    presets : mapping of str to config
+        Released sizes by name; the first is the family's default.
+    small : callable
+        seed -> a config of small sizes, for tests and golden packs.
+    prefix : str
+        What the names of the vision tower's arrays begin with.
+    owns : tuple of str
+        Prefixes of which every array must be read by a stage, or the checkpoint is refused.
+    unread : callable
+        config -> names under those prefixes that released checkpoints hold and no stage reads.
+    cut : callable
+        (picture, config) -> `Slices`.
+    rule : str
+        The position rule of its own code.
+    position_ids : callable
+        (tgt_sizes, config, rule) -> int64 (B, Lmax).
+    tower : callable
+        model -> the steps from embeddings to hidden states.
+    places : callable
+        tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
+    placeholder : callable
+        (grid, image_id, config, tgt_sizes) -> the text that stands for one picture.
+    stages : tuple of Stage
+        In order.
+    checked : str
+        What its results were compared with.
+    """
+
+    key: str
+    title: str
+    model_types: tuple[str, ...]
+    versions: tuple[float, ...] = ()
+    read_config: Callable[[Mapping[str, Any], Mapping[str, Any], "Family"], Any]
+    presets: Callable[["Family"], Mapping[str, Any]]
+    small: Callable[["Family"], Any]
+    prefix: str
+    owns: tuple[str, ...]
+    unread: Callable[[Any], Sequence[str]] = field(default=lambda config: ())
+    cut: Callable[[Any, Any], Slices]
+    rule: str = "arange"
+    position_ids: Callable[[Ids, Any, str], Ids]
+    tower: Callable[[Any], Sequence[Step]]
+    places: Callable[[Ids], Ids] = _every_place
+    placeholder: Callable[..., str]
+    stages: tuple[Stage, ...]
+    checked: str
+
+    def __repr__(self) -> str:
+        return f"FAMILIES[{self.key!r}]"
+
+    @property
+    def vision_stages(self) -> tuple[Stage, ...]:
+        """The stages that read the model's arrays, in order: what `until` can be."""
+        return tuple(stage for stage in self.stages if stage.arrays is not None)
+
+    def stage(self, name: Any, who: str) -> Stage:
+        """The vision stage of that name, or an error that lists the family's."""
+        for stage in self.vision_stages:
+            if stage.name == name:
+                return stage
+        names = ", ".join(stage.name for stage in self.vision_stages)
+        raise ValueError(f"{who}: {self.title} has no stage {name!r}; it has {names}")
+
+    def stages_until(self, name: Any, who: str) -> tuple[Stage, ...]:
+        """The vision stages up to and with that one."""
+        stages = self.vision_stages
+        return stages[: stages.index(self.stage(name, who)) + 1]
