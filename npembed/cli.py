@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -22,15 +21,25 @@ from rich.table import Table
 from rich.text import Text
 
 import npembed
-from npembed import stages
-from npembed.positions.differences import ORIGINAL, TABLE_HEAD, compare_rules, compare_two, rules_as_json, rules_as_markdown, table_row
-from npembed import MINICPM_V_2_6
+from npembed import MINICPM_V_2_6, load_model, random_model
+from npembed import run as run_stages
+from npembed.families import FAMILIES
+from npembed.family import Slices
 from npembed.files import SUFFIXES, check_output, replacing, save_tensors
-from npembed.images import SlicePlan, plan_slices, read_image, slice_image
-from npembed.model import STAGES, Model, check_stage, load_model, random_model
-from npembed.padding import patch_attention_mask
-from npembed.positions import position_ids
+from npembed.images import read_image
+from npembed.model import Model
+from npembed.positions.differences import (
+    ORIGINAL,
+    TABLE_HEAD,
+    compare_rules,
+    compare_two,
+    rules_as_json,
+    rules_as_markdown,
+    table_row,
+)
 from npembed.positions.rules import get_rule
+from npembed.stages import companions, join
+from npembed.typing import Array
 
 if TYPE_CHECKING:
     from npembed.conformance.outcome import Outcome
@@ -105,26 +114,41 @@ def embed(
         list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures; without any, the sample picture.")
     ] = None,
     weights: WeightsOption = None,
-    until: Annotated[str, typer.Option(metavar="|".join(STAGES), help="The last stage to compute.")] = "embeddings",
-    rule: Annotated[str, typer.Option(metavar="NAME", help="The position rule; npembed rules lists them.")] = "arange",
+    until: Annotated[
+        str, typer.Option(metavar="STAGE", help="The last stage to compute; npembed families lists each family's.")
+    ] = "embeddings",
+    rule: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The position rule; the family's own by default. npembed rules lists them."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Ends in .safetensors (the default) or .npz.")
     ] = None,
     upright: Annotated[bool, typer.Option("--upright", help="Turn pictures as their EXIF asks; upstream does not.")] = False,
 ) -> None:
     """Turn pictures into embeddings, encoder states or vision tokens, all in one file."""
-    target = check_output(output or f"{check_stage(until, 'embed')}.safetensors", SUFFIXES)
-    get_rule(rule, "embed")
+    target = check_output(output or f"{_known_stage(until)}.safetensors", SUFFIXES)
+    if rule is not None:
+        get_rule(rule, "embed")
     model, origin = _model(weights, until)
-    _say(f"npembed {npembed.__version__}, rule {rule}, weights: {origin}")
+    rule = rule or model.config.family.rule
+    _say(f"npembed {npembed.__version__}, {model.config.family.title}, rule {rule}, weights: {origin}")
     if weights is None:
         _say("With random weights the numbers mean nothing; --weights DIR takes a checkpoint's.")
     paths = images or [SAMPLE]
     with _progress(until, len(paths)) as progress:
         results = [_embed_picture(path, model, until, rule, upright, progress) for path in paths]
     tensors = _tensors(results, model, until, rule)
-    save_tensors(target, tensors, _metadata(until, rule, origin, paths))
+    save_tensors(target, tensors, _metadata(until, rule, model, origin, paths))
     _say(f"{until} {tensors[until].shape} {tensors[until].dtype} is in {target}")
+
+
+def _known_stage(until: str) -> str:
+    """The stage's name, if any family has such a stage."""
+    known = dict.fromkeys(stage.name for family in FAMILIES.values() for stage in family.vision_stages)
+    if until not in known:
+        raise ValueError(f"embed: --until must be one of {', '.join(known)}; got {until!r}")
+    return until
 
 
 def _model(weights: Path | None, until: str) -> tuple[Model, str]:
@@ -136,10 +160,17 @@ def _model(weights: Path | None, until: str) -> tuple[Model, str]:
     return random_model(seed=SEED, until=until), f"random (seed {SEED}) in the sizes of MiniCPM-V 2.6 ({sizes})"
 
 
-def _metadata(until: str, rule: str, origin: str, paths: Sequence[Path]) -> dict[str, str]:
+def _metadata(until: str, rule: str, model: Model, origin: str, paths: Sequence[Path]) -> dict[str, str]:
     """What the output file says of itself."""
     images = json.dumps([_as_utf8(_name(path)) for path in paths], ensure_ascii=False)
-    return {"npembed": npembed.__version__, "stage": until, "rule": rule, "weights": _as_utf8(origin), "images": images}
+    return {
+        "npembed": npembed.__version__,
+        "family": model.config.family.key,
+        "stage": until,
+        "rule": rule,
+        "weights": _as_utf8(origin),
+        "images": images,
+    }
 
 
 def _as_utf8(text: str) -> str:
@@ -207,40 +238,39 @@ def _pair_table(pair: dict[str, Any]) -> str:
 class _Result:
     """What became of one picture."""
 
-    array: NDArray[Any]
-    tgt_sizes: NDArray[np.int64]
+    array: Array
+    slices: Slices
 
 
 def _embed_picture(path: Path, model: Model, until: str, rule: str, upright: bool, progress: "_Progress") -> _Result:
     """One picture through the stages, and its line on the screen."""
     start = time.perf_counter()
     picture, turned = read_image(path, upright=upright)
-    strips, tgt_sizes = slice_image(picture, model.config)
-    *_, (_, result) = stages.run(strips, tgt_sizes, model, until, rule, progress=progress.layers)
-    seconds = time.perf_counter() - start
-    _say(_picture_line(path, plan_slices(picture.size, model.config.slicing), picture.size, seconds))
+    slices = model.config.family.cut(picture, model.config)
+    result = run_stages(slices.strips, slices.tgt_sizes, model, until, rule, progress=progress.layers)[until]
+    _say(_picture_line(path, slices, picture.size, time.perf_counter() - start))
     if turned:
         _say(f"  its EXIF orientation was {'applied' if upright else 'ignored, as upstream does; --upright applies it'}")
     progress.picture_done()
-    return _Result(result, tgt_sizes)
+    return _Result(result, slices)
 
 
-def _picture_line(path: Path, plan: SlicePlan, size: tuple[int, int], seconds: float) -> str:
-    grid = f"grid {plan.grid[0]}×{plan.grid[1]}" if plan.grid else "no grid"
-    slices = ", ".join(f"{h}×{w}" for h, w in plan.tgt_sizes.tolist())
-    patches = int(plan.tgt_sizes.prod(axis=1).sum())
-    return f"{_name(path)}: {size[0]}×{size[1]} pixels, {grid}, slices {slices}, {patches} patches, {seconds:.2f} s"
+def _picture_line(path: Path, slices: Slices, size: tuple[int, int], seconds: float) -> str:
+    grid = f"grid {slices.grid[0]}×{slices.grid[1]}" if slices.grid else "no grid"
+    sizes = ", ".join(f"{h}×{w}" for h, w in slices.tgt_sizes.tolist())
+    patches = int(slices.tgt_sizes.prod(axis=1).sum())
+    return f"{_name(path)}: {size[0]}×{size[1]} pixels, {grid}, slices {sizes}, {patches} patches, {seconds:.2f} s"
 
 
-def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str) -> dict[str, NDArray[Any]]:
+def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str) -> dict[str, Array]:
     """The arrays of the output file."""
-    tgt_sizes = np.concatenate([result.tgt_sizes for result in results])
+    stages = model.config.family.stages_until(until, "embed")
+    tgt_sizes = np.concatenate([result.slices.tgt_sizes for result in results])
     return {
-        until: stages.join(until, [result.array for result in results], model),
-        "patch_attn_mask": patch_attention_mask(tgt_sizes),
-        "position_ids": position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule),
-        "tgt_sizes": tgt_sizes,
-        "image_index": np.repeat(np.arange(len(results)), [len(result.tgt_sizes) for result in results]),
+        until: join(stages[-1], [result.array for result in results], model),
+        **companions(stages, tgt_sizes, model, rule),
+        "image_index": np.repeat(np.arange(len(results)), [len(result.slices.tgt_sizes) for result in results]),
+        "slice_boxes": np.concatenate([result.slices.boxes for result in results]),
     }
 
 

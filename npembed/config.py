@@ -99,6 +99,7 @@ class SlicingConfig:
         if not isinstance(self.slice_mode, bool):
             raise TypeError(f"SlicingConfig: slice_mode must be true or false; got {self.slice_mode!r}")
 
+
 class FamilyConfig:
     """What the config of every family has; each family's module has its own, a frozen dataclass.
 

@@ -10,7 +10,7 @@ from npembed.attention import attend, gelu, layer_norm, linear
 from npembed.config import FamilyConfig
 from npembed.family import Step
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
-from npembed.typing import Floats, Shapes, Size
+from npembed.typing import Floats, Shapes
 
 
 def encode(
@@ -35,7 +35,8 @@ def encode(
     Returns
     -------
     float32 or float64 (B, Lmax', D)
-        Lmax' is Lmax unless a merger inside the tower leaves fewer places (SPEC 13.4). Zeros in padded places; upstream leaves them unspecified, and nothing reads them later.
+        Lmax' is Lmax unless a merger inside the tower leaves fewer places (SPEC 13.4).
+        Zeros in padded places; upstream leaves them unspecified, and nothing reads them later.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def encode(
     family = model.config.family
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     given = arguments.as_patches(embeddings, "embeddings", sizes, model.config.vision.hidden_size, who)
-    after = family.stage("hidden", who).sizes(sizes, model.config)  # (B, 2)
+    after = family.stage("hidden", who).sizes_of(sizes, model.config)  # (B, 2)
     most = given.shape[1] if np.array_equal(after, sizes) else int(after.prod(axis=1).max())
     result = np.zeros((len(given), most, given.shape[2]), dtype=model.dtype)
     steps = family.tower(model)

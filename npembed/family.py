@@ -73,6 +73,11 @@ class Stage:
     def __repr__(self) -> str:
         return f"Stage({self.name!r})"
 
+    def sizes_of(self, tgt_sizes: Ids, config: Any) -> Ids:
+        """`sizes`, for a stage whose results have places."""
+        assert self.sizes is not None
+        return self.sizes(tgt_sizes, config)
+
     def compute(self, values: Mapping[str, Any], model: Any, **options: Any) -> Any:
         """The stage's result, from the arrays by name."""
         return self.call(*self.arguments(values, model), **options)
@@ -123,6 +128,8 @@ class Family:
         config.json's `version`; empty for a family whose configs have none.
     read_config : callable
         (config.json, preprocessor_config.json, family) -> its config, or an error that names the key.
+    as_json : callable
+        config -> (config.json, preprocessor_config.json) that `read_config` reads as that config.
     presets : mapping of str to config
         Released sizes by name; the first is the family's default.
     small : callable
@@ -156,6 +163,7 @@ class Family:
     model_types: tuple[str, ...]
     versions: tuple[float, ...] = ()
     read_config: Callable[[Mapping[str, Any], Mapping[str, Any], "Family"], Any]
+    as_json: Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]
     presets: Callable[["Family"], Mapping[str, Any]]
     small: Callable[["Family"], Any]
     prefix: str

@@ -109,7 +109,9 @@ def scatter_image_embeds(inputs_embeds: ArrayLike, vision_tokens: ArrayLike, ima
         raise ValueError(f"{who}: image_bound must have shape (N, 2); got {bounds.shape}")
     count, width = len(bounds), text.shape[1]
     tokens = arguments.as_floats(vision_tokens, "vision_tokens", who)
-    arguments.check_shape(tokens, "vision_tokens", (count, None, width), who, f"(N, Q, E) = ({count}, Q, {width}), Q at least 1")
+    arguments.check_shape(
+        tokens, "vision_tokens", (count, None, width), who, f"(N, Q, E) = ({count}, Q, {width}), Q at least 1"
+    )
     _check_bounds(bounds, len(text), tokens.shape[1], who)
     result: NDArray[Any] = text.copy()
     for (start, end), rows in zip(bounds.tolist(), tokens, strict=True):

@@ -49,7 +49,9 @@ def pad_sequence(
            [4, 0, 0]])
     """
     who = "pad_sequence"
-    arrays = [arguments.as_array(s, f"sequences[{i}]", who) for i, s in enumerate(arguments.as_list(sequences, "sequences", who))]
+    arrays = [
+        arguments.as_array(s, f"sequences[{i}]", who) for i, s in enumerate(arguments.as_list(sequences, "sequences", who))
+    ]
     if padding_side not in ("right", "left"):
         raise ValueError(f"{who}: padding_side must be 'right' or 'left'; got {padding_side!r}")
     dtype, trailing = arrays[0].dtype, arrays[0].shape[1:]

@@ -108,4 +108,9 @@ def resampler_shapes(config: Any) -> Shapes:
         shapes["resampler.kv_proj.weight"] = (wide, width)
     shapes |= {"resampler.attn.in_proj_weight": (3 * wide, wide), "resampler.attn.in_proj_bias": (3 * wide,)}
     shapes |= linear_shapes("resampler.attn.out_proj", wide, wide)
-    return shapes | norm_shapes("resampler.ln_q", wide) | norm_shapes("resampler.ln_kv", wide) | norm_shapes("resampler.ln_post", wide)
+    return (
+        shapes
+        | norm_shapes("resampler.ln_q", wide)
+        | norm_shapes("resampler.ln_kv", wide)
+        | norm_shapes("resampler.ln_post", wide)
+    )

@@ -28,9 +28,9 @@ from safetensors.numpy import load_file, save_file
 import npembed as package
 from npembed import RULES, Config, Model, VisionConfig, embed, load_model, position_ids, random_model, slice_image
 from npembed.cli import SAMPLE, run
-from npembed.positions.differences import TABLE_HEAD, compare_rules, compare_two, rules_as_markdown, table_row
 from npembed.conformance.probes import CHECKS
 from npembed.files import load_tensors, save_tensors
+from npembed.positions.differences import TABLE_HEAD, compare_rules, compare_two, rules_as_markdown, table_row
 from npembed.stages import run as run_stages
 from tests.synthetic import synthetic_picture
 

@@ -13,9 +13,9 @@ from hypothesis.errors import HypothesisException
 
 from npembed.conformance.bounds import UNIT_ROUNDOFF, check_precision
 from npembed.conformance.compare import Departure
+from npembed.conformance.outcome import Outcome, Status, describe
 from npembed.conformance.probes import CHECKS, Call, FunctionCheck, Suspect
 from npembed.conformance.probes.probe import copied, dtype_of, same
-from npembed.conformance.outcome import Outcome, Status, describe
 
 EXAMPLES = 100
 """Drawn inputs per function, beside the fixed ones."""

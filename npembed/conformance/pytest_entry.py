@@ -6,9 +6,9 @@ test_port = npembed.conformance.port_tests("my_port")
 from collections.abc import Callable
 from typing import Any
 
-from npembed.conformance.probes import CHECKS
 from npembed.conformance.outcome import Status
 from npembed.conformance.port import check_function, load_port
+from npembed.conformance.probes import CHECKS
 from npembed.conformance.report import as_text
 
 

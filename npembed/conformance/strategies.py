@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npembed import Config, SlicingConfig, VisionConfig
-from npembed import Model, random_model
+from npembed import Config, Model, SlicingConfig, VisionConfig, random_model
 from npembed.positions import bucket_coords
 from npembed.positions.rules import RULES
 

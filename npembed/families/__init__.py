@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from npembed import arguments
 from npembed.config import FamilyConfig
 from npembed.families import minicpmv
-from npembed.families.minicpmv import MINICPM_V_2_6
+from npembed.families.minicpmv import MINICPM_V_2_6 as MINICPM_V_2_6
 from npembed.family import Family
 from npembed.typing import Floats, Ids, Pixels
 
@@ -70,9 +70,7 @@ def config_of(top: Mapping[str, Any], preprocessor: Mapping[str, Any], who: str,
     return config
 
 
-def slice_image(
-    image: "Picture | Pixels", config: FamilyConfig = MINICPM_V_2_6
-) -> tuple[list[Floats], Ids]:
+def slice_image(image: "Picture | Pixels", config: FamilyConfig = MINICPM_V_2_6) -> tuple[list[Floats], Ids]:
     """Picture -> list of (3, P, L_i*P), (B, 2): the strips of its slices and their sizes in patches.
 
     Parameters

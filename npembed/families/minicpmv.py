@@ -1,7 +1,7 @@
 """MiniCPM-V 2.6, 4.0 and 4.5, MiniCPM-o 2.6 and 4.5: slices, position ids by `arange`, a SigLIP tower, a resampler."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Config(FamilyConfig):
     embed_dim: int = 3584
     drop_vision_last_layer: bool = False
     use_image_id: bool = True
-    family: Family = field(default_factory=lambda: FAMILIES[0])
+    family: Family = field(default_factory=lambda: _default_family())
 
     def __post_init__(self) -> None:
         kinds = {"vision": VisionConfig, "slicing": SlicingConfig, "family": Family}
@@ -103,6 +103,29 @@ def read_config(top: Json, preprocessor: Json, family: Family) -> Config:
     return result
 
 
+def as_json(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json and preprocessor_config.json of that config, as `read_config` reads them."""
+    family, slicing = config.family, config.slicing
+    top = {
+        "model_type": family.model_types[0],
+        "version": family.versions[0],
+        "hidden_size": config.embed_dim,
+        "query_num": config.query_num,
+        "image_size": slicing.scale_resolution,
+        "drop_vision_last_layer": config.drop_vision_last_layer,
+        "vision_config": asdict(config.vision),
+    }
+    preprocessor = {
+        "image_processor_type": "MiniCPMVImageProcessor",
+        **{name: getattr(slicing, name) for name in ("max_slice_nums", "scale_resolution", "patch_size", "slice_mode")},
+        "norm_mean": list(slicing.mean),
+        "norm_std": list(slicing.std),
+        "use_image_id": config.use_image_id,
+        "image_feature_size": config.query_num,
+    }
+    return top, preprocessor
+
+
 def _read_vision(keys: Keys) -> VisionConfig:
     sizes = keys.given(**{f.name: f.name for f in fields(VisionConfig)})
     keys.fixed("hidden_act", "gelu_pytorch_tanh")
@@ -123,7 +146,8 @@ def _read_slicing(config: Keys, processor: Keys) -> SlicingConfig:
         spellings = processor.given(one=f"norm_{name}", two=other)
         if len(spellings) == 2 and spellings["one"] != spellings["two"]:
             raise ValueError(f"norm_{name} and {other} of preprocessor_config.json differ; one of them must go")
-        sizes |= {name: value for value in spellings.values()}
+        for value in spellings.values():
+            sizes[name] = value
     processor.fixed("do_resize", True)
     processor.fixed("do_rescale", True)
     processor.fixed("do_normalize", True)
@@ -146,9 +170,11 @@ _TEXT_KEYS = {
 }
 """The words of the placeholder text, as every release has them."""
 
-_AUDIO_KEYS = tuple(
-    "audio_pool_step chunk_length feature_extractor_type feature_size hop_length n_fft n_samples nb_max_frames padding_side "
-    "padding_value return_attention_mask sampling_rate dither".split()
+_AUDIO_KEYS = frozenset(
+    """
+    audio_pool_step chunk_length feature_extractor_type feature_size hop_length n_fft n_samples nb_max_frames
+    padding_side padding_value return_attention_mask sampling_rate dither
+    """.split()
 )
 """What MiniCPM-o's preprocessor says of sound."""
 
@@ -172,7 +198,12 @@ def placeholder(grid: Size | None, image_id: int | None, config: Config, tgt_siz
 
 def tower(model: Model) -> Sequence[Step]:
     """Every layer that is not left out, then the last norm (SPEC 7)."""
-    return [*tower_layers(model, range(model.config.encoder_layers)), post_layernorm(model)]
+    return [*tower_layers(model, range(_config(model).encoder_layers)), post_layernorm(model)]
+
+
+def _config(model: Model) -> Config:
+    assert isinstance(model.config, Config)
+    return model.config
 
 
 def _hidden_shapes(config: Config) -> Shapes:
@@ -209,6 +240,7 @@ def _family(key: str, title: str, model_type: str, versions: tuple[float, ...], 
         model_types=(model_type,),
         versions=versions,
         read_config=read_config,
+        as_json=as_json,
         presets=lambda family: {title: Config(embed_dim=embed_dim, family=family)},
         small=_small,
         prefix="vpm.",
@@ -225,13 +257,18 @@ def _family(key: str, title: str, model_type: str, versions: tuple[float, ...], 
 
 _OWN_CODE = "the release's own processor and modules: sizes, pixels, ids and text equal, floats within the promise"
 
-FAMILIES = (
+FAMILIES: tuple[Family, ...] = (
     _family("minicpm-v-2.6", "MiniCPM-V 2.6", "minicpmv", (2.6,), 3584, _OWN_CODE),
     _family("minicpm-v-4.0", "MiniCPM-V 4.0", "minicpmv", (4.0,), 2560, "the same code as MiniCPM-V 2.6, other sizes"),
     _family("minicpm-v-4.5", "MiniCPM-V 4.5", "minicpmv", (4.5,), 4096, _OWN_CODE),
     _family("minicpm-o-2.6", "MiniCPM-o 2.6", "minicpmo", (2.6,), 3584, "the same code as MiniCPM-V 2.6; pictures only"),
     _family("minicpm-o-4.5", "MiniCPM-o 4.5", "minicpmo", (4.5,), 4096, _OWN_CODE + "; pictures only"),
 )
+
+
+def _default_family() -> Family:
+    return FAMILIES[0]
+
 
 MINICPM_V_2_6 = Config()
 """MiniCPM-V 2.6 (SPEC 1)."""

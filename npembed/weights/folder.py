@@ -1,4 +1,4 @@
-"""A checkpoint's folder: its configs, which of its safetensors files holds which array, and reading just the arrays asked for."""
+"""A checkpoint's folder: its configs, which of its safetensors files holds which array, and reading those asked for."""
 
 import json
 from collections.abc import Mapping

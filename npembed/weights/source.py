@@ -44,7 +44,7 @@ class Source(Protocol):
         """Every array's name in the checkpoint, with as little read as can be."""
 
     def read(self, name: str, shape: tuple[int, ...] | None = None) -> Floats:
-        """One array: float64 as it is, all else as float32. Its type, its shape if one is given, and its numbers are checked."""
+        """One array: float64 as it is, all else as float32; its type, its shape and its numbers are checked."""
 
 
 READABLE = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}

@@ -5,15 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-import npembed
-from npembed import Config, SlicingConfig, VisionConfig
+from npembed import Config, SlicingConfig, VisionConfig, random_model
 from npembed.conformance.bounds import Scale, embed_scale, stage_allowed
 from npembed.conformance.probes.probe import edited, fill, model_at, sizes_of
-from npembed import Model, random_model
-
-Array = NDArray[Any]
+from npembed.family import Promise, Stage
+from npembed.model import Model
+from npembed.typing import Array, Ids, Pixels
 
 _SMALL = VisionConfig(
     hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
@@ -89,8 +87,8 @@ class Answer:
     value : array
     tolerance : dict
         As the manifest has it: {"kind": "equal"}, or "componentwise" or "per slice" with their numbers.
-    places : {"all", "patches"}
-        Which places count: every one, or those where patch_attn_mask is True.
+    counts : list of int or None
+        How many places of each slice count; None where every place does.
     companions : dict of str to array
         What the tolerance needs beside it.
     """
@@ -98,19 +96,22 @@ class Answer:
     stage: str
     value: Array
     tolerance: dict[str, Any]
-    places: str
+    counts: list[int] | None
     companions: dict[str, Array]
 
 
-def answer(stage: str, value: Array, tolerance: dict[str, Any] = EQUAL, places: str = "all", **companions: Array) -> Answer:
+def answer(
+    stage: str, value: Array, tolerance: dict[str, Any] = EQUAL, counts: list[int] | None = None, **companions: Array
+) -> Answer:
     """An `Answer`, its floats in float32."""
     stored = value.astype(np.float32) if value.dtype.kind == "f" else value
-    return Answer(stage, stored, tolerance, places, companions)
+    return Answer(stage, stored, tolerance, counts, companions)
 
 
 def case_inputs(case: Case, model: Model) -> dict[str, Array]:
     """What the stages of a case read: a picture, strips and their sizes, the ids and embeddings of a text."""
-    vision, config = model.config.vision, model.config
+    config: Any = model.config
+    vision = config.vision
     inputs: dict[str, Array] = {"picture": _picture(*case.picture), "tgt_sizes": sizes_of(*case.sizes)}
     for number, (h, w) in enumerate(case.sizes):
         pixels = fill(case.kind, len(case.sizes), vision.num_channels, vision.patch_size, h * w * vision.patch_size)
@@ -122,47 +123,41 @@ def case_inputs(case: Case, model: Model) -> dict[str, Array]:
     return inputs
 
 
-def _picture(width: int, height: int) -> NDArray[np.uint8]:
+def _picture(width: int, height: int) -> Pixels:
     """uint8 (H, W, 3): channel c at (x, y) is (7x + 13y + 50c + x*y // 97) mod 256."""
     y, x = np.mgrid[:height, :width]
     return np.stack([(7 * x + 13 * y + 50 * c + x * y // 97) % 256 for c in range(3)], axis=-1).astype(np.uint8)
 
 
-def _token_ids(query_num: int) -> NDArray[np.int64]:
+def _token_ids(query_num: int) -> Ids:
     """Text with an image and a slice in it."""
     return np.array([7, 8, 290, *[294] * query_num, 291, 292, *[294] * query_num, 293, 9])
 
 
-def case_answers(inputs: dict[str, Array], model: Model, stages: tuple[str, ...]) -> Iterator[Answer]:
-    """Every stage's answer in turn.
+def case_answers(inputs: dict[str, Array], model: Model) -> Iterator[Answer]:
+    """The answer of every stage of the model's family, in turn, as far as the model has the arrays.
 
-    Each is computed in float64 from the float32 tensors that the pack holds, those of the stage before among them, so that a
+    Each is computed in float64 from the float32 tensors that the pack holds, those of the stage before among them, so a
     port can be fed with the pack's own values stage by stage.
     """
-    tgt_sizes = inputs["tgt_sizes"]
-    strips = [inputs[f"strips.{number}"] for number in range(len(tgt_sizes))]
+    values: dict[str, Any] = dict(inputs)
     exact = model_at(model, "float64")
-    sliced, sliced_sizes = npembed.slice_image(inputs["picture"], model.config)
-    yield answer("sliced_tgt_sizes", sliced_sizes)
-    yield answer("sliced_strips", np.concatenate(sliced, axis=-1))  # (C, P, sum of L_i*P)
-    yield answer("pixel_values", npembed.pad_pixel_values(strips))
-    yield answer("patch_attn_mask", npembed.patch_attention_mask(tgt_sizes))
-    yield answer("position_ids", npembed.position_ids(tgt_sizes, model.config.vision.num_patches_per_side))
-    embeddings = _embeddings(strips, tgt_sizes, model, exact)
-    yield embeddings
-    if "hidden" in stages:
-        hidden = _tower("hidden", npembed.encode, embeddings.value, tgt_sizes, model, exact)
-        yield hidden
-    if "tokens" in stages:
-        yield _tower("tokens", npembed.resample, hidden.value, tgt_sizes, model, exact)
-    text = npembed.image_placeholder(inputs["grid"].tolist(), int(inputs["image_id"]), model.config)
-    yield answer("text", np.frombuffer(text.encode(), dtype=np.uint8))
-    bounds = npembed.image_bounds(*(inputs[name] for name in ("input_ids", "start_ids", "end_ids")))
-    yield answer("image_bound", bounds)
-    yield answer("inputs_embeds", npembed.scatter_image_embeds(inputs["text_embeds"], inputs["vision_tokens"], bounds))
+    absent: set[str] = set()
+    for stage in model.config.family.stages:
+        if model.missing(stage) or absent & set(stage.reads):
+            absent.add(stage.name)
+            continue
+        found = _ANSWERS[stage.promise](stage, values, model, exact)
+        values[stage.name] = found.value
+        yield found
 
 
-def _embeddings(strips: list[Array], tgt_sizes: Array, model: Model, exact: Model) -> Answer:
+def _equal(stage: Stage, values: dict[str, Any], model: Model, exact: Model) -> Answer:
+    return answer(stage.name, stage.compute(values, model))
+
+
+def _componentwise(stage: Stage, values: dict[str, Any], model: Model, exact: Model) -> Answer:
+    strips, tgt_sizes = stage.arguments(values, model)[:2]
     scale: Scale = embed_scale(strips, tgt_sizes, model)
     tolerance = {
         "kind": "componentwise",
@@ -171,14 +166,21 @@ def _embeddings(strips: list[Array], tgt_sizes: Array, model: Model, exact: Mode
         "underflow": _rounded_up(scale.underflow.max()),
     }
     magnitude = np.nextafter(scale.magnitude.astype(np.float32), np.float32(np.inf))
-    return answer("embeddings", npembed.embed(strips, tgt_sizes, exact), tolerance, magnitude=magnitude)
+    return answer(stage.name, stage.compute(values, exact), tolerance, magnitude=magnitude)
 
 
-def _tower(stage: str, function: Any, value: Array, tgt_sizes: Array, model: Model, exact: Model) -> Answer:
-    in_float64 = function(value, tgt_sizes, exact)
-    allowed = stage_allowed(function(value, tgt_sizes, model_at(model, "float32")), in_float64)
+def _distance(stage: Stage, values: dict[str, Any], model: Model, exact: Model) -> Answer:
+    in_float64 = stage.compute(values, exact)
+    allowed = stage_allowed(stage.compute(values, model_at(model, "float32")), in_float64)
     tolerance = {"kind": "per slice", "float32": [_rounded_up(number) for number in allowed.ravel()]}
-    return answer(stage, in_float64, tolerance, places="patches" if stage == "hidden" else "all")
+    counts = None
+    if stage.sizes is not None and not stage.compares_padding:
+        counts = stage.sizes(values["tgt_sizes"], model.config).prod(axis=1).tolist()
+    return answer(stage.name, in_float64, tolerance, counts)
+
+
+_ANSWERS = {Promise.EQUAL: _equal, Promise.COMPONENTWISE: _componentwise, Promise.DISTANCE: _distance}
+"""How a stage's answer and its tolerance are made, by what the stage promises."""
 
 
 def _rounded_up(number: float) -> float:

@@ -7,20 +7,19 @@ should give; and, unless a checkpoint was given, its own small models as checkpo
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import npembed
 from npembed.conformance.golden.cases import CASES, Answer, Case, case_answers, case_inputs, own_model
+from npembed.family import Stage
 from npembed.files import load_tensors, save_tensors
-from npembed.model import STAGES, Model
-
-Array = NDArray[Any]
+from npembed.model import Model
+from npembed.typing import Array
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -84,25 +83,18 @@ def _write(folder: Path, model: Model | None, progress: Callable[[int, int], Non
 def _write_model(folder: Path, model: Model) -> None:
     """A checkpoint's folder that any loader of the family reads."""
     folder.mkdir(parents=True)
-    config, slicing = model.config, model.config.slicing
-    top = {
-        "model_type": "minicpmv",
-        "hidden_size": config.embed_dim,
-        "query_num": config.query_num,
-        "image_size": slicing.scale_resolution,
-        "drop_vision_last_layer": config.drop_vision_last_layer,
-        "slice_config": {name: getattr(slicing, name) for name in ("max_slice_nums", "patch_size", "scale_resolution")},
-        "vision_config": asdict(config.vision),
-    }
-    (folder / "config.json").write_text(json.dumps(top, indent=1) + "\n", encoding="utf-8")
+    for name, content in zip(
+        ("config.json", "preprocessor_config.json"), model.config.family.as_json(model.config), strict=True
+    ):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     save_tensors(folder / "model.safetensors", model.weights, {})
 
 
 def _write_case(folder: Path, case: Case, model: Model, given: bool) -> dict[str, Any]:
     """The case's two files; what the manifest says of it."""
     inputs = case_inputs(case, model)
-    stages = tuple(stage for stage in STAGES if not model.missing(stage))
-    answers = list(case_answers(inputs, model, stages))
+    answers = list(case_answers(inputs, model))
+    stages = {stage.name: stage for stage in model.config.family.stages}
     tensors = {answer.stage: answer.value for answer in answers}
     for answer in answers:
         tensors |= {f"{answer.stage}.{name}": array for name, array in answer.companions.items()}
@@ -115,33 +107,18 @@ def _write_case(folder: Path, case: Case, model: Model, given: bool) -> dict[str
         "model": "given" if given else f"models/{case.model}",
         **names,
         "inputs": {name: _tensor(array) for name, array in inputs.items()},
-        "stages": [_stage(answer) for answer in answers],
+        "stages": [_stage(answer, stages[answer.stage]) for answer in answers],
     }
 
 
-_READS = {
-    "sliced_tgt_sizes": ["picture"],
-    "sliced_strips": ["picture"],
-    "pixel_values": ["strips.*"],
-    "patch_attn_mask": ["tgt_sizes"],
-    "position_ids": ["tgt_sizes"],
-    "embeddings": ["strips.*", "tgt_sizes"],
-    "hidden": ["embeddings", "tgt_sizes"],
-    "tokens": ["hidden", "tgt_sizes"],
-    "text": ["grid", "image_id"],
-    "image_bound": ["input_ids", "start_ids", "end_ids"],
-    "inputs_embeds": ["text_embeds", "vision_tokens", "image_bound"],
-}
-"""The tensors that each stage reads; those that are not among the inputs are an earlier stage's answers."""
-
-
-def _stage(answer: Answer) -> dict[str, Any]:
+def _stage(answer: Answer, stage: Stage) -> dict[str, Any]:
     companions = {name: _tensor(array) for name, array in answer.companions.items()}
     return {
         "stage": answer.stage,
-        "reads": _READS[answer.stage],
+        "reads": list(stage.reads),
         **_tensor(answer.value),
-        "places": answer.places,
+        "places": "all" if answer.counts is None else "patches",
+        **({} if answer.counts is None else {"counts": answer.counts}),
         "tolerance": answer.tolerance | ({"companions": companions} if companions else {}),
     }
 

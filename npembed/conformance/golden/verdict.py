@@ -5,32 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from npembed.conformance.bounds import UNIT_ROUNDOFF, check_precision, precision_factor, relative_bound
 from npembed.conformance.compare import compare
-from npembed.conformance.probes import CHECKS, Call
 from npembed.conformance.golden.pack import Pack
 from npembed.conformance.outcome import Outcome, Status, failed
+from npembed.conformance.probes import CHECKS, Call
 from npembed.files import load_tensors
-from npembed.model import Model, load_model
-
-Array = NDArray[Any]
+from npembed.typing import Array
+from npembed.weights import load_model
 
 SEPARATOR = " / "
 """Between the case and the stage in an outcome's name."""
-
-_FUNCTION = {
-    "pixel_values": "pad_pixel_values",
-    "patch_attn_mask": "patch_attention_mask",
-    "position_ids": "position_ids",
-    "embeddings": "embed",
-    "hidden": "encode",
-    "tokens": "resample",
-    "image_bound": "image_bounds",
-    "inputs_embeds": "scatter_image_embeds",
-}
-"""The public function that each stage is, where a suspected fault of it can be tried on the stage."""
 
 
 def check_outputs(pack: Pack, outputs: str | Path, precision: str | None = None) -> list[Outcome]:
@@ -99,12 +85,17 @@ def _check_stage(
         return Outcome(name, Status.FAIL, f"{case['expected']} has no tensor {tensor}")
     came = got[tensor]
     at = max({precision or "float32", str(came.dtype)} & set(UNIT_ROUNDOFF), key=UNIT_ROUNDOFF.__getitem__)
-    places = expected["patch_attn_mask"][:, 0] if stage["places"] == "patches" else None
+    places = None if stage["places"] == "all" else _places(stage["counts"], expected[tensor])
     departure = compare(came, expected[tensor], _allowed(stage["tolerance"], tensor, expected, at), places)
     if departure is None:
         return Outcome(name, Status.PASS, "equal" if stage["tolerance"]["kind"] == "equal" else f"within {at}'s bound")
     cause = _cause(pack, case, tensor, came, expected, at) if explain else None
     return Outcome(name, Status.FAIL, departure.what, cause=cause, worst=departure.worst)
+
+
+def _places(counts: list[int], expected: Array) -> Array:
+    """bool (B, L): the places of each slice that count."""
+    return np.arange(expected.shape[1]) < np.array(counts)[:, None]
 
 
 def _allowed(tolerance: dict[str, Any], tensor: str, expected: dict[str, Array], precision: str) -> Array | None:
@@ -123,10 +114,14 @@ def _allowed(tolerance: dict[str, Any], tensor: str, expected: dict[str, Array],
 
 def _cause(pack: Pack, case: dict[str, Any], tensor: str, came: Array, expected: dict[str, Array], at: str) -> str | None:
     """The known faults that give just this result."""
-    if tensor not in _FUNCTION or case["model"] == "given":
+    if case["model"] == "given":
         return None
-    model = load_model(pack.folder / case["model"], "tokens")
-    check, call = CHECKS[_FUNCTION[tensor]], _call(tensor, pack.tensors(case["input"]), expected, model)
+    model = load_model(pack.folder / case["model"])
+    stage = next(stage for stage in model.config.family.stages if stage.name == tensor)
+    if stage.function not in CHECKS:
+        return None
+    values = {**pack.tensors(case["input"]), **{name: value for name, value in expected.items() if name != "tgt_sizes"}}
+    check, call = CHECKS[stage.function], Call(stage.arguments(values, model))
     words = []
     for suspect in check.suspects:
         try:
@@ -135,20 +130,3 @@ def _cause(pack: Pack, case: dict[str, Any], tensor: str, came: Array, expected:
         except Exception:  # a faulty function may well fail
             continue
     return " or: ".join(words) or None
-
-
-def _call(tensor: str, inputs: dict[str, Array], expected: dict[str, Array], model: Model) -> Call:
-    """The call of the stage's public function that the case stands for."""
-    sizes = inputs["tgt_sizes"]
-    strips = [inputs[f"strips.{number}"] for number in range(len(sizes))]
-    arguments: dict[str, tuple[Any, ...]] = {
-        "pixel_values": (strips,),
-        "patch_attn_mask": (sizes,),
-        "position_ids": (sizes, model.config.vision.num_patches_per_side),
-        "embeddings": (strips, sizes, model),
-        "hidden": (expected["embeddings"], sizes, model),
-        "tokens": (expected.get("hidden"), sizes, model),
-        "image_bound": tuple(inputs[name] for name in ("input_ids", "start_ids", "end_ids")),
-        "inputs_embeds": (inputs["text_embeds"], inputs["vision_tokens"], expected["image_bound"]),
-    }
-    return Call(arguments[tensor])

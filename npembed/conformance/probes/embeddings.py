@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import npembed
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import embed_scale
+from npembed.conformance.probes.positions import IDS_SUSPECTS
 from npembed.conformance.probes.probe import (
     Array,
     Call,
@@ -22,7 +23,6 @@ from npembed.conformance.probes.probe import (
     in_float64,
     sizes_of,
 )
-from npembed.conformance.probes.positions import IDS_SUSPECTS
 from npembed.model import Model
 from npembed.patches import patches_to_strip, strip_to_patches
 

@@ -99,14 +99,15 @@ def _resampler_scores_unscaled(model: Model) -> Model:
 
     def change(array: Array) -> Array:
         factor = np.ones(3 * width)
-        factor[:width] = (width / model.config.resampler_heads) ** 0.5
+        factor[:width] = resampler.HEAD_DIM**0.5
         return np.asarray(array * factor.reshape(-1, *[1] * (array.ndim - 1)).astype(array.dtype))
 
     return edited(model, {"resampler.attn.in_proj_weight": change, "resampler.attn.in_proj_bias": change})
 
 
 def _with_eps(eps: float, model: Model) -> Model:
-    return Model(replace(model.config, vision=replace(model.config.vision, layer_norm_eps=eps)), model.weights)
+    config: Any = model.config
+    return Model(replace(config, vision=replace(config.vision, layer_norm_eps=eps)), model.weights)
 
 
 def _gelu_by_erf(x: Array) -> Array:
