@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
@@ -53,21 +52,17 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
     """
     who = "embed"
     as_model(model, who).require("embeddings", who)
-    config, weights = model.config, model.weights
+    config = model.config
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     pixels = arguments.as_strips(strips, who, config.vision.num_channels, config.vision.patch_size)
     arguments.check_strips_fit(pixels, sizes, who)
     ids = config.family.position_ids(sizes, config, config.family.rule if rule is None else rule)  # (B, Lmax)
-    kernels, bias = model.pair(f"{model.tower}embeddings.patch_embedding")
-    table = weights[f"{model.tower}embeddings.position_embedding.weight"]  # (G*G, D)
+    kernels = model.weights[f"{model.tower}embeddings.patch_embedding.weight"]
     kernels = kernels.reshape(len(kernels), -1)  # (D, C*P*P)
-    result = np.empty((*ids.shape, len(kernels)), model.dtype)
-    for places, strip, own in zip(result, pixels, ids, strict=True):
+    result = model.position_plus_bias[ids]  # (B, Lmax, D); in the padding nothing is added to it
+    for places, strip in zip(result, pixels, strict=True):
         patches = strip_to_patches(strip.astype(model.dtype, copy=False))  # (L, C*P*P)
-        places[: len(patches)] = patches @ kernels.T
-        places[len(patches) :] = 0  # where there are no pixels the convolution is its bias
-        places += bias
-        places += table[own]
+        places[: len(patches)] += patches @ kernels.T
     return result
 
 

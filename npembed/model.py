@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,12 @@ class Model:
     def pair(self, name: str) -> tuple[Floats, Floats]:
         """The weight and the bias of one linear map or layer norm, by the name that they share."""
         return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+
+    @cached_property
+    def position_plus_bias(self) -> Floats:
+        """(G*G, D): the position table with the convolution's bias in each row; made once, because it is large."""
+        table = self.weights[f"{self.tower}embeddings.position_embedding.weight"]
+        return np.asarray(table + self.weights[f"{self.tower}embeddings.patch_embedding.bias"])
 
     @property
     def tower(self) -> str:

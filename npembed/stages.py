@@ -74,10 +74,7 @@ EMBEDDINGS = Stage(
     function="embed",
     arrays=embedding_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
-    padding=lambda model: (
-        model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
-        + model.weights[f"{model.tower}embeddings.position_embedding.weight"][0]
-    ),
+    padding=lambda model: model.position_plus_bias[0],
     promise=Promise.COMPONENTWISE,
 )
 
