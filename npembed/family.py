@@ -150,6 +150,8 @@ class Family:
         model -> the steps from embeddings to hidden states.
     places : callable
         tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
+    unit : callable
+        config -> how many patches each side of a slice must be a multiple of.
     placeholder : callable
         (grid, image_id, config, tgt_sizes) -> the text that stands for one picture.
     stages : tuple of Stage
@@ -174,6 +176,7 @@ class Family:
     position_ids: Callable[[Ids, Any, str], Ids]
     tower: Callable[[Any], Sequence[Step]]
     places: Callable[[Ids], Ids] = _every_place
+    unit: Callable[[Any], int] = field(default=lambda config: 1)
     placeholder: Callable[..., str]
     stages: tuple[Stage, ...]
     checked: str

@@ -97,9 +97,12 @@ class Model:
         """The names of the arrays that one stage reads and the model lacks."""
         return [name for name in shapes_of(stage, self.config) if name not in self.weights]
 
-    def require(self, stage: str, who: str) -> None:
-        """An error unless the family has the stage and its arrays are there."""
-        missing = self.missing(self.config.family.stage(stage, who))
+    def require(self, stage: str, who: str, reads: str = "") -> None:
+        """An error unless the family has the stage, the stage reads the array of that name, and its arrays are there."""
+        family = self.config.family
+        if reads and reads not in shapes_of(family.stage(stage, who), self.config):
+            raise ValueError(f"{who}: in {family.title} this does not give the stage {stage!r}, which does not read {reads}")
+        missing = self.missing(family.stage(stage, who))
         if missing:
             raise ValueError(f"{who}: the model lacks {some(missing)}, which the stage {stage!r} needs")
 

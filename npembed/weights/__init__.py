@@ -1,7 +1,8 @@
 """Where a model's sizes and arrays come from: a checkpoint's folder, or seeded random numbers."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from npembed.config import FamilyConfig
 from npembed.families import config_of
@@ -20,8 +21,9 @@ def read_config(folder: str | Path) -> FamilyConfig:
     Parameters
     ----------
     folder : path
-        Holds config.json and, if the family has one, preprocessor_config.json, whose values win. What neither gives is the
-        default of the family's own code.
+        Holds config.json and, if the family has one, preprocessor_config.json, whose values win; before it counts the
+        `image_processor` of processor_config.json, as in transformers. What neither gives is the default of the family's own
+        code.
 
     Returns
     -------
@@ -51,7 +53,13 @@ def _config(source: Source, who: str) -> FamilyConfig:
     top = source.json("config.json")
     if top is None:
         raise ValueError(f"{who}: {source.where} has no config.json")
-    return config_of(top, source.json("preprocessor_config.json") or {}, who, source.where)
+    return config_of(top, _preprocessor(source), who, source.where)
+
+
+def _preprocessor(source: Source) -> Mapping[str, Any]:
+    """How pictures are cut: `image_processor` of processor_config.json, which transformers 5 saves, or the older file."""
+    nested = (source.json("processor_config.json") or {}).get("image_processor")
+    return nested if isinstance(nested, dict) else source.json("preprocessor_config.json") or {}
 
 
 def load_model(source: str | Path, until: str | None = None) -> Model:
