@@ -310,7 +310,7 @@ def test_every_stage_is_transformers_within_the_promise(pair):
     assert ours["hidden_sizes"].tolist() == (sizes // (2 if pair.mode == "16x" else 1)).tolist()
     for stage in ("embeddings", "hidden", "tokens"):
         for own, slice_ in zip(ours[stage], theirs[stage], strict=True):
-            assert relative(own[: len(slice_)], slice_) < 1e-5  # 1.1e-6 measured
+            assert relative(own[: len(slice_)], slice_) < 1e-5  # 2.1e-6 measured, in hidden
             if stage != "embeddings":
                 assert not own[len(slice_) :].any()
 
