@@ -27,7 +27,8 @@ def _strips(values: Mapping[str, Any]) -> list[Array]:
 def _ids(tgt_sizes: Any, model: Model, rule: str | None = None) -> Ids:
     """The rows of the position table, as the model's family numbers its patches."""
     family = model.config.family
-    return family.position_ids(arguments.as_tgt_sizes(tgt_sizes, "position_ids"), model.config, rule or family.rule)
+    sizes = arguments.as_tgt_sizes(tgt_sizes, "position_ids")
+    return family.position_ids(sizes, model.config, family.rule if rule is None else rule)
 
 
 def _cut(picture: Any, config: Any) -> Any:
@@ -91,7 +92,7 @@ def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Id
         arrays=arrays,
         sizes=after,
         compares_padding=False,
-        companions=lambda tgt_sizes, config: {"hidden_sizes": after(tgt_sizes, config)},
+        companions=lambda tgt_sizes, config: {"hidden_sizes": after(tgt_sizes, config).copy()},
         promise=Promise.DISTANCE,
         steps=True,
     )
@@ -206,7 +207,7 @@ def run(
     who = "run"
     family = as_model(model, who).config.family
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
-    stages = family.stages_until(until or last_stage(model), who)
+    stages = family.stages_until(last_stage(model) if until is None else until, who)
     values: dict[str, Any] = {"strips": strips, "tgt_sizes": sizes, "rule": rule}
     for stage in stages:
         values[stage.name] = stage.compute(values, model, **({"progress": progress} if stage.steps else {}))
@@ -225,7 +226,7 @@ def companions(stages: Sequence[Stage], tgt_sizes: Ids, model: Model, rule: str 
     arrays: dict[str, Array] = {
         "patch_attn_mask": patch_attention_mask(tgt_sizes),
         "position_ids": _ids(tgt_sizes, model, rule),
-        "tgt_sizes": tgt_sizes,
+        "tgt_sizes": tgt_sizes.copy(),
     }
     for stage in stages:
         arrays |= stage.companions(tgt_sizes, model.config)

@@ -2,7 +2,6 @@
 
 import re
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-import npembed.embeddings
 from npembed import (
     Config,
     Model,
@@ -126,35 +124,12 @@ def test_slices_do_not_touch_one_another(sizes: list[tuple[int, int]], seed: int
         assert np.allclose(alone[0], found[b, : h * w], rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("most", [1, 5, 6, 11, 10**9])
-def test_how_many_patches_are_multiplied_at_once_does_not_matter(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small_model()
-    strips, sizes = batch_of([(2, 3), (1, 5), (1, 1), (4, 4), (1, 1), (1, 1)], model)
-    monkeypatch.setattr(npembed.embeddings, "PATCHES_AT_ONCE", most)
-    exact, bound = exact_and_bound(strips, sizes, model)
-    assert (np.abs(embed(strips, sizes, model) - exact) <= bound).all()
-
-
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8), most=st.integers(1, 20))
-def test_groups_are_runs_of_slices_no_larger_than_need_be(lengths: list[int], most: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(npembed.embeddings, "PATCHES_AT_ONCE", most)
-        groups = list(npembed.embeddings._groups(lengths))
-    assert [b for group in groups for b, _ in group] == list(range(len(lengths)))
-    assert all([rows.stop - rows.start for _, rows in group] == [lengths[b] for b, _ in group] for group in groups)
-    assert all(group[0][1].start == 0 for group in groups)
-    assert all(one.stop == other.start for group in groups for (_, one), (_, other) in pairwise(group))
-    totals = [group[-1][1].stop for group in groups]
-    assert all(len(group) == 1 or total <= most for group, total in zip(groups, totals, strict=True))
-    assert all(total + lengths[following[0][0]] > most for total, (_, following) in zip(totals, pairwise(groups), strict=False))
-
-
-def test_a_rule_that_gives_no_usable_id_is_refused_in_embeds_name() -> None:
+def test_a_rule_that_gives_no_usable_id_is_refused() -> None:
     model = small_model()
     strips, sizes = batch_of([(1, 2)], model)
-    with pytest.raises(ValueError, match=r"^embed: rule 'digitize', as released, gives bucket -1, outside 0\.\."):
+    with pytest.raises(ValueError, match=r"^position_ids: rule 'digitize', as released, gives bucket -1, outside 0\.\."):
         embed(strips, sizes, model, "digitize")
-    with pytest.raises(ValueError, match=r"^embed: rule must be one of arange, .*; got 'floor'$"):
+    with pytest.raises(ValueError, match=r"^position_ids: rule must be one of arange, .*; got 'floor'$"):
         embed(strips, sizes, model, "floor")
 
 

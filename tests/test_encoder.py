@@ -152,10 +152,10 @@ def test_the_last_layer_can_be_dropped():
     np.testing.assert_allclose(only_norm.std(axis=-1), 1, atol=0.2)
 
 
-def test_progress_is_told_of_each_layer():
+def test_progress_is_told_of_each_step_of_each_slice():
     calls = []
     encode(drawn([(1, 2), (2, 2)]), [(1, 2), (2, 2)], small_model(layers=3), progress=lambda *call: calls.append(call))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [(done, 8) for done in range(1, 9)], "two slices, of three layers and a norm each"
     with pytest.raises(TypeError, match="positional"):
         encode(drawn([(1, 2)]), [(1, 2)], small_model(), print)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from npembed import Config, image_bounds, image_placeholder, scatter_image_embeds
-from npembed.images import plan_slices
+from npembed.families.cutting import plan_slices
 
 STARTS, ENDS, UNK, TEXT = [290, 292], [291, 293], 294, 7
 SEED_BOUNDS = [[18, 82], [84, 148], [150, 214]]
