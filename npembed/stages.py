@@ -1,6 +1,7 @@
 """The stages of the path that the families share, as records; and what runs a family's stages one after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from npembed.family import Promise, Stage
 from npembed.merge import image_bounds, scatter_image_embeds, token_places
 from npembed.model import Model, as_model
 from npembed.padding import pad_pixel_values, patch_attention_mask
+from npembed.positions import position_ids
 from npembed.typing import Array, Ids, Shapes
 
 Progress = Callable[[int, int], None]
@@ -29,6 +31,11 @@ def _ids(tgt_sizes: Any, model: Model, rule: str | None = None) -> Ids:
     family = model.config.family
     sizes = arguments.as_tgt_sizes(tgt_sizes, "position_ids")
     return family.position_ids(sizes, model.config, family.rule if rule is None else rule)
+
+
+def _asked_rule(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The rule, where one is asked for; without it a stage is called as a port is."""
+    return () if values.get("rule") is None else (values["rule"],)
 
 
 def _cut(picture: Any, config: Any) -> Any:
@@ -67,11 +74,22 @@ POSITION_IDS = Stage(
     call=_ids,
     arguments=lambda values, model: (values["tgt_sizes"], model, values.get("rule")),
 )
+BUCKETED_IDS = replace(
+    POSITION_IDS,
+    call=position_ids,
+    arguments=lambda values, model: (
+        values["tgt_sizes"],
+        model.config.vision.num_patches_per_side,
+        model.config.family.rule if values.get("rule") is None else values["rule"],
+    ),
+    function="position_ids",
+)
+"""The stage `position_ids` of a family whose ids are those of `position_ids`: a port's can be explained by its faults."""
 EMBEDDINGS = Stage(
     name="embeddings",
     reads=("strips.*", "tgt_sizes"),
     call=embed,
-    arguments=lambda values, model: (_strips(values), values["tgt_sizes"], model, values.get("rule")),
+    arguments=lambda values, model: (_strips(values), values["tgt_sizes"], model, *_asked_rule(values)),
     function="embed",
     arrays=embedding_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
@@ -156,7 +174,8 @@ TEXT = Stage(
     arguments=lambda values, model: (values["grid"].tolist(), int(values["image_id"]), model.config, None),
 )
 
-BEFORE_THE_TOWER = (SLICED_TGT_SIZES, SLICED_STRIPS, PIXEL_VALUES, PATCH_ATTN_MASK, POSITION_IDS)
+TO_THE_MASK = (SLICED_TGT_SIZES, SLICED_STRIPS, PIXEL_VALUES, PATCH_ATTN_MASK)
+BEFORE_THE_TOWER = (*TO_THE_MASK, POSITION_IDS)
 """From a picture to what the embeddings read."""
 
 

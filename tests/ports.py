@@ -168,12 +168,12 @@ class Port:
 
     # Embeddings
 
-    def embed(self, strips, tgt_sizes, model, rule="arange"):
+    def embed(self, strips, tgt_sizes, model, rule=None):
         tail = ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
         weight, bias, table = (self._enter(array, array.dtype) for array in _named(model, "vpm.embeddings", tail))
         pixels = self._enter(self.pad_pixel_values(strips), weight.dtype)
         features = self._convolve(pixels, weight, bias)[:, :, 0].transpose(0, 2, 1)  # (B, D, 1, Lmax) -> (B, Lmax, D)
-        ids = self.position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule)
+        ids = self.position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule or "arange")
         return self._leave(features + self._positions(table[ids], tgt_sizes))
 
     def _positions(self, positions, tgt_sizes):
@@ -279,7 +279,7 @@ class Port:
 
     # Into the language model
 
-    def image_placeholder(self, grid, image_id=None, config=MINICPM_V_2_6):
+    def image_placeholder(self, grid, image_id=None, config=MINICPM_V_2_6, tgt_sizes=None):
         places = "<unk>" * config.query_num
         text = "" if image_id is None else f"<image_id>{image_id}</image_id>"
         text += f"<image>{places}</image>"

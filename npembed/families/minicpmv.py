@@ -14,7 +14,16 @@ from npembed.family import Family, Slices, Step
 from npembed.model import Model
 from npembed.positions import position_ids
 from npembed.resampler import HEAD_DIM, resample, resampler_shapes
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, IMAGE_BOUND, INPUTS_EMBEDS, TEXT, hidden_stage, tokens_stage
+from npembed.stages import (
+    BUCKETED_IDS,
+    EMBEDDINGS,
+    IMAGE_BOUND,
+    INPUTS_EMBEDS,
+    TEXT,
+    TO_THE_MASK,
+    hidden_stage,
+    tokens_stage,
+)
 from npembed.typing import Ids, Shapes, Size
 
 
@@ -250,7 +259,7 @@ def _family(key: str, title: str, model_type: str, versions: tuple[float, ...], 
         position_ids=lambda tgt_sizes, config, rule: position_ids(tgt_sizes, config.vision.num_patches_per_side, rule),
         tower=tower,
         placeholder=placeholder,
-        stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, IMAGE_BOUND, INPUTS_EMBEDS),
+        stages=(*TO_THE_MASK, BUCKETED_IDS, EMBEDDINGS, HIDDEN, TOKENS, TEXT, IMAGE_BOUND, INPUTS_EMBEDS),
         checked=checked,
     )
 
