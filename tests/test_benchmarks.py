@@ -240,6 +240,11 @@ def test_memory_is_counted_beside_inputs_result_and_weights(model: Model, monkey
     assert measure.peak_memory([], [], model) == pytest.approx(1.0, abs=0.01)
 
 
+def test_what_a_model_computes_once_is_counted(batch: cases.Batch, model: Model) -> None:
+    table = model.position_plus_bias.nbytes
+    assert measure.peak_memory(batch.strips, batch.sizes, model) * measure.MEGABYTE > table
+
+
 def test_the_json_has_its_shape(tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in machine.PIN:
         monkeypatch.delenv(name, raising=False)

@@ -11,7 +11,6 @@ import pytest
 
 from npembed import FAMILIES, MINICPM_V_2_6, Config, SlicingConfig, VisionConfig, read_config
 
-
 STATED = {"model_type": "minicpmv", "version": 2.6, "drop_vision_last_layer": False}
 """What a config.json must say of itself."""
 

@@ -129,6 +129,13 @@ def test_what_a_model_lacks_is_named() -> None:
     random_model(SMALL, until="hidden").require("hidden", "test")
 
 
+def test_the_position_table_takes_up_the_bias() -> None:
+    model = Model(SMALL, arrays() | {BIAS: np.arange(8, dtype=np.float32)})
+    assert np.array_equal(model.position_plus_bias, np.tile(np.arange(8) + 1, (4, 1)))
+    assert model.position_plus_bias is model.position_plus_bias
+    assert model.position_plus_bias.dtype == np.float32
+
+
 def test_other_arrays_are_kept() -> None:
     assert Model(SMALL, {"llm.model.embed_tokens.weight": np.ones((5, 2))}).weights["llm.model.embed_tokens.weight"].shape == (
         5,
