@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import npembed
+from npembed import FAMILIES, random_model
 from npembed.conformance import strategies as draw
 from npembed.conformance.strategies import small_model
 
@@ -41,7 +42,7 @@ FLOORS = (
     ("patches", "padding", "attention", "images"),
     ("positions.*",),
     ("model",),
-    ("embeddings", "encoder", "resampler", "merge"),
+    ("embeddings", "encoder", "resampler", "mergers", "merge"),
     ("stages",),
     ("families.*",),
     ("weights.*",),
@@ -205,6 +206,10 @@ class Pattern:
 
     def match(self, value: Any, lengths: dict[str, Any], where: str) -> None:
         """Bind the letters that are not bound yet, and compare what is."""
+        if isinstance(value, tuple) and len(value) == len(self.dims) and all(isinstance(side, int) for side in value):
+            for dim, side in zip(self.dims, value, strict=True):  # a size, not an array of that size
+                _bind(dim, side, lengths, f"{where}, {dim}")
+            return None
         if not self.count:
             return self._match_array(value, lengths, where)
         if not isinstance(value, list):
@@ -296,9 +301,13 @@ class Call:
 def hold(arrow: Arrow, function: Callable[..., Any], call: Call) -> int:
     """The number of the alternative that the result is, or an `ArrowError`."""
     lengths = dict(call.lengths)
-    if len(arrow.arguments) > len(call.arguments):
-        raise ArrowError(f"the arrow has {len(arrow.arguments)} arguments; the call {len(call.arguments)}")
-    for number, (pattern, argument) in enumerate(zip(arrow.arguments, call.arguments, strict=False)):
+    given = list(enumerate(call.arguments))
+    for pattern in arrow.arguments:
+        while given and isinstance(given[0][1], int) and not isinstance(pattern, str):
+            given.pop(0)  # an arrow leaves plain numbers out
+        if not given:
+            raise ArrowError(f"the arrow has {len(arrow.arguments)} arguments; the call {len(call.arguments)}")
+        number, argument = given.pop(0)
         if isinstance(pattern, str):
             lengths[pattern] = argument
         else:
@@ -336,6 +345,7 @@ ROOMS = (
     "embeddings",
     "encoder",
     "resampler",
+    "mergers",
     "merge",
 )
 """Whose functions have arrows; to them come the public names."""
@@ -369,22 +379,28 @@ def zeros(*shape: int) -> Any:
     return np.zeros(shape, dtype=np.float32)
 
 
+MERGING = random_model(FAMILIES["minicpm-v-4.6"].small(FAMILIES["minicpm-v-4.6"]), until="tokens")
+
 CALLS: dict[str, list[Call]] = {
     "attend": [Call((zeros(3, 4), zeros(5, 4), zeros(5, 4), 2))],
+    "attend_in_windows": [Call((zeros(3, 4, 6), zeros(3, 4, 6), zeros(3, 4, 6), 2))],
     "boundaries": [Call((70,)), Call((7,))],
     "bucket_coords": [Call((n,)) for n in (1, 25, 70)],
     "cells": [Call((PIXELS, 4, 2), {"rows": 2, "columns": 4})],
+    "divided": [Call((np.array([[4, 8], [2, 2]]), 2, "test"))],
     "embed": [Call((STRIPS, SIZES, MODEL), {"D": 4}), Call((STRIPS[:1], SIZES[:1], MODEL), {"D": 4})],
     "encode": [Call((HIDDEN, SIZES, MODEL), {"Lmax'": LMAX})],
     "flattened_position_ids": [Call((SIZES, 7), {"Lmax": LMAX})],
     "fractional_coords": [Call((n,)) for n in (1, 25, 70)],
     "gelu": [Call((zeros(3, 4),))],
+    "gelu_erf": [Call((zeros(3, 4),))],
     "image_bounds": [
         Call((np.array([290, 294, 291]), [290], [291]), {"N": 1}),
         Call((TEXT.input_ids, TEXT.start_ids, TEXT.end_ids), {"N": 2}),
     ],
     "layer_norm": [Call((zeros(3, 4), zeros(4), zeros(4), 1e-6))],
     "linear": [Call((zeros(3, 4), zeros(5, 4), zeros(5)))],
+    "merge_patches": [Call((zeros(2, 8, 16), [[4, 8], [4, 4]], MERGING), {"most": 2, "E": 24})],
     "pad_pixel_values": [Call((STRIPS,), {"B": 3}), Call((STRIPS[1:2],), {"B": 1})],
     "patch_attention_mask": [Call((SIZES,), {"Lmax": LMAX})],
     "patch_conv": [Call((zeros(2, 3, 5, 7), zeros(6, 3, 2, 2), zeros(6)))],
@@ -403,6 +419,8 @@ CALLS: dict[str, list[Call]] = {
     "strip_to_patches": [Call((zeros(3, 2, 10),))],
     "strip_to_picture": [Call((zeros(3, 2, 12), (2, 3)), {"h": 2, "w": 3})],
     "tgt_sizes_from_mask": [Call((MASK,))],
+    "token_places": [Call((TEXT.input_ids, 294, [2, 1]))],
+    "windows": [Call((zeros(8, 5), (2, 4)), {"h": 2, "w": 4})],
 }
 
 
@@ -436,6 +454,9 @@ WRONG_ARROWS = [
     ("slice_image", "Picture -> (B, 2), list of (3, P, L_i*P)", "result 0 is no array"),
     ("cells", "(rows*H, columns*W, 3) -> rows of (H, W, 3)", "result 0 is 8, not 2"),
     ("tgt_sizes_from_mask", "bool (B, H, W) -> int64 (B, K)", "result 0 cannot be told without K"),
+    ("windows", "(h*w, D), (w, h) -> (h*w/4, 4, D)", "argument 1, w is 2, not 4"),
+    ("windows", "(h*w, D), (h, w) -> (h*w/2, 4, D)", "result 0, h\\*w/2 is 2, not 4"),
+    ("token_places", "(N,), (T,) -> int64 (N, 2)", "result 0, N is 2, not 8"),
     ("gelu", "(L, K), (L, K), (L, K) -> (L, K)", "the arrow has 3 arguments; the call 1"),
 ]
 
