@@ -26,6 +26,7 @@ from npembed import (
     run,
     stages,
 )
+from npembed.conformance import strategies as draw
 from npembed.family import Stage
 from tests.shapes import STAGES, shapes_until
 
@@ -171,8 +172,7 @@ def test_an_unknown_stage_is_refused(until: Any) -> None:
 # Joined
 
 
-size = st.tuples(st.integers(1, 4), st.integers(1, 4))
-batches = st.lists(st.lists(size, min_size=1, max_size=3), min_size=1, max_size=4)
+batches = st.lists(draw.tgt_sizes(max_slices=3, max_patches=16).map(np.ndarray.tolist), min_size=1, max_size=4)
 
 
 def last(strips: Sequence[Any], sizes: Sequence[tuple[int, int]], until: str, dtype: str) -> NDArray[Any]:
@@ -186,7 +186,7 @@ def stage_of(name: str) -> Stage:
 @pytest.mark.parametrize("until", STAGES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @given(parts=batches, seed=st.integers(0, 99))
-def test_several_calls_joined_are_one_call(until: str, dtype: str, parts: list[list[tuple[int, int]]], seed: int) -> None:
+def test_several_calls_joined_are_one_call(until: str, dtype: str, parts: list[list[list[int]]], seed: int) -> None:
     every = list(itertools.chain.from_iterable(parts))
     strips = strips_of(every, seed)
     rest = iter(strips)
