@@ -53,13 +53,19 @@ def _config(source: Source, who: str) -> FamilyConfig:
     top = source.json("config.json")
     if top is None:
         raise ValueError(f"{who}: {source.where} has no config.json")
-    return config_of(top, _preprocessor(source), who, source.where)
+    return config_of(top, _preprocessor(source, who), who, source.where)
 
 
-def _preprocessor(source: Source) -> Mapping[str, Any]:
+def _preprocessor(source: Source, who: str) -> Mapping[str, Any]:
     """How pictures are cut: `image_processor` of processor_config.json, which transformers 5 saves, or the older file."""
     nested = (source.json("processor_config.json") or {}).get("image_processor")
-    return nested if isinstance(nested, dict) else source.json("preprocessor_config.json") or {}
+    if nested is None:
+        return source.json("preprocessor_config.json") or {}
+    if not isinstance(nested, dict):
+        raise ValueError(
+            f"{who}: image_processor of processor_config.json must be a JSON object; got {nested!r} (in {source.where})"
+        )
+    return nested
 
 
 def load_model(source: str | Path, until: str | None = None) -> Model:
