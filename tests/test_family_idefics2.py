@@ -23,7 +23,20 @@ from transformers.models.idefics2.modeling_idefics2 import (
 )
 from transformers.models.idefics2.processing_idefics2 import Idefics2Processor
 
-from npembed import FAMILIES, Model, embed, encode, image_placeholder, load_model, random_model, read_config, run, slice_image
+from npembed import (
+    FAMILIES,
+    Model,
+    embed,
+    encode,
+    image_placeholder,
+    load_model,
+    random_model,
+    read_config,
+    run,
+    scatter_image_embeds,
+    slice_image,
+    token_places,
+)
 from npembed.conformance.bounds import stage_allowed
 from npembed.families import idefics2
 from npembed.families.idefics2 import Idefics2Config, PerceiverConfig, SizingConfig, perceive, resized_size
@@ -292,6 +305,19 @@ def test_alpha_is_laid_on_white(saved: Saved) -> None:
     assert all(np.array_equal(ours, other) for ours, other in zip(strips, expected, strict=True))
 
 
+def test_the_processor_that_writes_the_text_drops_alpha_before() -> None:
+    """So it differs from the image processor, which is the reference."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8))
+    own = Idefics2ImageProcessorPil()
+    options = {"text_kwargs": {}, "images_kwargs": {}}
+    state = SimpleNamespace(
+        image_processor=own, tokenizer=SimpleNamespace(init_kwargs={}), _merge_kwargs=lambda **given: options
+    )
+    whole = Idefics2Processor.__call__(state, images=image)["pixel_values"]
+    assert np.array_equal(whole, own(images=image.convert("RGB"))["pixel_values"])
+    assert not np.array_equal(whole, own(images=image)["pixel_values"])
+
+
 def test_a_piece_that_is_all_0_is_dropped() -> None:
     model, processor = build("split")
     processor.image_mean, processor.image_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -345,6 +371,27 @@ def test_the_text_is_transformers(grid: tuple[int, int] | None) -> None:
     assert ours.count("<image>") == 4 * (5 if grid else 1)
     both = ours + ours.removeprefix("<fake_token_around_image>")
     assert both == their_text("<image><image>", 4, split=grid is not None)
+
+
+def test_the_tokens_take_the_places_that_transformers_gives_them(saved: Saved) -> None:
+    image = picture(200, 150)
+    grid = saved.config.family.cut(image, saved.config).grid
+    tokens = theirs(saved, image)["tokens"]
+    words = re.findall(r"<image>|<[^>]*>|.", "Say: " + image_placeholder(grid, config=saved.config) + " What?")
+    ids = np.array([31 if word == "<image>" else len(word) for word in words])
+    text = np.random.default_rng(0).standard_normal((len(ids), 20), dtype=np.float32)
+    expected = saved.model.model.inputs_merger(
+        torch.tensor(ids)[None], torch.tensor(text)[None], torch.tensor(tokens).reshape(-1, 20)
+    )
+    places = token_places(ids, 31, [tokens.shape[1]] * len(tokens))
+    assert np.array_equal(scatter_image_embeds(text, tokens, places), expected[0].numpy())
+
+
+def test_the_stage_of_the_text_goes_by_the_picture() -> None:
+    model = random_model(small(sizing=SPLIT), until="tokens")
+    stage = next(stage for stage in FAMILY.stages if stage.name == "text")
+    found = stage.compute({"picture": np.asarray(picture(80, 60))}, model).tobytes().decode()
+    assert found == image_placeholder((2, 2), config=model.config)
 
 
 def test_texts_that_cannot_be_are_refused() -> None:

@@ -36,7 +36,9 @@ from npembed import (
     random_model,
     read_config,
     run,
+    scatter_image_embeds,
     slice_image,
+    token_places,
 )
 from npembed.conformance.bounds import stage_allowed
 from npembed.families.idefics3 import Idefics3Config, TilingConfig, pixel_shuffle, plan_tiles, shuffle_and_project
@@ -501,6 +503,40 @@ def test_the_text_has_a_place_for_every_token(saved: Saved) -> None:
     slices = saved.config.family.cut(picture(200, 150), saved.config)
     tokens = run(slices.strips, slices.tgt_sizes, saved.ours)["token_counts"].sum()
     assert image_placeholder(slices.grid, config=saved.config).count("<image>") == tokens
+
+
+def test_the_tokens_take_the_places_that_transformers_gives_them(saved: Saved) -> None:
+    image = picture(200, 150)
+    grid = saved.config.family.cut(image, saved.config).grid
+    tokens = theirs(saved, image)["tokens"]
+    words = re.findall(r"<image>|<[^>]*>|\n|.", "Say: " + image_placeholder(grid, config=saved.config) + " What?")
+    ids = np.array([31 if word == "<image>" else len(word) for word in words])
+    text = np.random.default_rng(0).standard_normal((len(ids), 20), dtype=np.float32)
+    places = token_places(ids, 31, [tokens.shape[1]] * len(tokens))
+    mask = torch.tensor(ids == 31)[None, :, None]
+    expected = torch.tensor(text)[None].masked_scatter(mask, torch.tensor(tokens).reshape(-1, 20))[0].numpy()
+    assert np.array_equal(scatter_image_embeds(text, tokens, places), expected)
+    inner = saved.model.model
+    if hasattr(inner, "inputs_merger"):
+        merged = inner.inputs_merger(torch.tensor(ids)[None], torch.tensor(text)[None], torch.tensor(tokens).reshape(-1, 20))
+        assert np.array_equal(merged[0].numpy(), expected)
+
+
+def test_a_picture_with_a_tile_dropped_has_more_places_than_tokens() -> None:
+    """As in transformers, which refuses it too."""
+    with pytest.raises(ValueError, match="input_ids has 10 places of id 31, but token_counts makes 8"):
+        token_places([31] * 10, 31, [4, 4])
+
+
+def test_the_stages_go_from_the_picture_to_the_text_s_embeddings() -> None:
+    for key in KEYS:
+        model = random_model(small(key), until="tokens")
+        values: dict[str, Any] = {"picture": np.asarray(picture(80, 60))}
+        found = {stage.name: stage for stage in FAMILIES[key].stages}
+        slices = FAMILIES[key].cut(values["picture"], model.config)
+        assert found["sliced_tgt_sizes"].compute(values, model).tolist() == slices.tgt_sizes.tolist()
+        assert found["text"].compute(values, model).tobytes().decode() == image_placeholder((2, 2), config=model.config)
+        assert list(found)[-2:] == ["image_bound", "inputs_embeds"]
 
 
 def test_texts_that_cannot_be_are_refused() -> None:

@@ -13,7 +13,7 @@ from npembed.family import Family, Stage, Step
 from npembed.images import is_blank, strip_of
 from npembed.model import Model
 from npembed.stages import hidden_stage
-from npembed.typing import Floats, Pixels, Shapes, Size
+from npembed.typing import Array, Floats, Pixels, Shapes, Size
 
 FAKE = "<fake_token_around_image>"
 PLACE = "<image>"
@@ -117,13 +117,14 @@ def _tower_shapes(config: Any) -> Shapes:
 
 HIDDEN = hidden_stage(_tower_shapes)
 
-TEXT = Stage(
-    name="text",
-    reads=("grid",),
-    call=lambda grid, config: np.frombuffer(config.family.placeholder(grid, None, config, None).encode(), dtype=np.uint8),
-    arguments=lambda values, model: (values["grid"].tolist(), model.config),
-)
-"""The text of a picture that is split, without a number."""
+
+def _text(picture: Any, config: Any) -> Array:
+    grid = config.family.cut(picture, config).grid
+    return np.frombuffer(config.family.placeholder(grid, None, config, None).encode(), dtype=np.uint8)
+
+
+TEXT = Stage(name="text", reads=("picture",), call=_text, arguments=lambda values, model: (values["picture"], model.config))
+"""The text of a picture, which has no place for a number."""
 
 
 def check_family_config(config: Any, **kinds: type) -> None:

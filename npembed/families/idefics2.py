@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
 
 from npembed import arguments
 from npembed.attention import attend
@@ -18,7 +17,7 @@ from npembed.family import Family, Slices
 from npembed.images import as_rgb, as_rgb_on_white, resize
 from npembed.model import Model, as_model
 from npembed.positions import position_ids
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, tokens_stage
+from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
 
 if TYPE_CHECKING:
@@ -199,6 +198,11 @@ def cut(image: "Picture | Pixels", config: Idefics2Config) -> Slices:
     """A picture -> its quarters, row by row, if it is split, then the whole of it, each resized by itself.
 
     A slice holds the patches all of whose pixels the picture fills: on the model's canvas the others are masked.
+
+    Notes
+    -----
+    Source: SPEC 13.5; equal to `Idefics2ImageProcessorPil`, which lays alpha on white. `Idefics2Processor`, which writes the
+    text too, first turns a picture upright by its EXIF and drops its alpha, so that it differs for such pictures.
     """
     sizing = config.sizing
     pixels = np.asarray(as_rgb_on_white(image))
@@ -243,6 +247,8 @@ def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
 
 def gated(x: Floats, model: Model, name: str) -> Floats:
     """(L, K) -> (L, N): down(silu(gate(x)) * up(x)), with silu(y) = y / (1 + exp(-y)); no biases."""
+    from scipy.special import expit  # here, because SciPy takes longer to import than the rest of the package
+
     gate, up, down = (model.weights[f"{name}.{part}_proj.weight"] for part in ("gate", "up", "down"))
     opened = x @ gate.T
     opened *= expit(opened)
@@ -285,7 +291,7 @@ def perceive(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     (2, 4, 24)
     """
     who = "perceive"
-    as_model(model, who).require("tokens", who)
+    as_model(model, who).require("tokens", who, reads=f"{_PERCEIVER}.latents")
     config: Any = model.config
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     given = arguments.as_patches(hidden, "hidden", sizes, config.vision.hidden_size, who)
@@ -408,6 +414,8 @@ FAMILIES: tuple[Family, ...] = (
             idefics.HIDDEN,
             tokens_stage(perceive, _connector_shapes, _token_counts),
             idefics.TEXT,
+            TOKEN_PLACES,
+            INPUTS_EMBEDS_BY_COUNT,
         ),
         checked="transformers' own PIL processor and modules: sizes, pixels, ids and text equal, floats within the promise",
     ),

@@ -17,7 +17,7 @@ from npembed.family import Family, Slices
 from npembed.images import as_rgb, as_rgb_on_white, cells, resize
 from npembed.model import Model, as_model
 from npembed.positions import position_ids
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, tokens_stage
+from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ def shuffle_and_project(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -
     (1, 4, 24)
     """
     who = "shuffle_and_project"
-    as_model(model, who).require("tokens", who)
+    as_model(model, who).require("tokens", who, reads=_PROJECTION)
     config: Any = model.config
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     given = arguments.as_patches(hidden, "hidden", sizes, config.vision.hidden_size, who)
@@ -418,6 +418,7 @@ def _family(key: str, title: str, presets: Any) -> Family:
         rule="step",
         position_ids=lambda tgt_sizes, config, rule: position_ids(tgt_sizes, config.vision.num_patches_per_side, rule),
         tower=idefics.tower,
+        unit=lambda config: config.scale_factor,
         placeholder=placeholder,
         stages=(
             *BEFORE_THE_TOWER,
@@ -425,6 +426,8 @@ def _family(key: str, title: str, presets: Any) -> Family:
             idefics.HIDDEN,
             tokens_stage(shuffle_and_project, _connector_shapes, _token_counts),
             idefics.TEXT,
+            TOKEN_PLACES,
+            INPUTS_EMBEDS_BY_COUNT,
         ),
         checked="transformers' own PIL processor and modules: sizes, pixels, ids and text equal, floats within the promise",
     )
