@@ -1,5 +1,11 @@
 """How a picture becomes embeddings in MiniCPM-V 2.6 and its NaViT-SigLIP relatives: the reference, in NumPy."""
 
+from npembed import stops
+
+if stops.is_command_line():  # before the imports below, so that a stop while they run is no traceback
+    stops.leave_at_once()
+
+# ruff: isort: split
 from npembed.config import MINICPM_V_2_6, Config, SlicingConfig, VisionConfig, read_config
 from npembed.embeddings import embed
 from npembed.encoder import encode
