@@ -47,7 +47,7 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = (), inputs: Itera
         raise ValueError(f"the output's folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"the output's folder {folder} cannot be written to")
-    _check_replaceable(path)
+    _check_replaceable(path, path)
     for file in inputs:
         if same_file(path, file):
             raise ValueError(
@@ -66,16 +66,16 @@ def resolved(path: str | Path, what: str = "the output") -> Path:
         raise ValueError(f"{what} {path} cannot be written: its links lead nowhere") from None
 
 
-def _check_replaceable(path: Path) -> None:
+def _check_replaceable(path: Path, shown: str | Path) -> None:
     """Only a regular file that may be written to makes way for another; a folder's refusal is the system's own."""
     try:
         mode = path.stat().st_mode
     except OSError:  # nothing is there, or nothing that can be reached, which the system will say
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise ValueError(f"the output {path} is no regular file")
+        raise ValueError(f"the output {shown} is no regular file")
     if stat.S_ISREG(mode) and not (mode & 0o222 and os.access(path, os.W_OK)):
-        raise ValueError(f"the output {path} is read-only")
+        raise ValueError(f"the output {shown} is read-only")
 
 
 def same_file(one: str | Path, other: str | Path) -> bool:
@@ -105,7 +105,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             yield beside
             with stops.held_back():
                 beside.chmod(mode)
-                _check_replaceable(target)
+                _check_replaceable(target, path)
                 os.replace(beside, target)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -819,18 +818,6 @@ def test_a_stop_leaves_the_old_pack(site: Path, here: Path, monkeypatch: pytest.
     done = npembed("golden", "write", "pack")
     assert (done.code, done.err) == (130, "npembed: stopped\n")
     assert state(here) == before
-
-
-@posix
-def test_a_real_interrupt_stops_a_run(here: Path) -> None:
-    (here / "slow.py").write_text("import time\ndef boundaries(*_):\n    print('begun', flush=True)\n    time.sleep(60)\n")
-    command = [sys.executable, "-m", "npembed", "check", "slow.py"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, "npembed: stopped\n")
 
 
 # In a process of its own
