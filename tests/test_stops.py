@@ -18,7 +18,8 @@ from npembed.conformance.golden import pack, read_pack, write_pack
 from npembed.files import replacing
 from npembed.stops import Stopped
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and locks as POSIX has them")
+fcntl = pytest.importorskip("fcntl")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 ROOT = Path(__file__).parents[1]
 SIGNALS = [pytest.param(signal.SIGINT, 130, id="SIGINT"), pytest.param(signal.SIGTERM, 143, id="SIGTERM")]
 
@@ -381,3 +382,12 @@ def test_a_name_that_another_process_swept_before_it_was_locked_is_given_up(
     write_pack(tmp_path / "pack")
     assert len(swept) == 1
     assert sorted(os.listdir(tmp_path)) == ["a.json", "pack"]
+
+
+def test_a_name_that_another_process_is_sweeping_is_given_up(tmp_path: Path) -> None:
+    (path := left(tmp_path)).touch()
+    with path.open("r+") as sweeper, path.open("r+") as writer:
+        fcntl.flock(sweeper, fcntl.LOCK_EX)
+        assert not beside._hold(path, writer.fileno())
+        fcntl.flock(sweeper, fcntl.LOCK_UN)
+        assert beside._hold(path, writer.fileno())
