@@ -5,6 +5,12 @@ The rooms in reading order: `images`, `padding`, `patches`, `positions`, `embedd
 `families`: a module per family. `weights`: where arrays come from. `conformance`: the kit for ports. `cli`: the command line.
 """
 
+from npembed import stops
+
+if stops.is_command_line():  # before the imports below, so that a stop while they run is no traceback
+    stops.leave_at_once()
+
+# ruff: isort: split
 from npembed.config import SlicingConfig, VisionConfig
 from npembed.embeddings import embed
 from npembed.encoder import encode
