@@ -130,27 +130,38 @@ _LONGEST_HEADER = 100_000_000
 
 _SAFETENSORS_DTYPES = {
     "bool": "BOOL",
-    **{f"{kind}int{bits}": f"{kind.upper() or 'I'}{bits}" for kind in ("u", "") for bits in (8, 16, 32, 64)},
-    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
     "bfloat16": "BF16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
 }
-"""NumPy's name of a type -> safetensors' own."""
+"""NumPy's name of a type -> safetensors' own, in the order in which its writer ranks them."""
 
 
 def _save_safetensors(arrays: dict[str, NDArray[Any]], path: Path, metadata: Mapping[str, str]) -> None:
     """The header's length in eight bytes, the header as JSON, the arrays' bytes.
 
-    safetensors' own writer puts the metadata in an order that changes from run to run. As there, wide types come first, so that
-    each array begins at a multiple of its type's width.
+    safetensors' own writer puts the metadata in an order that changes from run to run. As there, wide types come first, and
+    in each type the names in order, so each array begins at a multiple of its type's width.
     """
-    ordered = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    for name, array in arrays.items():
+        if array.dtype.name not in _SAFETENSORS_DTYPES:
+            raise OSError(f"Unknown dtype {array.dtype} of {name}")  # `replacing` says of which file
+    rank = list(_SAFETENSORS_DTYPES)
+    ordered = sorted(arrays, key=lambda name: (-rank.index(arrays[name].dtype.name), name))
     header: dict[str, Any] = {"__metadata__": {name: metadata[name] for name in sorted(metadata)}}
     end = 0
     for name in ordered:
         begin, end = end, end + arrays[name].nbytes
-        dtype = _SAFETENSORS_DTYPES.get(arrays[name].dtype.name)
-        if dtype is None:
-            raise OSError(f"Unknown dtype {arrays[name].dtype} of {name}")  # `replacing` says of which file
+        dtype = _SAFETENSORS_DTYPES[arrays[name].dtype.name]
         header[name] = {"dtype": dtype, "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
