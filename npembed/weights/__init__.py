@@ -2,8 +2,8 @@
 
 - `source`: the interface, and what every kind of source shares.
 - `safetensors_header`: the names, types and places of the arrays in a safetensors file, from the file's first bytes.
-- `gguf`, `gguf_names`: mmproj files of llama.cpp.
-- `ranges`: parts of files over HTTP, checked.
+- `ranges`: parts of files, on this machine or over HTTP, checked.
+- `gguf`: the container of llama.cpp; `mmproj`, `gguf_names`: its vision towers as a source.
 - `hub`: a repository of the Hugging Face Hub, and the cache of what was read from it.
 - `url`: a folder or a file at any URL.
 """
