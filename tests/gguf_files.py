@@ -32,7 +32,8 @@ def record(name, shape, kind=0, offset=0):
 
 def container(pairs, records, data=b"", *, version=3, arrays=None, count=None, alignment=32):
     """The file whose pairs and records are these bytes."""
-    head = b"GGUF" + struct.pack("<IQQ", version, len(records) if arrays is None else arrays, len(pairs) if count is None else count)
+    arrays, count = (len(given) if stated is None else stated for given, stated in ((records, arrays), (pairs, count)))
+    head = b"GGUF" + struct.pack("<IQQ", version, arrays, count)
     head += b"".join(pairs) + b"".join(records)
     return head + bytes(-len(head) % alignment) + data
 
@@ -61,4 +62,3 @@ class Written:
             data += raw + bytes(-len(raw) % 32)
         path.write_bytes(container([pair(key, *content) for key, content in self.pairs.items()], records, data))
         return path
-

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npembed.weights.ranges import Ranged
 from npembed.weights.source import FLOATS, WHO, Entry, json_object
 
 MOST_HEADER = 25_000_000
@@ -132,3 +133,9 @@ def as_array(raw: bytes | bytearray, entry: Entry, name: str, where: str) -> NDA
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(entry.shape)
     stored = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[entry.dtype]
     return np.frombuffer(raw, stored).astype(np.float64 if entry.dtype == "F64" else np.float32).reshape(entry.shape)
+
+
+def read_header(file: Ranged) -> Header:
+    """The header of a file that is read by parts."""
+    length = header_length(file.read(0, min(8, file.size)), file.size, file.where)
+    return parse_header(file.read(8, length), file.size, file.where)
