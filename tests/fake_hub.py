@@ -65,8 +65,8 @@ class FakeHub:
             return self._kind if self._which is None or number in self._which else None
 
     def sent(self, ending=""):
-        """Bytes of bodies of files with this ending."""
-        return sum(entry["sent"] for entry in self.log if entry["path"].endswith(ending))
+        """Bytes of answers that are no refusals, for paths with this ending."""
+        return sum(entry["sent"] for entry in self.log if entry["path"].endswith(ending) and entry["status"] < 300)
 
     def folder(self, name):
         """The address of a repository's folder, as a plain file server has it."""

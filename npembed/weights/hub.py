@@ -15,7 +15,18 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from npembed.weights.cache import Shelf, Wanted, cache_folder
-from npembed.weights.ranges import BUSY, Answer, BrokenError, BusyError, HttpFile, LocalFile, Patience, Ranged, Sleep
+from npembed.weights.ranges import (
+    BUSY,
+    Answer,
+    BrokenError,
+    BusyError,
+    HttpFile,
+    LocalFile,
+    MissingFileError,
+    Patience,
+    Ranged,
+    Sleep,
+)
 from npembed.weights.remote import Progress, RemoteCheckpoint, in_order
 from npembed.weights.source import INDEX, SINGLE, WHO, json_object, public
 
@@ -119,15 +130,17 @@ class Hub:
 
     def _does_without(self, at: Repository, name: str) -> bool:
         """Whether the client's cache tells enough without this file: a whole checkpoint has no index, say."""
-        instead = {INDEX: SINGLE, "processor_config.json": "preprocessor_config.json"}.get(name)
+        instead = {INDEX: SINGLE, SINGLE: INDEX, "processor_config.json": "preprocessor_config.json"}.get(name)
         found = instead and self._client.try_to_load_from_cache(at.name, instead, revision=at.revision)
         return isinstance(found, str)
 
-    def file(self, at: Repository, name: str) -> Ranged:
-        """A large file: the client's, if it has it whole; else its ranges."""
+    def file(self, at: Repository, name: str) -> Ranged | None:
+        """A large file: the client's, if it has it whole; else its ranges. None if the repository has no such file."""
         found = self._client.try_to_load_from_cache(at.name, name, revision=at.revision)
         if isinstance(found, str):
             return LocalFile(found)
+        if self._client.constants.is_offline_mode() and self._does_without(at, name):
+            return None
         url = self._client.hf_hub_url(at.name, name, revision=at.revision, endpoint=self.endpoint)
 
         @contextmanager
@@ -141,7 +154,10 @@ class Hub:
                     raise ValueError(f"{WHO}: {at.name}/{name} was asked for at {at.revision}, and came from {commit[:40]!r}")
                 yield Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.iter_raw())
 
-        return HttpFile(f"{at.name}/{name}", ask, self._sleep)
+        try:
+            return HttpFile(f"{at.name}/{name}", ask, self._sleep)
+        except MissingFileError:
+            return None
 
     def _stream(self, url: str, begin: int, stop: int) -> Any:
         utils = self._client.utils
@@ -183,7 +199,7 @@ class Hub:
         if isinstance(error, errors.RevisionNotFoundError):
             return ValueError(f"{WHO}: {at.name} has no revision {at.revision!r}")
         if isinstance(error, errors.RemoteEntryNotFoundError):
-            return ValueError(f"{WHO}: {at.name} has no file {name}")
+            return MissingFileError(f"{WHO}: {at.name} has no file {name}")
         return self._unreached(error, where)
 
     def _unreached(self, error: Exception, where: str) -> Exception:

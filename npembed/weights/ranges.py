@@ -119,6 +119,10 @@ def _retry_after(stated: str) -> float | None:
         return None
 
 
+class MissingFileError(ValueError):
+    """The server has no such file."""
+
+
 class Patience:
     """Counts failures in a row, and waits after each; longer each time, or as long as the server asks."""
 

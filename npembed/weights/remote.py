@@ -45,7 +45,7 @@ class RemoteCheckpoint:
     file : callable
         A file's name -> the file; None if there is none.
     single : str
-        The one file that holds all arrays, if there is no index.
+        The one file that holds all arrays; without it, an index says which files do.
 
     Notes
     -----
@@ -75,11 +75,15 @@ class RemoteCheckpoint:
     def names(self) -> Mapping[str, str]:
         """Every array's name -> the name of the file that holds it."""
         if not self._file_of:
-            index = self.json(INDEX) if self._single == SINGLE else None
-            if index is not None:
+            single = self._open(self._single)
+            index = self.json(INDEX) if single is None else None
+            if single is not None:
+                self._files[self._single] = single, read_header(single)
+                self._file_of = dict.fromkeys(self._files[self._single][1].entries, self._single)
+            elif index is not None:
                 self._file_of = weight_map(index, f"{self.where}/{INDEX}")
             else:
-                self._file_of = dict.fromkeys(self._header(self._single)[1].entries, self._single)
+                raise ValueError(f"{WHO}: {self.where} has neither {self._single} nor {INDEX}")
         return self._file_of
 
     def entries(self) -> Mapping[str, Entry]:
@@ -129,8 +133,7 @@ class RemoteCheckpoint:
         if file not in self._files:
             opened = self._open(file)
             if opened is None:
-                words = f"has neither {SINGLE} nor {INDEX}" if file == SINGLE else f"has no file {file}"
-                raise ValueError(f"{WHO}: {self.where} {words}")
+                raise ValueError(f"{WHO}: {self.where} has no file {file}")
             self._files[file] = opened, read_header(opened)
         return self._files[file]
 
