@@ -513,6 +513,10 @@ def test_the_config_tells_the_family(files, name):
     assert {key: config[key] for key in CONFIGS[name]} == CONFIGS[name]
 
 
+def test_the_oldest_preprocessor_says_less(files):
+    assert "slice_mode" not in GgufSource(files / "minicpm-llama3-v-2_5.f16.gguf").json("preprocessor_config.json")
+
+
 def test_the_tiles_of_idefics3_are_its_table_s_side(files):
     config, preprocessor = (GgufSource(files / "idefics3.q8_0.gguf").json(f"{n}config.json") for n in ("", "preprocessor_"))
     assert config["vision_config"]["image_size"] == preprocessor["max_image_size"]["longest_edge"] == 364

@@ -290,28 +290,57 @@ def test_what_came_of_something_else_is_not_used(place):
         path.parent.rename(partial.parent)
 
 
-def test_a_killed_process_leaves_what_the_next_completes(place, tmp_path, data):
+SCRIPT = """
+import os, signal, sys
+from npembed.weights.hub import fetch
+
+def wanted(config, preprocessor, names):
+    return [name for name in names if name.startswith('vpm.embeddings.')]
+
+def kill(done, total):
+    if 'kill' in sys.argv and done > total // 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+print(fetch('tiny/model', wanted, 'embeddings', progress=kill))
+"""
+
+
+def process(place, *words, **environment):
+    """Another process that reads the same, by the environment's word alone."""
+    env = os.environ | {"HF_ENDPOINT": place.server.endpoint, "NPEMBED_CACHE": str(place.cache)} | environment
+    env |= {"HF_HOME": str(place.cache.parent / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *words], env=env, **pipes)
+
+
+def test_a_killed_process_leaves_what_the_next_completes(place, data):
     """The process kills itself in the middle, without any of Python's ways to clean up."""
-    code = (
-        "import os, signal, sys\n"
-        "from npembed.weights.hub import fetch\n"
-        "def stop(done, total):\n"
-        "    if done > total // 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "wanted = lambda config, preprocessor, names: [name for name in names if name.startswith('vpm.embeddings.')]\n"
-        "fetch('tiny/model', wanted, 'embeddings', progress=stop)\n"
-    )
-    env = os.environ | {
-        "HF_ENDPOINT": place.server.endpoint,
-        "NPEMBED_CACHE": str(place.cache),
-        "HF_HOME": str(tmp_path / "home"),
-    }
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    assert done.returncode == -9, done.stderr
+    killed = process(place, "kill")
+    assert killed.communicate() == ("", "")
+    assert killed.returncode == -9
     path = place.fetch()
     total = sum(array.nbytes for array in load_file(path / "model.safetensors").values())
     assert place.progress[0][0] > total // 3
     for name, array in load_file(path / "model.safetensors").items():
         np.testing.assert_array_equal(array, load_file(data / "tiny-minicpmv" / "model.safetensors")[name])
+
+
+def test_two_processes_at_once_read_it_once(place, data):
+    both = [process(place), process(place)]
+    outputs = [each.communicate() for each in both]
+    assert [each.returncode for each in both] == [0, 0], outputs
+    assert outputs[0] == outputs[1]
+    found = load_file(Path(outputs[0][0].strip()) / "model.safetensors")
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, load_file(data / "tiny-minicpmv" / "model.safetensors")[name])
+    assert [each.whole for each in kept(place.cache)] == [True]
+
+
+def test_the_environment_s_word_for_offline_is_obeyed(place):
+    offline = process(place, HF_HUB_OFFLINE="1")
+    errors = offline.communicate()[1]
+    assert "ValueError: load_model: tiny/model is in no cache, and HF_HUB_OFFLINE is set" in errors
+    assert place.server.log == []
 
 
 # What is not there
