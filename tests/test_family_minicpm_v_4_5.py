@@ -309,20 +309,24 @@ def test_times_that_do_not_fit(groups, kind, message):
         resample(np.zeros((3, 2, 16)), [(1, 2)] * 3, small_model(), groups)
 
 
-@pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if key.startswith("minicpm") and not family.frames])
-def test_other_families_take_no_times(key):
+WITHOUT_FRAMES = [key for key in FAMILIES if key != FAMILY.key]
+RESAMPLERS = [key for key in WITHOUT_FRAMES if any(stage.function == "resample" for stage in FAMILIES[key].stages)]
+
+
+@pytest.mark.parametrize("key", RESAMPLERS)
+@pytest.mark.parametrize("groups", [[[-1]], [[0]]])
+def test_other_families_take_no_times(groups, key):
     family = FAMILIES[key]
-    if "tokens" not in [stage.name for stage in family.vision_stages] or family.stage("tokens", "").function != "resample":
-        pytest.skip("it has another connector")
-    config = family.small(family)
-    hidden = np.zeros((1, 1, config.vision.hidden_size))
-    for groups in ([[-1]], [[0]]):
-        with pytest.raises(
-            ValueError, match=rf"^resample: {family.title} takes no temporal_ids: its resampler makes the tokens"
-        ):
-            resample(hidden, [(1, 1)], random_model(config, until="tokens"), groups)
+    model = random_model(family.small(family), until="tokens")
+    with pytest.raises(ValueError, match=rf"^resample: {family.title} takes no temporal_ids: its resampler makes the tokens"):
+        resample(np.zeros((1, 1, model.config.vision.hidden_size)), [(1, 1)], model, groups)
+
+
+@pytest.mark.parametrize("key", WITHOUT_FRAMES)
+def test_other_families_take_no_frames(key):
+    family = FAMILIES[key]
     with pytest.raises(ValueError, match=rf"^slice_frames: {family.title} takes no frames: its tokens are made of each slice"):
-        slice_frames([np.zeros((8, 8, 3), np.uint8)], [[0]], config)
+        slice_frames([np.zeros((8, 8, 3), np.uint8)], [[0]], family.small(family))
 
 
 def test_only_4_5_has_frames():
