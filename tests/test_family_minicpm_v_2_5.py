@@ -11,12 +11,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load_file
 
 from npembed import (
     FAMILIES,
     Model,
     bucket_coords,
+    cli,
     embed,
     encode,
     image_bounds,
@@ -217,6 +219,38 @@ def test_results_laid_end_to_end_keep_their_numbers_and_get_zeros():
         np.testing.assert_array_equal(joined[:2, :most], batches[0][stage.name])
         np.testing.assert_array_equal(joined[2:], batches[1][stage.name])
         assert not joined[:2, most:].any()
+
+
+def test_the_command_line_takes_each_picture_as_a_batch_of_its_own(folder, expected, tmp_path):
+    """The ids too: those of one batch of all pictures would be others."""
+    paths = [str(tmp_path / f"{name}.png") for name in PICTURES]
+    for path, size in zip(paths, PICTURES.values(), strict=True):
+        Image.fromarray(synthetic_picture(*size)).save(path)
+    for until, theirs in (("embeddings", "embeddings"), ("tokens", "vision_tokens")):
+        out = tmp_path / f"{until}.safetensors"
+        assert cli.run(["embed", *paths, "--weights", str(folder), "--until", until, "-o", str(out)]) == 0
+        found = load_file(out)
+        assert found[until].shape[0] == found["position_ids"].shape[0] == 4
+        for picture, name in enumerate(PICTURES):
+            slices = found["image_index"] == picture
+            right = expected[f"{name}.{theirs}"]
+            places = expected[f"{name}.position_ids"].shape[1]
+            np.testing.assert_array_equal(found["position_ids"][slices, :places], expected[f"{name}.position_ids"])
+            assert not found["position_ids"][slices, places:].any()
+            assert relative(found[until][slices, : right.shape[1]], right) < ALLOWED
+            assert not found[until][slices, right.shape[1] :].any()
+
+
+@given(st.lists(batches, min_size=1, max_size=3))
+def test_ids_of_joined_results_are_each_batchs_own(drawn):
+    model, sizes = small_model(), [np.array(batch) for batch in drawn]
+    found = companions((), np.concatenate(sizes), model, batches=[len(batch) for batch in sizes])["position_ids"]
+    first = 0
+    for batch in sizes:
+        own = FAMILY.position_ids(batch, model.config, "arange")
+        np.testing.assert_array_equal(found[first : first + len(batch), : own.shape[1]], own)
+        assert not found[first : first + len(batch), own.shape[1] :].any()
+        first += len(batch)
 
 
 def test_the_other_rules_are_followed():
