@@ -31,6 +31,7 @@ from npembed import (
     run,
     slice_image,
 )
+from npembed.conformance.bounds import embed_scale
 from npembed.stages import companions, join
 from tests.oracles import (
     seed_pixel_values,
@@ -267,6 +268,15 @@ def test_more_patches_than_one_axis_has():
     )
     with pytest.raises(ValueError, match=message):
         FAMILY.position_ids(np.array([(1, 1), (182, 182)]), FAMILY.small(FAMILY), "arange")
+
+
+def test_the_bound_on_embeddings_goes_by_the_families_own_ids():
+    """Padding of a batch takes its rows of the table, too."""
+    model, sizes = small_model(), [(2, 3), (4, 5)]
+    black = [np.zeros_like(strip) for strip in strips_of(sizes)]
+    bias, table = (model.weights[f"vpm.embeddings.{name}"] for name in ("patch_embedding.bias", "position_embedding.weight"))
+    right = np.abs(bias) + np.abs(table[bucket_coords(20)])
+    np.testing.assert_allclose(embed_scale(black, sizes, model).magnitude, np.stack([right, right]), rtol=1e-12)
 
 
 # Text and bounds
