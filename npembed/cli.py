@@ -21,11 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 import npembed
-from npembed import MINICPM_V_2_6, load_model, random_model
+from npembed import MINICPM_V_2_6, load_model, random_model, stops
 from npembed import run as run_stages
 from npembed.families import FAMILIES
 from npembed.family import Slices
-from npembed.files import SUFFIXES, check_output, replacing, save_tensors
+from npembed.files import SUFFIXES, check_output, is_own_output, replacing, same_file, save_tensors
 from npembed.images import read_image
 from npembed.model import Model
 from npembed.positions.differences import (
@@ -55,7 +55,7 @@ SAMPLE = Path(__file__).with_name("data") / "sample.png"
 SEED = 0
 """Of the random weights that stand in for a checkpoint."""
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""What Typer makes of a KeyboardInterrupt."""
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -69,13 +69,13 @@ def run(args: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, ImportError, OSError) as error:
         return _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        return _refuse("stopped", INTERRUPTED)
+        return _refuse("stopped", stops.code())
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of Typer's own complaints about the words of the call
             raise
         return _refuse(f"{error.format_message()} (npembed --help lists the commands)")
-    if code == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
-        return _refuse("stopped", code)
+    if code == INTERRUPTED:
+        return _refuse("stopped", stops.code())
     return code if isinstance(code, int) else 0
 
 
@@ -127,7 +127,8 @@ def embed(
     upright: Annotated[bool, typer.Option("--upright", help="Turn pictures as their EXIF asks; upstream does not.")] = False,
 ) -> None:
     """Turn pictures into embeddings, encoder states or vision tokens, all in one file."""
-    target = check_output(output or f"{_known_stage(until)}.safetensors", SUFFIXES)
+    inputs = [*(images or ()), *_weight_files(weights)]
+    target = check_output(output or f"{_known_stage(until)}.safetensors", SUFFIXES, inputs)
     if rule is not None:
         get_rule(rule, "embed")
     model, origin = _model(weights, until)
@@ -139,8 +140,16 @@ def embed(
     with _progress(until, len(paths)) as progress:
         results = [_embed_picture(path, model, until, rule, upright, progress) for path in paths]
     tensors = _tensors(results, model, until, rule)
+    replaced = ", which replaces the earlier file" if target.exists() else ""
     save_tensors(target, tensors, _metadata(until, rule, model, origin, paths))
-    _say(f"{until} {tensors[until].shape} {tensors[until].dtype} is in {target}")
+    _say(f"{until} {tensors[until].shape} {tensors[until].dtype} is in {target}{replaced}")
+
+
+def _weight_files(weights: Path | None) -> list[Path]:
+    """The files that may be read as the checkpoint: all in its folder but npembed's own outputs."""
+    if weights is None or not weights.is_dir():
+        return [] if weights is None else [weights]
+    return [path for path in sorted(weights.iterdir()) if path.is_file() and not is_own_output(path)]
 
 
 def _known_stage(until: str) -> str:
@@ -266,10 +275,11 @@ def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str) ->
     """The arrays of the output file."""
     stages = model.config.family.stages_until(until, "embed")
     tgt_sizes = np.concatenate([result.slices.tgt_sizes for result in results])
+    batches = [len(result.slices.tgt_sizes) for result in results]
     return {
         until: join(stages[-1], [result.array for result in results], model),
-        **companions(stages, tgt_sizes, model, rule),
-        "image_index": np.repeat(np.arange(len(results)), [len(result.slices.tgt_sizes) for result in results]),
+        **companions(stages, tgt_sizes, model, rule, batches),
+        "image_index": np.repeat(np.arange(len(results)), batches),
         "slice_boxes": np.concatenate([result.slices.boxes for result in results]),
     }
 
@@ -314,13 +324,15 @@ PrecisionOption: TypeAlias = Annotated[
 def golden_write(folder: Annotated[Path, typer.Argument(metavar="DIR")], weights: WeightsOption = None) -> None:
     """Write a pack into DIR: new, empty, or an earlier pack."""
     from npembed.conformance.golden import read_pack, write_pack
+    from npembed.conformance.golden.pack import check_folder
 
+    replaced = any(check_folder(folder, _weight_files(weights)).glob("*"))
     model = None if weights is None else load_model(weights)
     with _progress("hidden", 1) as progress:
         write_pack(folder, model, progress.layers)
-    manifest = read_pack(folder).manifest
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    _say(f"{len(manifest['cases'])} cases, {size / 1e6:.1f} MB, are in {folder}")
+    pack = read_pack(folder)
+    more = ", which replaces the earlier pack" if replaced else ""
+    _say(f"{len(pack.manifest['cases'])} cases, {pack.size / 1e6:.1f} MB, are in {folder}{more}")
     if weights is not None:
         _say(f"They are for the weights in {weights}, which are not in the pack.")
 
@@ -336,8 +348,8 @@ def golden_check(
     """Hold a port's files against a pack, and name the first stage that departs."""
     from npembed.conformance.golden import check_outputs, first_departing, read_pack
 
-    _check_reports(json_file, html_file)
     pack = read_pack(folder)
+    _check_reports(json_file, html_file, [*pack.files(), *(outputs / case["expected"] for case in pack.manifest["cases"])])
     outcomes = check_outputs(pack, outputs, precision)
     stage = first_departing(pack, outcomes)
     _report(outcomes, str(outputs), json_file, html_file, f"The first stage that departs is {stage}." if stage else "")
@@ -357,17 +369,22 @@ def check(
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "npembed-hypothesis"))
     from npembed.conformance.port import check_port, load_port  # Hypothesis reads the line above; it would write here
 
-    _check_reports(json_file, html_file)
+    _check_reports(json_file, html_file, [module] if module.endswith(".py") else [])
     port = load_port(module)
+    _check_reports(
+        json_file, html_file, [file for loaded in list(sys.modules.values()) if (file := getattr(loaded, "__file__", None))]
+    )
     outcomes = check_port(port, require=require or (), examples=examples, seed=seed, precision=precision)
     _report(outcomes, module, json_file, html_file)
 
 
-def _check_reports(*files: Path | None) -> None:
-    """An error before the work if a report could not be written after it."""
-    for file in files:
+def _check_reports(json_file: Path | None, html_file: Path | None, inputs: Sequence[str | Path]) -> None:
+    """An error before the work if a report could not be written after it, or would replace an input or the other report."""
+    for file in (json_file, html_file):
         if file is not None:
-            check_output(file)
+            check_output(file, inputs=inputs)
+    if json_file is not None and html_file is not None and same_file(json_file, html_file):
+        raise ValueError(f"--json {json_file} and --html {html_file} are the same file")
 
 
 def _report(
@@ -381,8 +398,11 @@ def _report(
     verdict = f"{subject} {'departs from' if wrong else 'agrees with'} the reference: {report.counts(outcomes)}. {more}".strip()
     for file, text in ((json_file, report.json_text), (html_file, report.as_html)):
         if file is not None:
+            replaced = file.exists()
             with replacing(file) as beside:
                 beside.write_text(text(outcomes, verdict, subject), encoding="utf-8", errors="backslashreplace")
+            if replaced:
+                _say(f"{file} replaces the earlier file")
     _say(report.as_text(outcomes, verdict))
     if wrong:
         raise typer.Exit(1)

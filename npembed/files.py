@@ -2,61 +2,117 @@
 
 import json
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from npembed import stops
+from npembed.beside import file_beside, sweep
+
 SUFFIXES = (".safetensors", ".npz")
 
 
-def check_output(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
-    """The path, if a file of that kind, or of any, can be written there; found out before the work rather than after it."""
+def check_output(path: str | Path, suffixes: tuple[str, ...] = (), inputs: Iterable[str | Path] = ()) -> Path:
+    """The path, if a file of that kind, or of any, can be written there; found out before the work rather than after it.
+
+    Parameters
+    ----------
+    path : path
+    suffixes : tuple of str
+        Those that it may have; any if there are none.
+    inputs : iterable of path
+        Files that the same run reads: the output may be none of them, by whichever name or link.
+
+    Raises
+    ------
+    ValueError
+        Another suffix; a folder that is missing or cannot be written to; something there that is no regular file, is read-only,
+        or is an input.
+    ImportError
+        A .safetensors file without the extra `weights`.
+    """
     path = Path(path)
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"the output {path} must end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise ValueError(f"the output {path} is a folder")
-    folder = path.resolve().parent
+    folder = resolved(path).parent
     if not folder.is_dir():
         raise ValueError(f"the output's folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"the output's folder {folder} cannot be written to")
+    _check_replaceable(path, path)
+    for file in inputs:
+        if same_file(path, file):
+            raise ValueError(
+                f"the output {path} is the input {file}" if str(path) != str(file) else f"the output {path} is an input"
+            )
     if path.suffix == ".safetensors":
         _safetensors()  # says which extra it needs
     return path
+
+
+def resolved(path: str | Path, what: str = "the output") -> Path:
+    """Through every link, so that a link stays one and what it leads to is replaced."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError):  # what a loop of links raises depends on Python's version
+        raise ValueError(f"{what} {path} cannot be written: its links lead nowhere") from None
+
+
+def _check_replaceable(path: Path, shown: str | Path) -> None:
+    """Only a regular file that may be written to makes way for another; a folder's refusal is the system's own."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing is there, or nothing that can be reached, which the system will say
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"the output {shown} is no regular file")
+    if stat.S_ISREG(mode) and not (mode & 0o222 and os.access(path, os.W_OK)):
+        raise ValueError(f"the output {shown} is read-only")
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths name one file, there already or not yet: by its number on its device, so through any link."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` when the block ends, and is gone if it fails.
 
+    What killed runs left in that folder is deleted first.
+
     Raises
     ------
     ValueError
-        The file system's own refusal, in words.
+        The file system's own refusal, in words; a `path` that is no regular file, or is read-only.
     """
-    target = Path(path).resolve()  # through a link, so that the link stays one
-    beside = target.with_name(f".npembed-{secrets.token_hex(8)}{target.suffix}")
+    target = resolved(path)
     try:
-        beside.touch()
-        mode = (target if target.exists() else beside).stat().st_mode
-        yield beside
-        beside.chmod(mode)  # safetensors makes its files the owner's alone
-        os.replace(beside, target)
+        sweep(target.parent)
+        with file_beside(target) as beside:
+            mode = (target if target.exists() else beside).stat().st_mode
+            yield beside
+            with stops.held_back():
+                beside.chmod(mode)
+                _check_replaceable(target, path)
+                os.replace(beside, target)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):  # nothing is there, or the folder's refusal has been said above
-            beside.unlink()
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    """Write named arrays and their metadata; the suffix says which format.
+    """Write named arrays and their metadata; the suffix says which format. Equal arrays and metadata give equal bytes.
 
     An .npz carries the metadata as JSON text in its array `metadata`.
     """
@@ -64,19 +120,73 @@ def save_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata
     check_output(path, SUFFIXES)
     with replacing(path) as beside:
         if beside.suffix == ".npz":
-            np.savez(beside, **arrays, metadata=np.array(json.dumps(metadata, ensure_ascii=False)))  # type: ignore[arg-type]
+            np.savez(beside, **arrays, metadata=np.array(json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)))  # type: ignore[arg-type]
         else:
             _save_safetensors(arrays, beside, metadata)
 
 
-def _save_safetensors(arrays: dict[str, NDArray[Any]], path: Path, metadata: Mapping[str, str]) -> None:
-    module = _safetensors()
-    from safetensors import SafetensorError
+_LONGEST_HEADER = 100_000_000
+"""In bytes; safetensors' own limit."""
 
+_SAFETENSORS_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
+}
+"""NumPy's name of a type -> safetensors' own, in the order in which its writer ranks them."""
+
+
+def _save_safetensors(arrays: dict[str, NDArray[Any]], path: Path, metadata: Mapping[str, str]) -> None:
+    """The header's length in eight bytes, the header as JSON, the arrays' bytes.
+
+    safetensors' own writer puts the metadata in an order that changes from run to run. As there, wide types come first, and
+    in each type the names in order, so each array begins at a multiple of its type's width.
+    """
+    for name, array in arrays.items():
+        if array.dtype.name not in _SAFETENSORS_DTYPES:
+            raise OSError(f"Unknown dtype {array.dtype} of {name}")  # `replacing` says of which file
+    rank = list(_SAFETENSORS_DTYPES)
+    ordered = sorted(arrays, key=lambda name: (-rank.index(arrays[name].dtype.name), name))
+    header: dict[str, Any] = {"__metadata__": {name: metadata[name] for name in sorted(metadata)}}
+    end = 0
+    for name in ordered:
+        begin, end = end, end + arrays[name].nbytes
+        dtype = _SAFETENSORS_DTYPES[arrays[name].dtype.name]
+        header[name] = {"dtype": dtype, "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in ordered:
+            file.write(_little_endian(arrays[name]).reshape(-1).view(np.uint8).data)
+
+
+def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
+    other = array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big")
+    return array.astype(array.dtype.newbyteorder("<")) if other else array
+
+
+def is_own_output(path: Path) -> bool:
+    """Whether a .safetensors file says of itself that `npembed embed` wrote it."""
     try:
-        module.save_file(arrays, path, metadata=dict(metadata))
-    except SafetensorError as error:  # in which it wraps a full disk's refusal, say
-        raise OSError(str(error)) from None
+        if path.suffix != ".safetensors":
+            return False
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            metadata = json.loads(file.read(min(length, _LONGEST_HEADER)))["__metadata__"]
+        return {"npembed", "stage"} <= set(metadata)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def load_tensors(path: str | Path) -> dict[str, NDArray[Any]]:

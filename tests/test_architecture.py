@@ -35,16 +35,17 @@ def sources() -> Sources:
 
 
 FLOORS = (
-    ("typing", "arguments"),
+    ("typing", "arguments", "stops"),
     ("family",),
     ("config",),
-    ("files",),
+    ("beside", "manifest", "files"),
     ("patches", "padding", "attention", "images"),
     ("positions.*",),
     ("model",),
     ("embeddings", "encoder", "resampler", "mergers", "merge"),
     ("stages",),
     ("families.*",),
+    ("frames",),
     ("weights.*",),
     ("",),  # the public names
     ("conformance.*",),
@@ -136,7 +137,7 @@ def test_no_import_goes_in_a_circle() -> None:
 def test_the_graph_is_the_houses() -> None:
     graph = graph_of(sources())
     assert {"npembed.arguments", "npembed.model", "npembed.patches"} <= graph["npembed.embeddings"]
-    assert graph["npembed.__main__"] == {"npembed.cli"}, "an import in a function"
+    assert "npembed.cli" in graph["npembed.__main__"], "an import in a function"
     assert "npembed.conformance.outcome" in graph["npembed.cli"], "an import for type checkers"
     assert "npembed" in graph["npembed.conformance.probes.probe"], "the public names"
 

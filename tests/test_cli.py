@@ -1,14 +1,11 @@
 """The command line as a whole: help, the version, exit codes, a stop, and a bug, which is not hidden."""
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import npembed as package
-from tests.command_line import assert_refused, assert_refused_and_unchanged, bad, done_well, failing, npembed, posix
+from tests.command_line import assert_refused, assert_refused_and_unchanged, bad, done_well, failing, npembed
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])
@@ -64,17 +61,3 @@ def test_a_bug_is_not_put_in_a_line(
     monkeypatch.setattr("npembed.embeddings.strip_to_patches", failing(error("a bug")))
     with pytest.raises(error, match="a bug"):
         npembed("embed", picture, "--weights", weights, "-o", old_output)
-
-
-@posix
-def test_a_real_interrupt_stops_a_run(here: Path) -> None:
-    """The port waits for a line that comes only after the signal, so a signal that is not heeded ends in another way."""
-    (here / "slow.py").write_text("import sys\ndef boundaries(*_):\n    print('begun', flush=True)\n    sys.stdin.readline()\n")
-    command = [sys.executable, "-m", "npembed", "check", "slow.py", "--examples", "1"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
-    assert (process.returncode, err) == (130, "npembed: stopped\n")

@@ -100,6 +100,8 @@ def test_the_report_on_a_port_in_files(here: Path) -> None:
     (here / "r.json").write_text("old")
     done = npembed("check", "port.py", "--examples", "1", "--json", "r.json", "--html", "r.html")
     assert (done.code, done.err) == (1, "")
+    assert done.out.startswith("r.json replaces the earlier file\n")
+    assert "r.html replaces" not in done.out
     verdict = done.out.splitlines()[-1]
     outcomes = assert_json(here / "r.json", "port.py", verdict, list(CHECKS), ["bucket_coords"])
     wrong = next(outcome for outcome in outcomes if outcome["status"] == "fail")
@@ -139,6 +141,9 @@ BAD_PORTS = [
     bad("check port.py --seed -1", r"Invalid value for '--seed'"),
     bad("check port.py --precision int8", r"precision must be one of"),
     bad("check port.py --json none/report.json", r"the output's folder .*none does not exist"),
+    bad("check port.py --json port.py", r"the output port\.py is an input$"),
+    bad("check port --html folder/../port.py", r"the output folder/\.\./port\.py is the input .*port\.py$"),
+    bad("check port.py --json /dev/null", r"the output /dev/null is no regular file$"),
     bad("check port.py --html folder", r"the output folder is a folder"),
     bad("check port.py --html", r"Option '--html' requires an argument"),
 ]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
@@ -212,10 +211,12 @@ def test_a_checkpoint_says_how_pictures_are_sliced(site: Path, here: Path) -> No
     assert np.array_equal(load_tensors(here / "embeddings.safetensors")["embeddings"], final(picture, load_model(weights)))
 
 
-def test_an_old_output_is_replaced(picture: Path, weights: Path) -> None:
+def test_an_old_output_is_replaced_and_that_is_said(picture: Path, weights: Path) -> None:
     output = picture.with_name("embeddings.safetensors")
+    assert "replaces" not in done_well(npembed("embed", picture, "--weights", weights))
     output.write_bytes(b"old")
-    done_well(npembed("embed", picture, "--weights", weights))
+    out = done_well(npembed("embed", picture, "--weights", weights))
+    assert out.endswith(" float32 is in embeddings.safetensors, which replaces the earlier file\n")
     assert load_tensors(output)["embeddings"].shape == (1, 1014, 48)
 
 
@@ -394,6 +395,11 @@ BAD_PICTURES = [
 ]
 
 BAD_OUTPUTS = [
+    bad("embed picture.png -o w/whole/model.safetensors", r"the output w/whole/model\.safetensors is an input$"),
+    bad("embed picture.png -o hard.safetensors", r"the output hard\.safetensors is the input w/whole/model\.safetensors$"),
+    bad("embed picture.png -o same.safetensors", r"the output same\.safetensors is the input picture\.png$"),
+    bad("embed picture.png -o read-only.safetensors", r"the output read-only\.safetensors is read-only$"),
+    bad("embed picture.png -o fifo.npz", r"the output fifo\.npz is no regular file$"),
     bad("embed -o out.txt", r"the output out\.txt must end in \.safetensors or \.npz"),
     bad("embed -o out", r"the output out must end in \.safetensors or \.npz"),
     bad("embed -o folder.npz", r"the output folder\.npz is a folder"),
@@ -489,14 +495,10 @@ def test_a_folder_that_may_not_be_written_to_is_found_out_first(picture: Path, m
 
 
 def test_a_write_that_stops_half_way_leaves_the_old_file(picture: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(arrays: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
     output = picture.with_name("embeddings.safetensors")
     output.write_bytes(b"old")
     before = state(picture.parent)
-    monkeypatch.setattr(safetensors.numpy, "save_file", half)
+    monkeypatch.setattr("npembed.files._little_endian", failing(OSError(28, "No space left on device")))
     done = npembed("embed", picture, "--weights", weights)
     assert_refused(done, r"embeddings\.safetensors cannot be written: No space left on device$")
     assert " is in " not in done.out

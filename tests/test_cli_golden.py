@@ -113,12 +113,11 @@ def test_a_damaged_pack_is_no_verdict(pack: Path, outputs: Path, tmp_path: Path,
 def test_a_pack_is_written_over_an_old_one_and_for_given_weights(site: Path, here: Path) -> None:
     weights = site / "w" / "whole"
     shutil.copytree(site / "pack", here / "pack")
-    (here / "pack" / "stray.safetensors").write_bytes(b"from an earlier pack")
     first = (here / "pack" / "manifest.json").read_bytes()
     out = done_well(npembed("golden", "write", "pack", "--weights", weights))
+    assert " MB, are in pack, which replaces the earlier pack\n" in out
     assert out.endswith(f"They are for the weights in {weights}, which are not in the pack.\n")
     assert (here / "pack" / "manifest.json").read_bytes() != first
-    assert not (here / "pack" / "stray.safetensors").exists()
     assert [path.name for path in here.iterdir()] == ["pack"]
     assert npembed("golden", "check", "pack", "pack").code == 0
 
@@ -148,6 +147,15 @@ BAD_GOLDEN = [
     bad("golden read pack", r"No such command 'read'"),
     bad("golden write", r"Missing argument 'DIR'"),
     bad("golden write folder", r"golden write: folder exists and is neither empty nor a golden pack"),
+    bad("golden write .", r"golden write: \. is or holds the current folder, which a new pack cannot replace"),
+    bad("golden write ..", r"golden write: \.\. is or holds the current folder"),
+    bad("golden write unreadable", r"golden write: unreadable exists and .*: seed\.safetensors is not as npembed wrote it"),
+    bad(
+        "golden write pack --weights pack/models/small", r"pack holds models/small/config\.json, which is an input of this run"
+    ),
+    bad("golden check pack pack --json pack/manifest.json", r"the output pack/manifest\.json is an input"),
+    bad("golden check pack pack --html link", r"the output link is the input pack/seed\.safetensors"),
+    bad("golden check pack pack --json r --html ./folder/../r", r"--json r and --html folder/\.\./r are the same file"),
     bad("golden write picture.png", r"golden write: picture\.png exists and is neither empty nor a golden pack"),
     bad("golden write none/pack", r"golden write: the folder .*none does not exist"),
     bad("golden write new --weights none", r"load_model: none is not a folder"),

@@ -189,7 +189,7 @@ def test_which_file_wins(config: dict[str, Any], preprocessor: Any, slicing: Sli
 
 @pytest.mark.parametrize(("older", "processor", "patch_size"), [(None, None, 14), (10, None, 10), (14, 10, 10), (None, 10, 10)])
 def test_which_files_patch_size_wins(older: Any, processor: Any, patch_size: int, tmp_path: Path) -> None:
-    config = {"patch_size": 15, "slice_config": {"patch_size": older}}  # the first is nobody's
+    config = {"slice_config": {"patch_size": older}}
     sizes = {"vision_config": {"patch_size": patch_size, "image_size": 70 * patch_size}}
     found = read_config(folder(tmp_path, config | sizes, {"patch_size": processor}))
     assert (found.slicing.patch_size, found.vision.patch_size) == (patch_size, patch_size)
@@ -303,46 +303,7 @@ def test_a_size_that_is_none_is_refused_with_its_folder(config: Any, preprocesso
         read_config(path)
 
 
-# Which family it is, and keys that change numbers
-
-
-KNOWN = ", ".join(family.title for family in FAMILIES.values())
-
-
-@pytest.mark.parametrize(
-    ("model_type", "version", "key"),
-    [
-        ("minicpmv", 2.6, "minicpm-v-2.6"),
-        ("minicpmv", 4.0, "minicpm-v-4.0"),
-        ("minicpmv", 4, "minicpm-v-4.0"),
-        ("minicpmv", 4.5, "minicpm-v-4.5"),
-        ("minicpmo", 2.6, "minicpm-o-2.6"),
-        ("minicpmo", 4.5, "minicpm-o-4.5"),
-    ],
-)
-def test_the_type_and_the_version_say_which_family_it_is(model_type: str, version: Any, key: str, tmp_path: Path) -> None:
-    config = read_config(folder(tmp_path, {"model_type": model_type, "version": version}))
-    assert config.family is FAMILIES[key]
-
-
-@pytest.mark.parametrize("model_type", [None, 3, ["minicpmv"]])
-def test_without_a_type_no_family_is_known(model_type: Any, tmp_path: Path) -> None:
-    words = f"read_config: config.json has no model_type, so its family is not known; supported are {KNOWN} (in {tmp_path})"
-    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
-        read_config(folder(tmp_path, {"model_type": model_type}))
-
-
-def test_another_type_is_refused_by_its_name(tmp_path: Path) -> None:
-    words = f"read_config: config.json has model_type 'clip', which is not supported; supported are {KNOWN} (in {tmp_path})"
-    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
-        read_config(folder(tmp_path, {"model_type": "clip"}))
-
-
-@pytest.mark.parametrize("version", ["2.6", 3, 2, None, True, [2.6]])
-def test_another_version_is_refused_with_the_known_ones(version: Any, tmp_path: Path) -> None:
-    words = f"config.json has model_type 'minicpmv' and version {version!r}; supported are the numbers 2."
-    with pytest.raises(ValueError, match=f"^read_config: {re.escape(words)}"):
-        read_config(folder(tmp_path, {"version": version}))
+# Keys that change numbers
 
 
 CHANGED: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import socket
 import stat
 import sys
 from collections.abc import Iterator
@@ -14,14 +15,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
-from npembed.files import SUFFIXES, check_output, load_tensors, replacing, save_tensors
+from npembed.files import SUFFIXES, check_output, is_own_output, load_tensors, replacing, save_tensors
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")
 
@@ -82,6 +83,45 @@ def test_bytes_in_the_other_order_are_the_same_numbers(suffix: str, tmp_path: Pa
     save_tensors(tmp_path / f"a{suffix}", {"a": np.arange(3, dtype=">f4"), "b": np.arange(3, dtype=">i8")}, {})
     found = load_tensors(tmp_path / f"a{suffix}")
     assert (found["a"].tolist(), found["b"].tolist()) == ([0, 1, 2], [0, 1, 2])
+
+
+@given(data=st.data())
+def test_safetensors_own_reader_reads_what_is_written(data: st.DataObject) -> None:
+    arrays = data.draw(named_arrays(".safetensors"))
+    with TemporaryDirectory() as folder:
+        save_tensors(Path(folder, "a.safetensors"), arrays, METADATA)
+        assert same_bits(load_file(Path(folder, "a.safetensors")), arrays)
+        content = Path(folder, "a.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert length % 8 == 0
+    assert header.pop("__metadata__") == METADATA
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        assert begin % arrays[name].itemsize == 0, "so that a reader can map it"
+        assert content[8 + length :][begin:end] == arrays[name].tobytes()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@given(data=st.data())
+def test_equal_arrays_and_metadata_give_equal_bytes(suffix: str, data: st.DataObject) -> None:
+    """In whichever order the metadata is given, and in safetensors the arrays."""
+    arrays = data.draw(named_arrays(suffix))
+    metadata = data.draw(st.permutations(list(METADATA.items())))
+    order = data.draw(st.permutations(list(arrays.items()))) if suffix == ".safetensors" else list(arrays.items())
+    with TemporaryDirectory() as folder:
+        save_tensors(Path(folder, "a" + suffix), arrays, METADATA)
+        save_tensors(Path(folder, "b" + suffix), dict(order), dict(metadata))
+        assert Path(folder, "a" + suffix).read_bytes() == Path(folder, "b" + suffix).read_bytes()
+
+
+def test_an_output_of_npembeds_own_is_known_by_its_metadata(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "own.safetensors", {"a": np.zeros(2)}, {"npembed": "1", "stage": "hidden"})
+    save_tensors(tmp_path / "other.safetensors", {"a": np.zeros(2)}, {"format": "pt"})
+    for name, content in {"text": b"text", "empty": b"", "list": b"\x02" + bytes(7) + b"[]", "long": b"\xff" * 8}.items():
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    (tmp_path / "own.json").write_bytes((tmp_path / "own.safetensors").read_bytes())
+    assert [path.name for path in tmp_path.iterdir() if is_own_output(path)] == ["own.safetensors"]
 
 
 METADATA = {"rule": "arange", "images": '["a \\" b", "é"]', "empty": ""}
@@ -315,20 +355,12 @@ def test_an_old_file_keeps_its_mode(suffix: str, kept: int, tmp_path: Path) -> N
     assert load_tensors(path)["a"].tolist() == [0.0]
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")]
-)
-def test_a_write_that_stops_half_way_leaves_the_old_file(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """safetensors has an error of its own for what the file system refuses."""
-
-    def half(arrays: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
-        raise error
+def test_a_write_that_stops_half_way_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(array: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "a.safetensors").write_bytes(b"old")
-    monkeypatch.setattr(safetensors.numpy, "save_file", half)
+    monkeypatch.setattr("npembed.files._little_endian", full)
     with pytest.raises(ValueError, match=r"a\.safetensors cannot be written: .*No space left on device$"):
         save_tensors(tmp_path / "a.safetensors", {"a": np.zeros(1)}, {})
     assert contents(tmp_path) == {"a.safetensors": b"old"}
@@ -377,3 +409,90 @@ def test_through_a_link_it_is_the_targets_folder_that_counts(tmp_path: Path) -> 
     (tmp_path / "a.npz").symlink_to("none/b.npz")
     with pytest.raises(ValueError, match=r"the output's folder .*none does not exist$"):
         check_output(tmp_path / "a.npz", SUFFIXES)
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o444, 0o400, 0o555, 0o000], ids=oct)
+def test_a_read_only_file_is_not_replaced(mode: int, tmp_path: Path) -> None:
+    """By its mode, because the superuser may write to all."""
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    with pytest.raises(ValueError, match=r"^the output .*a\.json is read-only$"):
+        check_output(path)
+    with pytest.raises(ValueError, match=r"^the output .*a\.json is read-only$"), replacing(path) as beside:
+        beside.write_bytes(b"new")
+    path.chmod(0o644)
+    assert contents(tmp_path) == {"a.json": b"old"}
+
+
+@posix
+@pytest.mark.parametrize("kind", ["fifo", "link to fifo", "socket", "device"])
+def test_what_is_no_regular_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    if kind == "device":
+        path.symlink_to("/dev/null")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(str(path))
+    else:
+        os.mkfifo(tmp_path / "fifo")
+        path.symlink_to("fifo") if "link" in kind else (tmp_path / "fifo").rename(path)
+    before = path.stat()
+    with pytest.raises(ValueError, match=r"^the output .*a\.json is no regular file$"):
+        check_output(path)
+    if kind != "device":  # whose folder is the system's
+        with pytest.raises(ValueError, match=r"^the output .*a\.json is no regular file$"), replacing(path) as beside:
+            beside.write_bytes(b"new")
+    assert path.stat() == before
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".npembed")]
+
+
+@posix
+def test_what_turns_up_while_the_file_is_written_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(ValueError, match="is no regular file"), replacing(path) as beside:  # noqa: PT012
+        beside.write_bytes(b"new")
+        os.mkfifo(path)
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+SPELLINGS = {
+    "the same": lambda folder: folder / "in.json",
+    "a detour": lambda folder: folder / "sub" / ".." / "in.json",
+    "a link": lambda folder: linked(folder / "link.json", folder / "in.json"),
+    "a link to a link": lambda folder: linked(folder / "outer", linked(folder / "link.json", folder / "in.json")),
+    "a hard link": lambda folder: linked(folder / "hard.json", folder / "in.json", hard=True),
+    "a linked folder": lambda folder: linked(folder / "here", folder) / "in.json",
+}
+
+
+def linked(path: Path, target: Path, hard: bool = False) -> Path:
+    path.hardlink_to(target) if hard else path.symlink_to(target)
+    return path
+
+
+@posix
+@pytest.mark.parametrize("output", SPELLINGS)
+@pytest.mark.parametrize("given_as", ["the same", "a link"])
+def test_an_input_is_no_output_by_any_spelling_or_link(output: str, given_as: str, tmp_path: Path) -> None:
+    for folder in ("", "other"):
+        (tmp_path / folder / "sub").mkdir(parents=True)
+    (tmp_path / "in.json").write_bytes(b"old")
+    source = (
+        SPELLINGS[given_as](tmp_path) if given_as == "the same" else linked(tmp_path / "other" / "in", tmp_path / "in.json")
+    )
+    path = SPELLINGS[output](tmp_path)
+    with pytest.raises(ValueError, match=r"^the output .* is (an input|the input .*)$"):
+        check_output(path, inputs=[tmp_path / "none", source])
+    assert check_output(tmp_path / "else.json", inputs=[source]) == tmp_path / "else.json"
+
+
+@posix
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    linked(tmp_path / "a.json", tmp_path / "b.json")
+    linked(tmp_path / "b.json", tmp_path / "a.json")
+    for write in (check_output, lambda path: replacing(path).__enter__()):
+        with pytest.raises(ValueError, match=r"a\.json cannot be written: "):
+            write(tmp_path / "a.json")
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "b.json"]

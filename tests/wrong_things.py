@@ -1,6 +1,7 @@
 """A folder of things that are wrong: pictures, checkpoints and ports, and old outputs that must stay as they are."""
 
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -116,3 +117,10 @@ def make_site(folder: Path) -> None:
     done_well(npembed("golden", "write", folder / "pack"))
     shutil.copytree(folder / "pack", folder / "unreadable")
     (folder / "unreadable" / "seed.safetensors").write_bytes(b"old")
+    (folder / "link").symlink_to("pack/seed.safetensors")
+    os.link(folder / "w" / "whole" / "model.safetensors", folder / "hard.safetensors")
+    (folder / "same.safetensors").symlink_to("picture.png")
+    (folder / "read-only.safetensors").write_bytes(b"old")
+    (folder / "read-only.safetensors").chmod(0o444)
+    if os.name == "posix":
+        os.mkfifo(folder / "fifo.npz")

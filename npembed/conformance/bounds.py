@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npembed.arguments import as_tgt_sizes
 from npembed.model import Model
 from npembed.padding import pad_pixel_values
 from npembed.patches import patch_conv
@@ -126,7 +127,7 @@ def embed_scale(strips: list[Floats], tgt_sizes: Any, model: Model) -> Scale:
     )
     conv = patch_conv_scale(pad_pixel_values(strips), kernels, bias)
     family = model.config.family
-    ids = family.position_ids(np.asarray(tgt_sizes), model.config, family.rule)
+    ids = family.position_ids(as_tgt_sizes(tgt_sizes, "embed_scale"), model.config, family.rule)
     positions = np.abs(table[ids].astype(np.float64))  # (B, Lmax, D)
     return Scale(
         conv.terms + 1, _sequence(conv.magnitude) + positions, _sequence(conv.underflow) + 2 * FLOAT16_UNDERFLOW, stores=2

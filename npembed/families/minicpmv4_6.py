@@ -12,7 +12,7 @@ from npembed.encoder import post_layernorm, tower_layers, tower_shapes
 from npembed.families import cutting
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, Slices, Stage, Step
-from npembed.images import as_rgb
+from npembed.images import as_rgb_on_white
 from npembed.mergers import SIDE, divided, merge_patches, merger_shapes, window_merger, window_merger_shapes
 from npembed.model import Model
 from npembed.positions import position_ids
@@ -183,18 +183,7 @@ def as_json(config: MergerConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 def cut(picture: Any, config: MergerConfig) -> Slices:
     """The whole picture and its crops; with `slice_mode` false the whole alone, which is resized all the same."""
     slicing = config.slicing if config.slicing.slice_mode else replace(config.slicing, max_slice_nums=1)
-    return cutting.cut(_on_white(picture), slicing, config.unit * slicing.patch_size)
-
-
-def _on_white(image: Any) -> Any:
-    """The picture in mode RGB, what is transparent in it laid on white (SPEC 13.1)."""
-    picture = as_rgb(image)
-    if isinstance(image, np.ndarray) or not ("A" in image.getbands() or image.info.get("transparency") is not None):
-        return picture
-    from PIL import Image
-
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return cutting.cut(as_rgb_on_white(picture), slicing, config.unit * slicing.patch_size)
 
 
 def placeholder(grid: Size | None, image_id: int | None, config: MergerConfig, tgt_sizes: Ids | None = None) -> str:

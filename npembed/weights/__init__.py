@@ -1,4 +1,14 @@
-"""Where a model's sizes and arrays come from: a checkpoint's folder, or seeded random numbers."""
+"""Where a model's arrays come from: a folder, a GGUF file, the Hub, any URL; one interface, a module per kind of source.
+
+- `source`: the interface, and what every kind of source shares.
+- `safetensors_header`: the names, types and places of the arrays in a safetensors file, from the file's first bytes.
+- `ranges`: parts of files, on this machine or over HTTP, checked.
+- `gguf`: the container of llama.cpp; `mmproj`, `gguf_names`, `gguf_config`: its vision towers as a source.
+- `remote`: a checkpoint's folder that is somewhere else. `hub`, `cache`: a repository of the Hugging Face Hub, and what is kept
+  of it.
+- `url`: a folder or a file at any URL.
+- `folder`: a checkpoint's folder on this machine. `seeded`: random weights.
+"""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -53,13 +63,19 @@ def _config(source: Source, who: str) -> FamilyConfig:
     top = source.json("config.json")
     if top is None:
         raise ValueError(f"{who}: {source.where} has no config.json")
-    return config_of(top, _preprocessor(source), who, source.where)
+    return config_of(top, _preprocessor(source, who), who, source.where)
 
 
-def _preprocessor(source: Source) -> Mapping[str, Any]:
+def _preprocessor(source: Source, who: str) -> Mapping[str, Any]:
     """How pictures are cut: `image_processor` of processor_config.json, which transformers 5 saves, or the older file."""
     nested = (source.json("processor_config.json") or {}).get("image_processor")
-    return nested if isinstance(nested, dict) else source.json("preprocessor_config.json") or {}
+    if nested is None:
+        return source.json("preprocessor_config.json") or {}
+    if not isinstance(nested, dict):
+        raise ValueError(
+            f"{who}: image_processor of processor_config.json must be a JSON object; got {nested!r} (in {source.where})"
+        )
+    return nested
 
 
 def load_model(source: str | Path, until: str | None = None) -> Model:
