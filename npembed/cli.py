@@ -132,7 +132,7 @@ def embed(
         get_rule(rule, "embed")
     model, origin = _model(weights, until)
     rule = rule or model.config.family.rule
-    _say(f"npembed {npembed.__version__}, {model.config.family.title}, rule {rule}, weights: {origin}")
+    _say(f"npembed {npembed.__version__}, {model.config.family.title}, {f'rule {rule}, ' if rule else ''}weights: {origin}")
     if weights is None:
         _say("With random weights the numbers mean nothing; --weights DIR takes a checkpoint's.")
     paths = images or [SAMPLE]
@@ -160,14 +160,14 @@ def _model(weights: Path | None, until: str) -> tuple[Model, str]:
     return random_model(seed=SEED, until=until), f"random (seed {SEED}) in the sizes of MiniCPM-V 2.6 ({sizes})"
 
 
-def _metadata(until: str, rule: str, model: Model, origin: str, paths: Sequence[Path]) -> dict[str, str]:
+def _metadata(until: str, rule: str | None, model: Model, origin: str, paths: Sequence[Path]) -> dict[str, str]:
     """What the output file says of itself."""
     images = json.dumps([_as_utf8(_name(path)) for path in paths], ensure_ascii=False)
     return {
         "npembed": npembed.__version__,
         "family": model.config.family.key,
         "stage": until,
-        "rule": rule,
+        **({"rule": rule} if rule else {}),
         "weights": _as_utf8(origin),
         "images": images,
     }
@@ -242,7 +242,7 @@ class _Result:
     slices: Slices
 
 
-def _embed_picture(path: Path, model: Model, until: str, rule: str, upright: bool, progress: "_Progress") -> _Result:
+def _embed_picture(path: Path, model: Model, until: str, rule: str | None, upright: bool, progress: "_Progress") -> _Result:
     """One picture through the stages, and its line on the screen."""
     start = time.perf_counter()
     picture, turned = read_image(path, upright=upright)
@@ -262,12 +262,12 @@ def _picture_line(path: Path, slices: Slices, size: tuple[int, int], seconds: fl
     return f"{_name(path)}: {size[0]}×{size[1]} pixels, {grid}, slices {sizes}, {patches} patches, {seconds:.2f} s"
 
 
-def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str) -> dict[str, Array]:
+def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str | None) -> dict[str, Array]:
     """The arrays of the output file."""
     stages = model.config.family.stages_until(until, "embed")
     tgt_sizes = np.concatenate([result.slices.tgt_sizes for result in results])
     return {
-        until: join(stages[-1], [result.array for result in results], model),
+        until: join(stages[-1], [result.array for result in results], model, tgt_sizes),
         **companions(stages, tgt_sizes, model, rule),
         "image_index": np.repeat(np.arange(len(results)), [len(result.slices.tgt_sizes) for result in results]),
         "slice_boxes": np.concatenate([result.slices.boxes for result in results]),

@@ -57,17 +57,15 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     pixels = arguments.as_strips(strips, who, config.vision.num_channels, config.vision.patch_size)
     arguments.check_strips_fit(pixels, sizes, who)
-    ids = config.family.position_ids(sizes, config, config.family.rule if rule is None else rule)  # (B, Lmax)
-    kernels, bias = model.pair(f"{model.tower}embeddings.patch_embedding")
-    table = weights[f"{model.tower}embeddings.position_embedding.weight"]  # (G*G, D)
-    kernels = kernels.reshape(len(kernels), -1)  # (D, C*P*P)
-    result = np.empty((*ids.shape, len(kernels)), model.dtype)
-    for places, strip, own in zip(result, pixels, ids, strict=True):
+    positions = config.family.positions(model, sizes, rule)  # (Lmax, D) for each slice
+    kernels, bias = config.family.kernels(model), weights[f"{model.tower}embeddings.patch_embedding.bias"]
+    result = np.empty((len(sizes), sizes.prod(axis=1).max(), len(kernels)), model.dtype)
+    for places, strip, own in zip(result, pixels, positions, strict=True):
         patches = strip_to_patches(strip.astype(model.dtype, copy=False))  # (L, C*P*P)
         places[: len(patches)] = patches @ kernels.T
         places[len(patches) :] = 0  # where there are no pixels the convolution is its bias
         places += bias
-        places += table[own]
+        places += own
     return result
 
 

@@ -74,7 +74,7 @@ EMBEDDINGS = Stage(
     function="embed",
     arrays=embedding_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
-    padding=lambda model: (
+    padding=lambda model, tgt_sizes: (
         model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
         + model.weights[f"{model.tower}embeddings.position_embedding.weight"][0]
     ),
@@ -207,29 +207,30 @@ def last_stage(model: Model) -> str:
 
 def companions(stages: Sequence[Stage], tgt_sizes: Ids, model: Model, rule: str | None = None) -> dict[str, Array]:
     """What goes with those stages' results: the mask, the ids, the sizes, and each stage's own."""
-    arrays: dict[str, Array] = {
-        "patch_attn_mask": patch_attention_mask(tgt_sizes),
-        "position_ids": _ids(tgt_sizes, model, rule),
-        "tgt_sizes": tgt_sizes,
-    }
+    arrays: dict[str, Array] = {"patch_attn_mask": patch_attention_mask(tgt_sizes)}
+    if POSITION_IDS in model.config.family.stages:  # a family whose table is interpolated has none
+        arrays["position_ids"] = _ids(tgt_sizes, model, rule)
+    arrays["tgt_sizes"] = tgt_sizes
     for stage in stages:
         arrays |= stage.companions(tgt_sizes, model.config)
     return arrays
 
 
-def join(stage: Stage, batches: Sequence[Array], model: Model) -> Array:
+def join(stage: Stage, batches: Sequence[Array], model: Model, tgt_sizes: Ids) -> Array:
     """(N_i, L_i, ...) -> (sum of N_i, max of L_i, ...): results of one stage from several calls, as from one call.
 
-    The new places hold what the stage leaves in padding. A result without places, (N_i, D), is laid end to end.
+    The new places hold what the stage leaves in padding, which may depend on the slice's row of `tgt_sizes`, those of all the
+    calls in order. A result without places, (N_i, D), is laid end to end.
     """
     if stage.sizes is None:
         return np.concatenate(batches)
+    filling = np.asarray(stage.padding(model, tgt_sizes))
     longest = max(batch.shape[1] for batch in batches)
     joined = np.empty((sum(map(len, batches)), longest, *batches[0].shape[2:]), dtype=batches[0].dtype)
     start = 0
     for batch in batches:
         rows = joined[start : start + len(batch)]
         rows[:, : batch.shape[1]] = batch
-        rows[:, batch.shape[1] :] = stage.padding(model)
+        rows[:, batch.shape[1] :] = filling[start : start + len(batch)] if filling.ndim == 3 else filling
         start += len(batch)
     return joined

@@ -1,7 +1,8 @@
 """Where a model's sizes and arrays come from: a checkpoint's folder, or seeded random numbers."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from npembed.config import FamilyConfig
 from npembed.families import config_of
@@ -20,8 +21,9 @@ def read_config(folder: str | Path) -> FamilyConfig:
     Parameters
     ----------
     folder : path
-        Holds config.json and, if the family has one, preprocessor_config.json, whose values win. What neither gives is the
-        default of the family's own code.
+        Holds config.json and, if the family has one, preprocessor_config.json, whose values win. `image_processor` of
+        processor_config.json, where newer releases put the same keys, comes before that file. What none gives is the default
+        of the family's own code.
 
     Returns
     -------
@@ -51,7 +53,17 @@ def _config(source: Source, who: str) -> FamilyConfig:
     top = source.json("config.json")
     if top is None:
         raise ValueError(f"{who}: {source.where} has no config.json")
-    return config_of(top, source.json("preprocessor_config.json") or {}, who, source.where)
+    return config_of(top, _preprocessor(source, who), who, source.where)
+
+
+def _preprocessor(source: Source, who: str) -> Mapping[str, Any]:
+    """What is said of pictures: in processor_config.json, where newer releases put it, or in preprocessor_config.json."""
+    within = (source.json("processor_config.json") or {}).get("image_processor")
+    if within is None:
+        return source.json("preprocessor_config.json") or {}
+    if not isinstance(within, dict):
+        raise ValueError(f"{who}: image_processor of processor_config.json must be a JSON object (in {source.where})")
+    return within
 
 
 def load_model(source: str | Path, until: str | None = None) -> Model:
@@ -92,6 +104,7 @@ def load_model(source: str | Path, until: str | None = None) -> Model:
     opened = Folder(source)
     config = _config(opened, "load_model")
     names = set(opened.names())
+    config = config.family.layout(config, names)
     _refuse_unread(config, names, opened.where)
     family = config.family
     stages = family.vision_stages if until is None else family.stages_until(until, "load_model")
