@@ -15,9 +15,8 @@ import torch
 from rich.console import Console
 
 from benchmarks import machine, report
-from benchmarks.contest import DisagreementError
+from benchmarks.contest import FULL, QUICK, DisagreementError
 from benchmarks.measure import CASES, QUICK_CASES, measure
-from benchmarks.timing import FULL, QUICK
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:

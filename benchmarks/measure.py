@@ -1,16 +1,67 @@
-"""Run the cases that are asked for, one after the other, and make a row of every number."""
+"""Every case in turn, as rows of figures: the contests, peak memory, and what importing npembed costs."""
 
+import os
+import subprocess
+import sys
+import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
-from benchmarks import figures
+import numpy as np
+from numpy.typing import NDArray
+
+import npembed
 from benchmarks.cases import BATCHES, make_batch
-from benchmarks.contest import OURS, PRODUCT, Contest
-from benchmarks.embedders import EMBEDDERS, embedding_contest
+from benchmarks.contest import OURS, PRODUCT, Contest, Rounds, Schedule, quartiles, ratio, take_turns
+from benchmarks.embedding import EMBEDDERS, embedding_contest
 from benchmarks.stages import encoder_contest, ids_contest, slicing_contest
-from benchmarks.timing import Rounds, Schedule, quartiles, ratio, take_turns
 from npembed import Model, random_model
+
+MEGABYTE = 1e6
+
+IMPORT = """
+import sys, time
+import numpy
+before = set(sys.modules)
+start = time.perf_counter()
+import npembed
+print((time.perf_counter() - start) * 1e3)
+print(sum(name.split(".")[0] in ("scipy", "PIL") for name in set(sys.modules) - before))
+"""
+
+
+def peak_memory(strips: Sequence[NDArray[Any]], sizes: Sequence[tuple[int, int]], model: Model) -> float:
+    """MB at the peak of one `embed`, without its inputs, its result and the weights.
+
+    tracemalloc counts what Python and NumPy allocate; the buffers of a BLAS are outside its sight. The model is a new one, so
+    that what it computes once and keeps is counted too.
+    """
+    fresh = Model(model.config, dict(model.weights))
+    tgt_sizes = np.array(sizes)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    result = npembed.embed(strips, tgt_sizes, fresh)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return (peak - before - result.nbytes) / MEGABYTE
+
+
+def import_times(runs: int) -> tuple[list[float], int]:
+    """How long `import npembed` takes after `import numpy`, in ms; how many modules of SciPy and Pillow it brings.
+
+    The modules are compiled beforehand, as they are when pip has installed them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = folder
+        outputs = []
+        for _ in range(runs + 1):
+            done = subprocess.run([sys.executable, "-c", IMPORT], env=environment, capture_output=True, text=True, check=True)
+            outputs.append(done.stdout.split())
+    return [float(milliseconds) for milliseconds, _ in outputs[1:]], int(outputs[0][1])
 
 
 @dataclass(frozen=True)
@@ -53,8 +104,7 @@ EMBED_MANY = (OURS, "onnxruntime")
 def contests(model: Model, threads: int) -> dict[str, Callable[[], Contest]]:
     """Name of the case -> what makes its contest."""
     return {name: partial(_batch_contest, name, model, threads) for name in BATCHES} | {
-        "ids": partial(ids_contest, cold=False),
-        "ids-cold": partial(ids_contest, cold=True),
+        "ids": ids_contest,
         "slicing": slicing_contest,
         "encoder": encoder_contest,
     }
@@ -65,7 +115,7 @@ def _batch_contest(name: str, model: Model, threads: int) -> Contest:
     return embedding_contest(make_batch(BATCHES[name]), model, threads, names)
 
 
-CASES = (*BATCHES, "ids", "ids-cold", "slicing", "encoder", "memory", "import")
+CASES = (*BATCHES, "ids", "slicing", "encoder", "memory", "import")
 
 QUICK_CASES = tuple(case for case in CASES if case != "many")
 """`many` alone takes as long as all the rest."""
@@ -113,15 +163,15 @@ def _per_patch(per_patch: dict[str, float]) -> Iterator[Row]:
 def _memory(model: Model) -> Iterator[Row]:
     sizes = BATCHES["many"]
     strips = make_batch(sizes).strips
-    once = figures.peak_memory(strips, sizes, model)
-    twice = figures.peak_memory(strips * 2, sizes * 2, model)
+    once = peak_memory(strips, sizes, model)
+    twice = peak_memory(strips * 2, sizes * 2, model)
     yield Row("memory", "many", once, "MB")
     yield Row("memory", "twice as many", twice, "MB")
     yield Row("memory", "twice / many", twice / once, "")
 
 
 def _import(runs: int) -> Iterator[Row]:
-    times, modules = figures.import_times(runs)
+    times, modules = import_times(runs)
     lower, median, upper = quartiles([times])
     yield Row("import", "over numpy", median, "ms", lower=lower, upper=upper, samples=[times])
     yield Row("import", "SciPy, Pillow", modules, "modules")

@@ -17,9 +17,8 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.cases import BATCHES, make_batch
-from benchmarks.contest import PRODUCT, Contestant
-from benchmarks.embedders import embedding_contest
-from benchmarks.timing import time_call
+from benchmarks.contest import PRODUCT, Contestant, time_call
+from benchmarks.embedding import embedding_contest
 from npembed import random_model
 
 PAUSES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)

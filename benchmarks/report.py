@@ -1,7 +1,7 @@
-"""Everything that was measured as one JSON object, and that object as a table in Markdown."""
+"""The targets; everything that was measured as one JSON object; and that object as a table in Markdown."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich import box
@@ -10,7 +10,42 @@ from rich.table import Table
 
 from benchmarks.machine import PIN
 from benchmarks.measure import Row
-from benchmarks.targets import TARGETS, Target
+
+
+@dataclass(frozen=True)
+class Target:
+    """Bounds on one number, both included."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def met(self, value: float) -> bool:
+        """Whether the value lies within."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+    def __str__(self) -> str:
+        bounds = ((sign, bound) for sign, bound in (("≥", self.at_least), ("≤", self.at_most)) if bound is not None)
+        return ", ".join(f"{sign} {bound:.3g}" for sign, bound in bounds)
+
+
+TARGETS = {
+    ("seed", "seed-torch"): Target(at_least=1.2),
+    ("seed", "onnxruntime"): Target(at_least=1.0),
+    ("seed", "product"): Target(at_least=0.80),
+    ("many", "product"): Target(at_least=0.80),
+    ("many", "onnxruntime"): Target(at_least=1.0),
+    ("ragged", "seed-torch"): Target(at_least=5),
+    ("ragged", "onnxruntime"): Target(at_least=1.0),
+    ("ids", "seed-torch"): Target(at_least=5),
+    ("slicing", "pillow"): Target(at_least=0.75),
+    ("per-patch", "many / one"): Target(at_least=1 / 1.2, at_most=1.2),
+    ("memory", "many"): Target(at_most=64),
+    ("memory", "twice / many"): Target(at_most=1.05),
+    ("import", "over numpy"): Target(at_most=25),
+    ("import", "SciPy, Pillow"): Target(at_most=0),
+}
+"""(case, contestant) -> bounds on its time over npembed's; or (case, figure) -> bounds on the figure."""
+
 
 FORMAT = 1
 """Of the JSON; it changes when a key changes its name or its meaning."""

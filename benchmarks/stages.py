@@ -1,7 +1,6 @@
 """The contests of single stages: position ids, slicing a JPEG, the encoder."""
 
 import io
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,9 @@ from torch.nn import functional
 import npembed
 from benchmarks.cases import CHANNELS, ENCODER_SIZE, JPEG_SIZE, PATCH, cells, mixed_sizes
 from benchmarks.contest import OURS, PRODUCT, Contest, Contestant, DisagreementError
-from benchmarks.seed_code import seed_mask, seed_position_ids
+from benchmarks.embedding import seed_mask, seed_position_ids
 from npembed import Config, Model, VisionConfig
-from npembed.images import SlicePlan, plan_slices
+from npembed.families.cutting import SlicePlan, plan_slices
 
 Floats = NDArray[Any]
 
@@ -27,8 +26,8 @@ ENCODER_TOLERANCE = 2.0**-18
 """How far float32 may be from float64 after one layer, as a share of the largest value: 64 units of roundoff."""
 
 
-def ids_contest(*, cold: bool) -> Contest:
-    """256 slices of mixed sizes. Cold: npembed has never seen any of them; the seed's loop remembers nothing anyway."""
+def ids_contest() -> Contest:
+    """256 slices of mixed sizes; nobody remembers anything between calls."""
     sizes = np.array(mixed_sizes())
     as_tensor = torch.tensor(sizes)
     mask = seed_mask(as_tensor)
@@ -43,20 +42,8 @@ def ids_contest(*, cold: bool) -> Contest:
         if not np.array_equal(np.asarray(result), expected):
             raise DisagreementError(f"{name}: other position ids than the seed's loop")
 
-    ours = Contestant(OURS, lambda: npembed.position_ids(sizes), before=clear_caches if cold else None)
+    ours = Contestant(OURS, lambda: npembed.position_ids(sizes))
     return Contest([ours, Contestant("seed-torch", seed)], check)
-
-
-def caches() -> list[Any]:
-    """Every lru_cache at the top of a module of npembed."""
-    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "npembed"]
-    return [member for module in modules for member in vars(module).values() if hasattr(member, "cache_clear")]
-
-
-def clear_caches() -> None:
-    """Let npembed forget what it keeps between calls."""
-    for cache in caches():
-        cache.cache_clear()
 
 
 def make_jpeg(size: tuple[int, int]) -> bytes:

@@ -1,7 +1,7 @@
 """How a picture becomes embeddings in MiniCPM-V 2.6 and its NaViT-SigLIP relatives: the reference, in NumPy.
 
 The rooms in reading order: `images`, `padding`, `patches`, `positions`, `embeddings`, `attention`, `encoder`, `resampler`,
-`merge`: a function per step. `family`: the two records, stage and family. `stages`: the steps as records, and `run`.
+`mergers`, `merge`: a function per step. `family`: the two records, stage and family. `stages`: the steps as records, and `run`.
 `families`: a module per family. `weights`: where arrays come from. `conformance`: the kit for ports. `cli`: the command line.
 """
 
@@ -10,7 +10,8 @@ from npembed.embeddings import embed
 from npembed.encoder import encode
 from npembed.families import FAMILIES, MINICPM_V_2_6, image_placeholder, slice_image
 from npembed.families.minicpmv import Config
-from npembed.merge import image_bounds, scatter_image_embeds
+from npembed.merge import image_bounds, scatter_image_embeds, token_places
+from npembed.mergers import merge_patches
 from npembed.model import Model
 from npembed.padding import pad_pixel_values, pad_sequence, patch_attention_mask
 from npembed.patches import patch_conv
@@ -49,6 +50,7 @@ __all__ = [
     "image_bounds",
     "image_placeholder",
     "load_model",
+    "merge_patches",
     "pad_pixel_values",
     "pad_sequence",
     "patch_attention_mask",
@@ -62,4 +64,5 @@ __all__ = [
     "scatter_image_embeds",
     "slice_image",
     "tgt_sizes_from_mask",
+    "token_places",
 ]

@@ -135,11 +135,24 @@ def check_shape(array: NDArray[Any], name: str, shape: tuple[int | None, ...], w
         raise ValueError(f"{who}: {name} must have shape {axes}; got {array.shape}")
 
 
-def as_patches(value: ArrayLike, name: str, tgt_sizes: NDArray[np.int64], width: int, who: str) -> NDArray[Any]:
-    """(B, K, width) of floats, with a place for each of the h*w patches of every slice."""
+def as_patches(
+    value: ArrayLike, name: str, tgt_sizes: NDArray[np.int64], width: int, who: str, sizes_name: str = "tgt_sizes"
+) -> NDArray[Any]:
+    """(B, K, width) of floats, with a place for each of the h*w patches, or merged patches, of every slice."""
     array, batch = as_floats(value, name, who), len(tgt_sizes)
     check_shape(array, name, (batch, None, width), who, f"(B, Lmax, D) = ({batch}, Lmax, {width})")
     for index, (h, w) in enumerate(tgt_sizes.tolist()):
         if h * w > array.shape[1]:
-            raise ValueError(f"{who}: {name} has {array.shape[1]} places, but tgt_sizes[{index}] = ({h}, {w}) makes {h * w}")
+            raise ValueError(f"{who}: {name} has {array.shape[1]} places, but {sizes_name}[{index}] = ({h}, {w}) makes {h * w}")
     return array
+
+
+def as_token_counts(value: ArrayLike, who: str, count: int | None = None) -> NDArray[np.int64]:
+    """(N,) vision tokens per slice, each at least 1; N as given."""
+    counts = as_integers(value, "token_counts", who)
+    if counts.ndim != 1 or (count is not None and len(counts) != count):
+        raise ValueError(f"{who}: token_counts must have shape ({'N' if count is None else count},); got {counts.shape}")
+    for index, number in enumerate(counts.tolist()):
+        if number < 1:
+            raise ValueError(f"{who}: token_counts[{index}] is {number}; a slice has at least 1 vision token")
+    return counts

@@ -90,3 +90,20 @@ def gelu(x: Floats) -> Floats:
         out *= rows
         out *= 0.5
     return result
+
+
+def gelu_erf(x: Floats) -> Floats:
+    """(L, K) -> (L, K): x/2 * (1 + erf(x / sqrt(2))), the erf form, which is up to 5e-4 away from the tanh form.
+
+    Examples
+    --------
+    >>> gelu_erf(np.array([[-1.0, 0.0, 1.0]])).round(4)
+    array([[-0.1587,  0.    ,  0.8413]])
+    """
+    from scipy.special import erf  # here, because SciPy takes longer to import than the rest of the package
+
+    result: Floats = erf(x * math.sqrt(0.5))
+    result += 1
+    result *= x
+    result *= 0.5
+    return result

@@ -21,20 +21,20 @@ def check_counts(sizes: Any, names: tuple[str, ...]) -> None:
         as_count(getattr(sizes, name), name, type(sizes).__name__, most=MAX_SIZE)
 
 
-def check_mean_and_std(config: Any) -> None:
-    """An error unless the fields `mean` and `std` are three usable numbers each; they become tuples of floats."""
-    who = type(config).__name__
+def check_levels(sizes: Any) -> None:
+    """An error unless `mean` and `std` are three numbers each, which can normalise pixels; they become tuples of floats."""
+    who = type(sizes).__name__
     for name in ("mean", "std"):
-        values = getattr(config, name)
+        values = getattr(sizes, name)
         if not isinstance(values, (tuple, list)) or len(values) != 3:
             raise ValueError(f"{who}: {name} must be three numbers, one per channel; got {values!r}")
         if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
             raise TypeError(f"{who}: {name} must be three numbers, one per channel; got {values!r}")
         if not all(map(math.isfinite, values)):
             raise ValueError(f"{who}: {name} must be finite; got {values!r}")
-        object.__setattr__(config, name, tuple(map(float, values)))
-    if not all(value >= LEAST_STD for value in config.std):
-        raise ValueError(f"{who}: std must be at least {LEAST_STD}; got {config.std}")
+        object.__setattr__(sizes, name, tuple(map(float, values)))
+    if not all(value >= LEAST_STD for value in sizes.std):
+        raise ValueError(f"{who}: std must be at least {LEAST_STD}; got {sizes.std}")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class SlicingConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, ("scale_resolution", "max_slice_nums", "patch_size"))
-        check_mean_and_std(self)
+        check_levels(self)
         if not isinstance(self.slice_mode, bool):
             raise TypeError(f"SlicingConfig: slice_mode must be true or false; got {self.slice_mode!r}")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
@@ -53,19 +52,15 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
     """
     who = "embed"
     as_model(model, who).require("embeddings", who)
-    config, weights = model.config, model.weights
+    config = model.config
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     pixels = arguments.as_strips(strips, who, config.vision.num_channels, config.vision.patch_size)
     arguments.check_strips_fit(pixels, sizes, who)
-    positions = config.family.positions(model, sizes, rule)  # (Lmax, D) for each slice
-    kernels, bias = config.family.kernels(model), weights[f"{model.tower}embeddings.patch_embedding.bias"]
-    result = np.empty((len(sizes), sizes.prod(axis=1).max(), len(kernels)), model.dtype)
-    for places, strip, own in zip(result, pixels, positions, strict=True):
+    kernels = config.family.kernels(model)  # (D, C*P*P)
+    result = config.family.positions(model, sizes, rule)  # (B, Lmax, D); in the padding nothing is added to it
+    for places, strip in zip(result, pixels, strict=True):
         patches = strip_to_patches(strip.astype(model.dtype, copy=False))  # (L, C*P*P)
-        places[: len(patches)] = patches @ kernels.T
-        places[len(patches) :] = 0  # where there are no pixels the convolution is its bias
-        places += bias
-        places += own
+        places[: len(patches)] += patches @ kernels.T
     return result
 
 

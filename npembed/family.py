@@ -6,7 +6,7 @@ stages its path has. A stage says what it reads, what it calls, which arrays tha
 asks which family it is.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -114,11 +114,12 @@ def _kernels(model: Any) -> Floats:
     return weight.reshape(len(weight), -1)
 
 
-def _looked_up(model: Any, tgt_sizes: Ids, rule: str | None) -> Iterable[Floats]:
-    """For each slice (Lmax, D): the rows of the position table that its ids pick; id 0 in padding."""
-    config, table = model.config, model.weights[f"{model.tower}embeddings.position_embedding.weight"]
+def _looked_up(model: Any, tgt_sizes: Ids, rule: str | None) -> Floats:
+    """(B, Lmax, D): the rows of the position table that the ids pick, plus the bias; id 0 in padding."""
+    config = model.config
     ids = config.family.position_ids(tgt_sizes, config, config.family.rule if rule is None else rule)  # (B, Lmax)
-    return (table[own] for own in ids)
+    result: Floats = model.position_plus_bias[ids]
+    return result
 
 
 def _every_place(tgt_sizes: Ids) -> Ids:
@@ -165,11 +166,14 @@ class Family:
     kernels : callable
         model -> (D, C*P*P): the patch embedding's map, each row in the order of `strip_to_patches`.
     positions : callable
-        (model, tgt_sizes, rule) -> (Lmax, D) for each slice: what is added to its patches and, after them, to its padding.
+        (model, tgt_sizes, rule) -> (B, Lmax, D), new: each place's position plus the bias, to which the products of the patches
+        are added; in padding it stays as it is.
     tower : callable
         model -> the steps from embeddings to hidden states.
     places : callable
         tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
+    unit : callable
+        config -> how many patches each side of a slice must be a multiple of.
     placeholder : callable
         (grid, image_id, config, tgt_sizes) -> the text that stands for one picture.
     stages : tuple of Stage
@@ -194,9 +198,10 @@ class Family:
     rule: str | None = "arange"
     position_ids: Callable[[Ids, Any, Any], Ids]
     kernels: Callable[[Any], Floats] = _kernels
-    positions: Callable[[Any, Ids, str | None], Iterable[Floats]] = _looked_up
+    positions: Callable[[Any, Ids, str | None], Floats] = _looked_up
     tower: Callable[[Any], Sequence[Step]]
     places: Callable[[Ids], Ids] = _every_place
+    unit: Callable[[Any], int] = field(default=lambda config: 1)
     placeholder: Callable[..., str]
     stages: tuple[Stage, ...]
     checked: str

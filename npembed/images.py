@@ -22,6 +22,30 @@ def as_rgb(image: Any) -> "Picture":
 
     16- and 32-bit greyscale is refused: the conversion would clip it to white.
     """
+    return _converted(_checked(image), "RGB")
+
+
+def as_rgb_on_white(image: Any) -> "Picture":
+    """A PIL image or uint8 (H, W, 3) -> the picture in mode RGB, laid on opaque white where it is transparent.
+
+    What transformers' image processors do with an A band, and with a `transparency` entry of a palette, a grey level or a
+    colour (SPEC 13.1). What `as_rgb` refuses is refused.
+
+    Examples
+    --------
+    >>> Image = _pillow()
+    >>> as_rgb_on_white(Image.new("RGBA", (1, 1), (255, 0, 0, 128))).getpixel((0, 0))
+    (255, 127, 127)
+    """
+    picture = _checked(image)
+    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
+        picture, Image = _converted(picture, "RGBA"), _pillow()
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture)
+    return _converted(picture, "RGB")
+
+
+def _checked(image: Any) -> "Picture":
+    """The picture, or an error that says why it is none."""
     Image = _pillow()
     who = "slice_image"
     if isinstance(image, np.ndarray):
@@ -37,13 +61,18 @@ def as_rgb(image: Any) -> "Picture":
             f"{who}: image has mode {image.mode}, 16- or 32-bit greyscale, which the conversion to RGB would clip to white; "
             "scale it to 8 bits first"
         )
+    picture: Picture = image
+    return picture
+
+
+def _converted(picture: "Picture", mode: str) -> "Picture":
+    """The picture in that mode; a file that ends too soon is an error."""
     with warnings.catch_warnings():  # Pillow warns that a palette's transparency is dropped, which is what is meant
         warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning)
         try:
-            picture: Picture = image.convert("RGB")
+            return picture.convert(mode)
         except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{who}: image cannot be decoded: {error}") from None
-    return picture
+            raise ValueError(f"slice_image: image cannot be decoded: {error}") from None
 
 
 def _pillow() -> Any:
@@ -76,6 +105,19 @@ def strip_of(pixels: Pixels, patch_size: int, mean: tuple[float, ...], std: tupl
     """uint8 (H, W, 3) -> float32 (3, P, L*P): the pixels, normalised, as a strip; H and W are multiples of P."""
     strip = picture_to_strip(pixels.transpose(2, 0, 1), patch_size)
     return np.stack([np.take(channel, bytes_) for channel, bytes_ in zip(_levels(mean, std), strip, strict=True)])
+
+
+def is_blank(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
+    """Whether all of uint8 (H, W, 3) becomes 0 when it is normalised, as padding is.
+
+    Examples
+    --------
+    >>> black = np.zeros((2, 2, 3), dtype=np.uint8)
+    >>> is_blank(black, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), is_blank(black, mean=(0.5,) * 3, std=(0.5,) * 3)
+    (True, False)
+    """
+    zero = _levels(mean, std) == 0  # (3, 256)
+    return bool(zero.any()) and all(own[pixels[:, :, channel]].all() for channel, own in enumerate(zero))
 
 
 def read_image(path: str | Path, *, upright: bool = False) -> tuple["Picture", bool]:

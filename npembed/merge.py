@@ -69,7 +69,64 @@ def _unmatched(ids: NDArray[np.int64], place: int, *, opens: bool) -> str:
     return f"input_ids[{place}] = {ids[place]} is {kind} token without its {other}"
 
 
-def scatter_image_embeds(inputs_embeds: ArrayLike, vision_tokens: ArrayLike, image_bound: ArrayLike) -> NDArray[Any]:
+def token_places(input_ids: ArrayLike, image_token_id: int, token_counts: ArrayLike) -> NDArray[np.int64]:
+    """(T,), (N,) -> int64 (N, 2): where each slice's vision tokens go, by the places of one token id in the text.
+
+    The slices take the places in order, each as many as it has tokens. For families whose slices differ in their numbers of
+    tokens, and whose text is found by the token that is repeated; `image_bounds` goes by the tokens around.
+
+    Parameters
+    ----------
+    input_ids : int (T,)
+        The whole text's token ids.
+    image_token_id : int
+        The id of the token that stands for one vision token.
+    token_counts : int (N,)
+        Vision tokens per slice, as `run` gives them; N may be 0.
+
+    Returns
+    -------
+    int64 (N, 2)
+        Start, and end, which is one past the last place.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Ids of another rank, or that are not whole numbers; more or fewer places than tokens, or a slice whose places do not
+        follow one another, as when its count is another slice's: with the slice.
+
+    Notes
+    -----
+    Source: SPEC 13.4.
+
+    Examples
+    --------
+    >>> token_places([7, 294, 294, 294, 8, 294, 9], 294, [3, 1]).tolist()
+    [[1, 4], [5, 6]]
+    """
+    who = "token_places"
+    ids = arguments.as_integers(input_ids, "input_ids", who)
+    arguments.check_shape(ids, "input_ids", (None,), who, "(T,), not empty")
+    token = arguments.as_count(image_token_id, "image_token_id", who, least=0)
+    counts = arguments.as_token_counts(token_counts, who)
+    places = np.flatnonzero(ids == token)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    if len(places) != total:
+        short = f"; they end in slice {np.searchsorted(ends, len(places), side='right')}" if len(places) < total else ""
+        raise ValueError(f"{who}: input_ids has {len(places)} places of id {token}, but token_counts makes {total}{short}")
+    for slice_, own in enumerate(np.split(places, ends[:-1]) if total else []):
+        if own[-1] - own[0] != len(own) - 1:
+            raise ValueError(
+                f"{who}: slice {slice_} has {len(own)} vision tokens, but places {own[0]} to {own[-1]} of the text, which they "
+                f"would take, are not all of id {token}"
+            )
+    return np.stack([places[ends - counts], places[ends - 1] + 1], axis=1) if total else np.empty((0, 2), np.int64)
+
+
+def scatter_image_embeds(
+    inputs_embeds: ArrayLike, vision_tokens: ArrayLike, image_bound: ArrayLike, token_counts: ArrayLike | None = None
+) -> NDArray[Any]:
     """(T, E), (N, Q, E), (N, 2) -> (T, E): the text's embeddings, with each slice's vision tokens in their places.
 
     Parameters
@@ -79,7 +136,10 @@ def scatter_image_embeds(inputs_embeds: ArrayLike, vision_tokens: ArrayLike, ima
     vision_tokens : float (N, Q, E)
         As `resample` gives them; N may be 0.
     image_bound : int (N, 2)
-        Rows start to end - 1 of the text take that slice's Q tokens; in any order, as `image_bounds` gives them.
+        Rows start to end - 1 of the text take that slice's tokens; in any order, as `image_bounds` or `token_places` gives
+        them.
+    token_counts : int (N,), optional
+        How many of its Q rows are each slice's tokens, the first ones; all of them where this is not given.
 
     Returns
     -------
@@ -89,17 +149,19 @@ def scatter_image_embeds(inputs_embeds: ArrayLike, vision_tokens: ArrayLike, ima
     Raises
     ------
     ValueError, TypeError
-        Shapes that do not fit each other; a bound that is reversed, outside the text, not Q long, or that overlaps another,
-        with its row.
+        Shapes that do not fit each other; a count above Q; a bound that is reversed, outside the text, not as long as its
+        slice has tokens, or that overlaps another, with its row.
 
     Notes
     -----
-    Source: SPEC 9.
+    Source: SPEC 9; with counts SPEC 13.4.
 
     Examples
     --------
     >>> scatter_image_embeds(np.zeros((5, 1)), [[[1.0], [2.0]], [[3.0], [4.0]]], [[0, 2], [3, 5]]).ravel().tolist()
     [1.0, 2.0, 0.0, 3.0, 4.0]
+    >>> scatter_image_embeds(np.zeros((4, 1)), [[[1.0], [2.0]], [[3.0], [0.0]]], [[0, 2], [3, 4]], [2, 1]).ravel().tolist()
+    [1.0, 2.0, 0.0, 3.0]
     """
     who = "scatter_image_embeds"
     text = arguments.as_floats(inputs_embeds, "inputs_embeds", who)
@@ -112,16 +174,28 @@ def scatter_image_embeds(inputs_embeds: ArrayLike, vision_tokens: ArrayLike, ima
     arguments.check_shape(
         tokens, "vision_tokens", (count, None, width), who, f"(N, Q, E) = ({count}, Q, {width}), Q at least 1"
     )
-    _check_bounds(bounds, len(text), tokens.shape[1], who)
+    counts = _counts(token_counts, count, tokens.shape[1], who)
+    _check_bounds(bounds, len(text), counts, who)
     result: NDArray[Any] = text.copy()
     for (start, end), rows in zip(bounds.tolist(), tokens, strict=True):
-        result[start:end] = rows
+        result[start:end] = rows[: end - start]
     return result
 
 
-def _check_bounds(bounds: NDArray[np.int64], places: int, query_num: int, who: str) -> None:
-    """Each bound lies in the text and is Q long, and no two share a place."""
-    for row, (start, end) in enumerate(bounds.tolist()):
+def _counts(token_counts: ArrayLike | None, count: int, most: int, who: str) -> list[int]:
+    """Vision tokens per slice, at most as many as there are rows."""
+    if token_counts is None:
+        return [most] * count
+    counts: list[int] = arguments.as_token_counts(token_counts, who, count).tolist()
+    for index, number in enumerate(counts):
+        if number > most:
+            raise ValueError(f"{who}: token_counts[{index}] is {number}, but vision_tokens has {most} rows per slice")
+    return counts
+
+
+def _check_bounds(bounds: NDArray[np.int64], places: int, counts: list[int], who: str) -> None:
+    """Each bound lies in the text and is as long as its slice has tokens, and no two share a place."""
+    for row, ((start, end), query_num) in enumerate(zip(bounds.tolist(), counts, strict=True)):
         if not 0 <= start <= end <= places:
             raise ValueError(f"{who}: image_bound[{row}] = ({start}, {end}) must have 0 <= start <= end <= T = {places}")
         if end - start != query_num:

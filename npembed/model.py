@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,15 +97,24 @@ class Model:
         """The names of the arrays that one stage reads and the model lacks."""
         return [name for name in shapes_of(stage, self.config) if name not in self.weights]
 
-    def require(self, stage: str, who: str) -> None:
-        """An error unless the family has the stage and its arrays are there."""
-        missing = self.missing(self.config.family.stage(stage, who))
+    def require(self, stage: str, who: str, reads: str = "") -> None:
+        """An error unless the family has the stage, the stage reads the array of that name, and its arrays are there."""
+        family = self.config.family
+        if reads and reads not in shapes_of(family.stage(stage, who), self.config):
+            raise ValueError(f"{who}: in {family.title} this does not give the stage {stage!r}, which does not read {reads}")
+        missing = self.missing(family.stage(stage, who))
         if missing:
             raise ValueError(f"{who}: the model lacks {some(missing)}, which the stage {stage!r} needs")
 
     def pair(self, name: str) -> tuple[Floats, Floats]:
         """The weight and the bias of one linear map or layer norm, by the name that they share."""
         return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+
+    @cached_property
+    def position_plus_bias(self) -> Floats:
+        """(G*G, D): the position table with the convolution's bias in each row; made once, because it is large."""
+        table = self.weights[f"{self.tower}embeddings.position_embedding.weight"]
+        return np.asarray(table + self.weights[f"{self.tower}embeddings.patch_embedding.bias"])
 
     @property
     def tower(self) -> str:

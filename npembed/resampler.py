@@ -73,7 +73,7 @@ def resample(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     (2, 4, 128)
     """
     who = "resample"
-    as_model(model, who).require("tokens", who)
+    as_model(model, who).require("tokens", who, "resampler.query")
     config, weights = model.config, model.weights
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     given = arguments.as_patches(hidden, "hidden", sizes, config.vision.hidden_size, who)

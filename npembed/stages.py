@@ -10,7 +10,7 @@ from npembed import arguments
 from npembed.embeddings import embed, embedding_shapes
 from npembed.encoder import encode
 from npembed.family import Promise, Stage
-from npembed.merge import image_bounds, scatter_image_embeds
+from npembed.merge import image_bounds, scatter_image_embeds, token_places
 from npembed.model import Model, as_model
 from npembed.padding import pad_pixel_values, patch_attention_mask
 from npembed.typing import Array, Ids, Shapes
@@ -74,10 +74,7 @@ EMBEDDINGS = Stage(
     function="embed",
     arrays=embedding_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
-    padding=lambda model, tgt_sizes: (
-        model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
-        + model.weights[f"{model.tower}embeddings.position_embedding.weight"][0]
-    ),
+    padding=lambda model, tgt_sizes: model.position_plus_bias[0],
     promise=Promise.COMPONENTWISE,
 )
 
@@ -131,6 +128,24 @@ INPUTS_EMBEDS = Stage(
     arguments=lambda values, model: tuple(values[name] for name in ("text_embeds", "vision_tokens", "image_bound")),
     function="scatter_image_embeds",
 )
+TOKEN_PLACES = Stage(
+    name="image_bound",
+    reads=("input_ids", "image_token_id", "token_counts"),
+    call=token_places,
+    arguments=lambda values, model: (values["input_ids"], int(values["image_token_id"]), values["token_counts"]),
+    function="token_places",
+)
+"""In place of `IMAGE_BOUND`, for a family that finds its places by the token that is repeated."""
+INPUTS_EMBEDS_BY_COUNT = Stage(
+    name="inputs_embeds",
+    reads=("text_embeds", "vision_tokens", "image_bound", "token_counts"),
+    call=scatter_image_embeds,
+    arguments=lambda values, model: tuple(
+        values[name] for name in ("text_embeds", "vision_tokens", "image_bound", "token_counts")
+    ),
+    function="scatter_image_embeds",
+)
+"""In place of `INPUTS_EMBEDS`, for a family whose slices differ in their numbers of tokens."""
 TEXT = Stage(
     name="text",
     reads=("grid", "image_id"),

@@ -36,6 +36,7 @@ from npembed import *
 
 tiny = Config(vision=VisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
                                   patch_size=2, image_size=10), query_num=2, embed_dim=128)
+merging = FAMILIES["minicpm-v-4.6"].small(FAMILIES["minicpm-v-4.6"])
 sizes, mask = [[2, 2], [1, 2]], np.ones((1, 2, 3), dtype=bool)
 strips = [np.ones((3, 2, 8), dtype=np.float32), np.ones((3, 2, 4), dtype=np.float32)]
 model = random_model(tiny, until="tokens")
@@ -55,6 +56,8 @@ called = {
     "image_placeholder": image_placeholder(None, config=tiny),
     "image_bounds": image_bounds([1, 5, 2], [1], [2]),
     "scatter_image_embeds": scatter_image_embeds(np.zeros((4, 128)), tokens[:1], [[1, 3]]),
+    "run": run(strips, sizes, model), "FAMILIES": FAMILIES, "token_places": token_places([1, 5, 5], 5, [2]),
+    "merge_patches": merge_patches(np.ones((1, 4, 16)), [[4, 4]], random_model(merging, until="tokens")),
     "random_model": model, "Model": model, "Config": tiny, "SlicingConfig": tiny.slicing, "VisionConfig": tiny.vision,
     "MINICPM_V_2_6": MINICPM_V_2_6, "RULES": RULES,
 }

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from npembed import arguments
 from npembed.config import FamilyConfig
-from npembed.families import minicpmv, siglip, siglip2_naflex
+from npembed.families import minicpmv, minicpmv4_6, siglip, siglip2_naflex
 from npembed.families.minicpmv import MINICPM_V_2_6 as MINICPM_V_2_6
 from npembed.family import Family
 from npembed.typing import Floats, Ids, Pixels
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {family.key: family for family in (*minicpmv.FAMILIES, *siglip.FAMILIES, *siglip2_naflex.FAMILIES)}
+    {family.key: family for family in (*minicpmv.FAMILIES, *minicpmv4_6.FAMILIES, *siglip.FAMILIES, *siglip2_naflex.FAMILIES)}
 )
 """Each family by its key."""
 

@@ -3,23 +3,20 @@
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from npembed.arguments import as_count
-from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_mean_and_std
+from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_levels
 from npembed.encoder import post_layernorm, tower_layers, tower_shapes
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, Promise, Slices, Stage, Step
-from npembed.images import as_rgb, resize, strip_of
+from npembed.images import as_rgb_on_white, resize, strip_of
 from npembed.model import Model
 from npembed.pooling import head_shapes, pool
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, hidden_stage
 from npembed.typing import Ids, Shapes, Size
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
 
 FILTERS = ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC", "BOX", "HAMMING")
 """Pillow's filters in the order of their numbers, which a config gives as `resample`."""
@@ -72,7 +69,7 @@ class SiglipConfig(FamilyConfig):
         for index, side in enumerate(self.size):
             as_count(side, f"size[{index}]", who, most=MAX_SIZE)
         check_filter(self)
-        check_mean_and_std(self)
+        check_levels(self)
         object.__setattr__(self, "embed_dim", self.vision.hidden_size)
 
 
@@ -195,7 +192,7 @@ def vision_as_json(config: Any, sizes: dict[str, Any], alone: str) -> dict[str, 
 
 def cut(picture: Any, config: SiglipConfig) -> Slices:
     """A picture -> itself as the only slice, resized without regard to its aspect."""
-    pictured, (height, width) = on_white(picture), config.size
+    pictured, (height, width) = as_rgb_on_white(picture), config.size
     vision, side = config.vision, config.vision.num_patches_per_side
     rows, columns = height // vision.patch_size, width // vision.patch_size
     if (rows, columns) != (side, side):
@@ -208,17 +205,6 @@ def cut(picture: Any, config: SiglipConfig) -> Slices:
     box = [[0.0, 0.0, pictured.size[0] * filled / width, pictured.size[1] * filled / height]]
     strip = strip_of(pixels, vision.patch_size, config.mean, config.std)
     return Slices([strip], np.array([[side, side]]), np.array(box))
-
-
-def on_white(image: Any) -> "Picture":
-    """A PIL image or uint8 (H, W, 3) -> the picture in mode RGB, laid on white where it is transparent."""
-    picture = as_rgb(image)
-    if isinstance(image, np.ndarray) or ("A" not in image.getbands() and image.info.get("transparency") is None):
-        return picture
-    from PIL import Image
-
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def position_ids(tgt_sizes: Ids, config: SiglipConfig, rule: str | None = None) -> Ids:

@@ -1,7 +1,6 @@
 """SigLIP2 NaFlex: a picture keeps its aspect, and the position table is resized to the picture's rows and columns."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npembed.config import FamilyConfig, VisionConfig, check_counts, check_mean_and_std
+from npembed.config import FamilyConfig, VisionConfig, check_counts, check_levels
 from npembed.embeddings import embedding_shapes
 from npembed.families.keys import Json, Keys
 from npembed.families.siglip import (
@@ -22,7 +21,6 @@ from npembed.families.siglip import (
     layout_of,
     names_of,
     no_text,
-    on_white,
     pixels_as_json,
     read_head,
     read_pixels,
@@ -33,7 +31,7 @@ from npembed.families.siglip import (
     vision_part,
 )
 from npembed.family import Family, Slices
-from npembed.images import as_rgb, resize, strip_of
+from npembed.images import as_rgb, as_rgb_on_white, resize, strip_of
 from npembed.model import Model
 from npembed.stages import EMBEDDINGS, PATCH_ATTN_MASK, PIXEL_VALUES, SLICED_STRIPS, SLICED_TGT_SIZES
 from npembed.typing import Floats, Ids, Shapes, Size
@@ -92,7 +90,7 @@ class NaflexConfig(FamilyConfig):
                 raise TypeError(f"NaflexConfig: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
         check_counts(self, ("max_num_patches",))
         check_filter(self)
-        check_mean_and_std(self)
+        check_levels(self)
         object.__setattr__(self, "embed_dim", self.vision.hidden_size)
 
 
@@ -179,7 +177,7 @@ def cut(picture: Any, config: NaflexConfig) -> Slices:
 def _as_taken(picture: Any, config: NaflexConfig) -> "Picture":
     """The picture in RGB; upstream's processor converts nothing unless its config says so."""
     if config.do_convert_rgb:
-        return on_white(picture)
+        return as_rgb_on_white(picture)
     rgb, mode = as_rgb(picture), getattr(picture, "mode", "RGB")
     if mode != "RGB":
         raise ValueError(
@@ -261,29 +259,29 @@ def _taps(old: int, new: int) -> list[tuple[int, NDArray[np.float32]]]:
     return taps
 
 
-def positions(model: Model, tgt_sizes: Ids, rule: str | None) -> Iterable[Floats]:
-    """For each picture (Lmax, D): the table in its size, row by row; in padding the first place's vector."""
-    config = model.config
-    refuse_rule(rule, f"embed: {config.family.title}")
-    longest = int(tgt_sizes.prod(axis=1).max())
-    for h, w in tgt_sizes.tolist():
-        own = _resized(model, h, w)
-        padded = np.empty((longest, own.shape[1]), model.dtype)
-        padded[: h * w], padded[h * w :] = own, own[0]
-        yield padded
+def positions(model: Model, tgt_sizes: Ids, rule: str | None) -> Floats:
+    """(B, Lmax, D): the table in each picture's size, row by row, plus the bias; in padding the first place's vector."""
+    refuse_rule(rule, f"embed: {model.config.family.title}")
+    bias = model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
+    result = np.empty((len(tgt_sizes), tgt_sizes.prod(axis=1).max(), len(bias)), model.dtype)
+    for places, (h, w) in zip(result, tgt_sizes.tolist(), strict=True):
+        own = resized_table(_table(model), h, w).reshape(h * w, -1)
+        places[: h * w], places[h * w :] = own, own[0]
+        places += bias
+    return result
 
 
-def _resized(model: Model, h: int, w: int) -> NDArray[np.float32]:
-    """float32 (h*w, D), in a float64 model too: the weights were trained with what float32 gives."""
+def _table(model: Model) -> NDArray[np.float32]:
+    """float32 (G, G, D), in a float64 model too: upstream resizes in float32, which the weights were trained with."""
     side = model.config.vision.num_patches_per_side
-    table = model.weights[f"{model.tower}embeddings.position_embedding.weight"].astype(np.float32, copy=False)
-    return resized_table(table.reshape(side, side, -1), h, w).reshape(h * w, -1)
+    table = model.weights[f"{model.tower}embeddings.position_embedding.weight"]
+    return table.astype(np.float32, copy=False).reshape(side, side, -1)
 
 
 def padding(model: Model, tgt_sizes: Ids) -> Floats:
-    """(B, 1, D): the bias and the first place's vector of each picture."""
+    """(B, 1, D): the first place's vector of each picture, plus the bias."""
     bias = model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
-    return np.array([bias + _resized(model, h, w)[:1] for h, w in tgt_sizes.tolist()])
+    return np.array([resized_table(_table(model), h, w)[0, :1] + bias for h, w in tgt_sizes.tolist()])
 
 
 def kernels(model: Model) -> Floats:

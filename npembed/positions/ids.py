@@ -1,6 +1,5 @@
 """Which row of the position table each patch takes."""
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -145,16 +144,12 @@ def bucketize(values: ArrayLike, boundaries: ArrayLike, right: bool = False) -> 
     return np.asarray(np.searchsorted(edges, arrays["values"], side="right" if right else "left"), dtype=np.int64)
 
 
-@lru_cache(maxsize=1024)
 def _buckets(num_patches: int, side: int, rule: Rule) -> Ids:
-    """The buckets of one axis under a rule, as released; read-only, for it is shared between calls."""
+    """The buckets of one axis under a rule, as released."""
     if rule.buckets is not None:
-        buckets = rule.buckets(num_patches, side)
-    else:
-        coords, edges = fractional_coords(num_patches, rule.name), boundaries(side, rule.name)
-        buckets = bucketize(coords, edges, right=rule.search == "right") + rule.offset
-    buckets.flags.writeable = False
-    return buckets
+        return rule.buckets(num_patches, side)
+    coords, edges = fractional_coords(num_patches, rule.name), boundaries(side, rule.name)
+    return bucketize(coords, edges, right=rule.search == "right") + rule.offset
 
 
 def bucket_coords(num_patches: int, num_patches_per_side: int = 70, rule: str = "arange") -> Ids:
@@ -195,11 +190,11 @@ def bucket_coords(num_patches: int, num_patches_per_side: int = 70, rule: str = 
     who = "bucket_coords"
     count = arguments.as_count(num_patches, "num_patches", who, most=arguments.MAX_SIDE)
     side = arguments.as_count(num_patches_per_side, "num_patches_per_side", who, most=arguments.MAX_SIDE)
-    return _buckets(count, side, get_rule(rule, who)).copy()
+    return _buckets(count, side, get_rule(rule, who))
 
 
 def _usable_buckets(num_patches: int, side: int, rule: Rule, who: str) -> Ids:
-    """The buckets of one axis, if the rule gives n of them in [0, G-1]; read-only."""
+    """The buckets of one axis, if the rule gives n of them in [0, G-1]."""
     buckets = _buckets(num_patches, side, rule)
     outside = buckets[(buckets < 0) | (buckets >= side)]
     if len(buckets) == num_patches and not len(outside):
@@ -252,10 +247,10 @@ def position_ids(
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     side = arguments.as_count(num_patches_per_side, "num_patches_per_side", who, most=arguments.MAX_SIDE)
     chosen, lengths = get_rule(rule, who), sizes.prod(axis=1)
+    buckets = {count: _usable_buckets(count, side, chosen, who) for count in np.unique(sizes).tolist()}
     ids = np.zeros((len(sizes), lengths.max()), dtype=np.int64)
     for row, (h, w) in zip(ids, sizes.tolist(), strict=True):
-        vertical, horizontal = (_usable_buckets(count, side, chosen, who) for count in (h, w))
-        row[: h * w] = np.add.outer(vertical * side, horizontal).ravel()
+        row[: h * w] = np.add.outer(buckets[h] * side, buckets[w]).ravel()
     return ids if mask is None else _place(ids, lengths, arguments.as_mask(mask, who), who)
 
 

@@ -21,9 +21,9 @@ def read_config(folder: str | Path) -> FamilyConfig:
     Parameters
     ----------
     folder : path
-        Holds config.json and, if the family has one, preprocessor_config.json, whose values win. `image_processor` of
-        processor_config.json, where newer releases put the same keys, comes before that file. What none gives is the default
-        of the family's own code.
+        Holds config.json and, if the family has one, preprocessor_config.json, whose values win; before it counts the
+        `image_processor` of processor_config.json, as in transformers. What neither gives is the default of the family's own
+        code.
 
     Returns
     -------
@@ -57,13 +57,15 @@ def _config(source: Source, who: str) -> FamilyConfig:
 
 
 def _preprocessor(source: Source, who: str) -> Mapping[str, Any]:
-    """What is said of pictures: in processor_config.json, where newer releases put it, or in preprocessor_config.json."""
-    within = (source.json("processor_config.json") or {}).get("image_processor")
-    if within is None:
+    """How pictures are cut: `image_processor` of processor_config.json, which transformers 5 saves, or the older file."""
+    nested = (source.json("processor_config.json") or {}).get("image_processor")
+    if nested is None:
         return source.json("preprocessor_config.json") or {}
-    if not isinstance(within, dict):
-        raise ValueError(f"{who}: image_processor of processor_config.json must be a JSON object (in {source.where})")
-    return within
+    if not isinstance(nested, dict):
+        raise ValueError(
+            f"{who}: image_processor of processor_config.json must be a JSON object; got {nested!r} (in {source.where})"
+        )
+    return nested
 
 
 def load_model(source: str | Path, until: str | None = None) -> Model:

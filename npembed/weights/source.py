@@ -35,7 +35,7 @@ class Source(Protocol):
     """For messages and metadata; never with a credential."""
 
     def json(self, name: str) -> Mapping[str, Any] | None:
-        """The JSON object in `config.json` or `preprocessor_config.json`; None where there is no such file."""
+        """The JSON object in the file of that name, as `config.json`; None where there is no such file."""
 
     def entries(self) -> Mapping[str, Entry]:
         """Every array by its name in the checkpoint."""

@@ -1,6 +1,6 @@
-"""Who embeds a batch: npembed, the seed's code, transformers, ONNX Runtime, and the bare matrix product."""
+"""Who embeds a batch (npembed, the seed's code, transformers, ONNX Runtime, the bare product), and what the result must be."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionEmbeddings
 from transformers.models.minicpmv4_6.configuration_minicpmv4_6 import MiniCPMV4_6VisionConfig
@@ -17,10 +17,122 @@ from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6Visi
 
 import npembed
 from benchmarks.cases import CHANNELS, PATCH, Batch
-from benchmarks.contest import OURS, PRODUCT, Contest, Contestant
-from benchmarks.seed_code import seed_embeddings, seed_modules
-from benchmarks.truth import Truth
-from npembed import Model
+from benchmarks.contest import OURS, PRODUCT, Contest, Contestant, DisagreementError
+from npembed import Model, position_ids
+
+Floats = NDArray[Any]
+
+ROWS = 4096
+"""Patches that are checked at a time, to bound the memory."""
+
+UNIT_ROUNDOFF = 2.0**-24
+
+
+def gamma(terms: int) -> float:
+    """Higham's n*u / (1 - n*u), u of float32; what float64 rounds is far below its last digit."""
+    return terms * UNIT_ROUNDOFF / (1 - terms * UNIT_ROUNDOFF)
+
+
+class Truth:
+    """x @ w.T, and |x| @ |w|.T for the bound, of every patch; made once, by none of the contestants' code."""
+
+    def __init__(self, batch: Batch, model: Model) -> None:
+        self.batch = batch
+        self.model = model
+        kernels, self.bias, self.table = (
+            model.weights[f"vpm.embeddings.{name}"].astype(np.float64)
+            for name in ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
+        )
+        rows = kernels.reshape(len(kernels), -1)  # (D, C*P*P)
+        self.blocks = []
+        for start in range(0, len(batch.patches), ROWS):
+            patches = batch.patches[start : start + ROWS].astype(np.float64)
+            self.blocks.append((patches @ rows.T, (np.abs(patches) @ np.abs(rows).T).astype(np.float32)))
+
+    def check_product(self, who: str, result: Floats) -> None:
+        """(sum of L, D): the products alone."""
+        start = 0
+        for exact, magnitude in self.blocks:
+            self._compare(who, start, result[start : start + len(exact)], exact, magnitude)
+            start += len(exact)
+
+    def check(self, who: str, result: Any, places: NDArray[np.bool_], rule: str) -> None:
+        """Embeddings in any layout: (B, K, D), where `places` (B, K) says which are patches; the rest holds padding."""
+        if result.shape != (*places.shape, len(self.bias)):
+            raise DisagreementError(f"{who}: shape {tuple(result.shape)}, expected {(*places.shape, len(self.bias))}")
+        flat = np.asarray(result).reshape(-1, len(self.bias))
+        valid, padding = np.flatnonzero(places), np.flatnonzero(~places)
+        ids = self._ids(rule)
+        for start, (exact, magnitude) in zip(range(0, len(valid), ROWS), self.blocks, strict=True):
+            of = slice(start, start + ROWS)
+            positions = self.table[ids[of]]
+            sums = magnitude + np.abs(self.bias) + np.abs(positions)
+            self._compare(who, start, flat[valid[of]], exact + self.bias + positions, sums)
+        for start in range(0, len(padding), ROWS):
+            filler = np.abs(self.bias) + np.abs(self.table[0])
+            self._compare(f"{who}'s padding", start, flat[padding[start : start + ROWS]], self.bias + self.table[0], filler)
+
+    def _ids(self, rule: str) -> NDArray[np.int64]:
+        """(sum of L,): every patch's row of the position table."""
+        ids = position_ids(self.batch.sizes, self.model.config.vision.num_patches_per_side, rule)
+        return np.concatenate([row[:length] for row, length in zip(ids, self.batch.lengths, strict=True)])
+
+    def _compare(self, who: str, start: int, result: Floats, exact: Floats, magnitude: Floats) -> None:
+        """(N, D), and what broadcasts to it twice: an error that names the first number out of bounds; NaN is."""
+        allowed = gamma(self.batch.patches.shape[1] + 3) * magnitude
+        wrong = np.argwhere(~(np.abs(result - exact) <= allowed))
+        if len(wrong):
+            row, channel = wrong[0]
+            expected, most = (np.broadcast_to(array, result.shape)[row, channel] for array in (exact, allowed))
+            raise DisagreementError(
+                f"{who}: place {start + row}, channel {channel}: {result[row, channel]:.9g}, exactly {expected:.9g}; "
+                f"float32 may be off by {most:.2g}"
+            )
+
+
+def seed_modules(kernels: NDArray[Any], bias: NDArray[Any], table: NDArray[Any]) -> tuple[nn.Conv2d, nn.Embedding]:
+    """(D, C, P, P), (D,), (G*G, D) -> the article's two modules, which it makes in every call; here they are made once."""
+    width, channels, patch_size, _ = kernels.shape
+    conv = nn.Conv2d(channels, width, kernel_size=patch_size, stride=patch_size, padding="valid")
+    conv.load_state_dict({"weight": torch.from_numpy(kernels), "bias": torch.from_numpy(bias)})
+    return conv, nn.Embedding.from_pretrained(torch.from_numpy(table))
+
+
+def seed_embeddings(strips: Sequence[Tensor], tgt_sizes: Tensor, conv: nn.Conv2d, positions: nn.Embedding) -> Tensor:
+    """list of (C, P, L_i*P), (B, 2) -> (B, Lmax, D)."""
+    pixels = seed_padding(strips)
+    mask = seed_mask(tgt_sizes)
+    patches = conv(pixels).flatten(2).transpose(1, 2)  # (B, D, 1, Lmax) -> (B, Lmax, D)
+    return patches + positions(seed_position_ids(mask, tgt_sizes, int(positions.num_embeddings**0.5)))
+
+
+def seed_padding(strips: Sequence[Tensor]) -> Tensor:
+    """list of (C, P, L_i*P) -> (B, C, P, Lmax*P)."""
+    channels, patch_size, _ = strips[0].shape
+    columns = [strip.flatten(end_dim=1).permute(1, 0) for strip in strips]  # (L_i*P, C*P)
+    padded = nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=0.0)  # (B, Lmax*P, C*P)
+    return padded.permute(0, 2, 1).reshape(len(strips), channels, patch_size, -1)
+
+
+def seed_mask(tgt_sizes: Tensor) -> Tensor:
+    """(B, 2) -> bool (B, 1, Lmax)."""
+    longest = int(torch.max(tgt_sizes[:, 0] * tgt_sizes[:, 1]))
+    mask = torch.zeros((len(tgt_sizes), 1, longest), dtype=torch.bool)
+    for index in range(len(tgt_sizes)):
+        mask[index, 0, : tgt_sizes[index][0] * tgt_sizes[index][1]] = True
+    return mask
+
+
+def seed_position_ids(mask: Tensor, tgt_sizes: Tensor, side: int) -> Tensor:
+    """bool (B, 1, Lmax), (B, 2) -> int64 (B, Lmax)."""
+    ids = torch.full((len(mask), mask.shape[2]), fill_value=0)
+    boundaries = torch.arange(1 / side, 1.0, 1 / side)
+    for index, places in enumerate(mask):
+        h, w = tgt_sizes[index][0], tgt_sizes[index][1]
+        rows, columns = (torch.bucketize(torch.arange(0, 1 - 1e-6, 1 / n), boundaries, right=True) for n in (h, w))
+        ids[index][places.view(-1)] = (rows[:, None] * side + columns).flatten()
+    return ids
+
 
 Floats = NDArray[Any]
 Places = NDArray[np.bool_]

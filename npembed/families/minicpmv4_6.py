@@ -1,0 +1,327 @@
+"""MiniCPM-V 4.6 and 4.7, MiniCPM-OCR in fixed mode: a tower with or without a merger inside, an MLP merger (SPEC 13.4)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from npembed import arguments
+from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts
+from npembed.encoder import post_layernorm, tower_layers, tower_shapes
+from npembed.families import cutting
+from npembed.families.keys import Json, Keys
+from npembed.family import Family, Slices, Stage, Step
+from npembed.images import as_rgb
+from npembed.mergers import SIDE, divided, merge_patches, merger_shapes, window_merger, window_merger_shapes
+from npembed.model import Model
+from npembed.positions import position_ids
+from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, hidden_stage, tokens_stage
+from npembed.typing import Array, Ids, Shapes, Size
+
+MODES = ("16x", "4x")
+"""Patches per vision token, and with it whether the tower has the window merger."""
+
+
+@dataclass(frozen=True)
+class MergerConfig(FamilyConfig):
+    """Every size that the path from picture to vision tokens needs in MiniCPM-V 4.6; its released sizes by default.
+
+    Attributes
+    ----------
+    vision : VisionConfig
+    slicing : SlicingConfig
+    embed_dim : int
+        E, the language model's hidden size.
+    downsample_mode : {"16x", "4x"}
+        In "16x" the tower has the window merger, after layer `insert_layer_id`, and a token stands for 4 x 4 patches; in
+        "4x" it has none, and a token stands for 2 x 2.
+    insert_layer_id : int
+        From 0; in "4x" without effect.
+    use_image_id : bool
+        Whether the text gives a picture's number.
+    image_token_id : int or None
+        The id of `<|image_pad|>`, for `token_places`.
+    family : Family
+
+    Examples
+    --------
+    >>> MergerConfig().unit, MergerConfig(downsample_mode="4x").unit
+    (4, 2)
+    """
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    slicing: SlicingConfig = field(default_factory=SlicingConfig)
+    embed_dim: int = 1024
+    downsample_mode: str = "16x"
+    insert_layer_id: int = 6
+    use_image_id: bool = True
+    image_token_id: int | None = None
+    family: Family = field(default_factory=lambda: _default_family())
+
+    def __post_init__(self) -> None:
+        who = "MergerConfig"
+        kinds = {"vision": VisionConfig, "slicing": SlicingConfig, "use_image_id": bool, "family": Family}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+        check_counts(self, ("embed_dim",))
+        if self.downsample_mode not in MODES:
+            raise ValueError(f"{who}: downsample_mode must be '16x' or '4x'; got {self.downsample_mode!r}")
+        last = self.vision.num_hidden_layers - 1 if self.merges_inside else None
+        arguments.as_count(self.insert_layer_id, "insert_layer_id", who, least=0, most=last)
+        if self.image_token_id is not None:
+            arguments.as_count(self.image_token_id, "image_token_id", who, least=0)
+        if self.slicing.patch_size != self.vision.patch_size:
+            raise ValueError(
+                f"{who}: patch_size is {self.slicing.patch_size} in slicing but {self.vision.patch_size} in vision"
+            )
+
+    @property
+    def merges_inside(self) -> bool:
+        """Whether the tower has the window merger."""
+        return self.downsample_mode == "16x"
+
+    @property
+    def unit(self) -> int:
+        """How many patches each side of a slice is a multiple of; a token stands for unit x unit of them."""
+        return SIDE * SIDE if self.merges_inside else SIDE
+
+
+def read_config(top: Json, preprocessor: Json, family: Family) -> MergerConfig:
+    """The sizes that config.json and preprocessor_config.json state; what they leave out is transformers' default."""
+    config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
+    vision = _read_vision(config.section("vision_config"))
+    slicing = _read_slicing(processor, family)
+    if slicing.patch_size != vision.patch_size:
+        raise ValueError(f"patch_size is {slicing.patch_size} for slicing but {vision.patch_size} in vision_config")
+    config.fixed("merge_kernel_size", [SIDE, SIDE])
+    config.fixed("merger_times", 1)
+    result = MergerConfig(
+        vision=vision,
+        slicing=slicing,
+        embed_dim=_read_width(config.section("text_config")),
+        downsample_mode=_read_mode(config, processor, family),
+        insert_layer_id=config.value("insert_layer_id", 6),
+        use_image_id=processor.value("use_image_id", True),
+        image_token_id=config.value("image_token_id"),
+        family=family,
+    )
+    processor.finish()
+    return result
+
+
+_VISION_DEFAULTS = VisionConfig(768, 3072, 12, 12, 3, 224, 16, 1e-6)
+"""Of transformers' class, which are not the released sizes."""
+
+
+def _read_vision(keys: Keys) -> VisionConfig:
+    sizes = keys.given(**{f.name: f.name for f in fields(VisionConfig)})
+    keys.fixed("hidden_act", "gelu_pytorch_tanh")
+    keys.fixed("window_kernel_size", [SIDE, SIDE])
+    keys.without_effect("model_type", "insert_layer_id")  # the one at the top overwrites this one
+    keys.finish()
+    return replace(_VISION_DEFAULTS, **sizes)
+
+
+def _read_width(text: Keys) -> int:
+    """The language model's hidden size; where it is left out, the default of the class that `model_type` names."""
+    kind = text.value("model_type", "qwen3_5_text")
+    width = text.value("hidden_size", 4096 if kind == "qwen3_5_text" else None)
+    if width is None:
+        raise ValueError(f"hidden_size of text_config is missing, and its default for model_type {kind!r} is not known here")
+    return arguments.as_count(width, "hidden_size of text_config", "MergerConfig")
+
+
+def _read_mode(config: Keys, processor: Keys, family: Family) -> str:
+    """The `downsample_mode`, which slices and text take from one file and the tower from the other."""
+    default = "4x" if family.key == OCR else "16x"
+    for keys in (config, processor):
+        keys.fixed("downsample_mode", *MODES)
+    mode, slices = (keys.value("downsample_mode", default) for keys in (config, processor))
+    if mode != slices:
+        raise ValueError(
+            f"downsample_mode is {mode!r} by config.json but {slices!r} by preprocessor_config.json, where left out it is "
+            f"{default!r}; the tower and the slices must have the same"
+        )
+    return str(mode)
+
+
+def _read_slicing(processor: Keys, family: Family) -> SlicingConfig:
+    names = ("scale_resolution", "max_slice_nums", "patch_size", "slice_mode")
+    sizes = processor.given(mean="image_mean", std="image_std", **{name: name for name in names})
+    for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        processor.fixed(name, True)
+    processor.fixed("resample", 3)
+    processor.fixed("rescale_factor", 1 / 255)
+    if family.key == OCR:
+        processor.fixed("small_image_upsize", "always")  # "adaptive" looks for text with OpenCV
+    processor.fixed("image_processor_type", *(f"{_PROCESSORS[family.key]}{suffix}" for suffix in ("", "Pil")))
+    return SlicingConfig(**sizes)
+
+
+def as_json(config: MergerConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json and preprocessor_config.json of that config, as `read_config` reads them."""
+    slicing, mode = config.slicing, {"downsample_mode": config.downsample_mode}
+    top = {
+        "model_type": config.family.model_types[0],
+        "insert_layer_id": config.insert_layer_id,
+        "image_token_id": config.image_token_id,
+        "vision_config": asdict(config.vision),
+        "text_config": {"hidden_size": config.embed_dim},
+    }
+    preprocessor = {
+        "image_processor_type": _PROCESSORS[config.family.key],
+        **{name: getattr(slicing, name) for name in ("max_slice_nums", "scale_resolution", "patch_size", "slice_mode")},
+        "image_mean": list(slicing.mean),
+        "image_std": list(slicing.std),
+        "use_image_id": config.use_image_id,
+    }
+    return top | mode, preprocessor | mode
+
+
+def cut(picture: Any, config: MergerConfig) -> Slices:
+    """The whole picture and its crops; with `slice_mode` false the whole alone, which is resized all the same."""
+    slicing = config.slicing if config.slicing.slice_mode else replace(config.slicing, max_slice_nums=1)
+    return cutting.cut(_on_white(picture), slicing, config.unit * slicing.patch_size)
+
+
+def _on_white(image: Any) -> Any:
+    """The picture in mode RGB, what is transparent in it laid on white (SPEC 13.1)."""
+    picture = as_rgb(image)
+    if isinstance(image, np.ndarray) or not ("A" in image.getbands() or image.info.get("transparency") is not None):
+        return picture
+    from PIL import Image
+
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def placeholder(grid: Size | None, image_id: int | None, config: MergerConfig, tgt_sizes: Ids | None = None) -> str:
+    """The text of one picture: its number, the whole of it, then rows of slices, each with as many places as it has tokens."""
+    who, (columns, rows) = "image_placeholder", grid or (0, 0)
+    if tgt_sizes is None:
+        raise ValueError(f"{who}: {config.family.title} needs tgt_sizes, because slices differ in their numbers of tokens")
+    if len(tgt_sizes) != 1 + columns * rows:
+        raise ValueError(f"{who}: grid {grid} makes {1 + columns * rows} slices, but tgt_sizes has {len(tgt_sizes)} rows")
+    whole, *crops = ("<|image_pad|>" * count for count in _token_counts(tgt_sizes, config, who).tolist())
+    text = f"<image>{whole}</image>"
+    if image_id is not None and config.use_image_id:
+        text = f"<image_id>{image_id}</image_id>{text}"
+    slices = [f"<slice>{places}</slice>" for places in crops]
+    return text + "\n".join("".join(slices[row * columns : (row + 1) * columns]) for row in range(rows))
+
+
+def tower(model: Model) -> Sequence[Step]:
+    """Every layer, with the window merger among them if the mode has it, then the last norm."""
+    config = _config(model)
+    steps = tower_layers(model, range(config.vision.num_hidden_layers))
+    if config.merges_inside:
+        steps.insert(config.insert_layer_id + 1, window_merger(model))
+    return [*steps, post_layernorm(model)]
+
+
+def _config(model: Model) -> MergerConfig:
+    assert isinstance(model.config, MergerConfig)
+    return model.config
+
+
+def _hidden_shapes(config: MergerConfig) -> Shapes:
+    shapes = tower_shapes(config, config.vision.num_hidden_layers)
+    return shapes | window_merger_shapes(config) if config.merges_inside else shapes
+
+
+def _hidden_sizes(tgt_sizes: Ids, config: MergerConfig) -> Ids:
+    return divided(tgt_sizes, SIDE, "encode") if config.merges_inside else tgt_sizes
+
+
+def _token_counts(tgt_sizes: Ids, config: MergerConfig, who: str = "merge_patches") -> Ids:
+    return np.asarray(divided(tgt_sizes, config.unit, who).prod(axis=1))
+
+
+def _unread(config: MergerConfig) -> Sequence[str]:
+    """In "4x" the window merger, which the checkpoint holds all the same."""
+    return () if config.merges_inside else tuple(window_merger_shapes(config))
+
+
+def _text(picture: Any, tgt_sizes: Ids, image_id: int, config: MergerConfig) -> Array:
+    return np.frombuffer(placeholder(cut(picture, config).grid, image_id, config, tgt_sizes).encode(), dtype=np.uint8)
+
+
+TEXT = Stage(
+    name="text",
+    reads=("picture", "sliced_tgt_sizes", "image_id"),
+    call=_text,
+    arguments=lambda values, model: (
+        values["picture"],
+        values["sliced_tgt_sizes"],
+        int(values["image_id"]),
+        model.config,
+    ),
+)
+HIDDEN = hidden_stage(_hidden_shapes, _hidden_sizes)
+TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches")
+
+OCR = "minicpm-ocr"
+
+_PROCESSORS = {
+    "minicpm-v-4.6": "MiniCPMV4_6ImageProcessor",
+    "minicpm-v-4.7": "MiniCPMV4_6ImageProcessor",
+    OCR: "MiniCPMOcrImageProcessor",
+}
+"""The `image_processor_type` of each family's checkpoints."""
+
+_SMALL = VisionConfig(
+    hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, patch_size=4, image_size=280
+)
+
+
+def _small(family: Family) -> MergerConfig:
+    slicing = SlicingConfig(scale_resolution=32, patch_size=4)
+    mode = "4x" if family.key == OCR else "16x"
+    return MergerConfig(_SMALL, slicing, 24, mode, insert_layer_id=1, image_token_id=294, family=family)
+
+
+def _family(key: str, title: str, model_type: str, preset: str, checked: str) -> Family:
+    mode = "4x" if key == OCR else "16x"
+    return Family(
+        key=key,
+        title=title,
+        model_types=(model_type,),
+        read_config=read_config,
+        as_json=as_json,
+        presets=lambda family: {preset: MergerConfig(downsample_mode=mode, family=family)},
+        small=_small,
+        prefix="model.vision_tower.",
+        owns=("model.vision_tower.", "model.merger."),
+        unread=_unread,
+        cut=cut,
+        rule="quotient",
+        position_ids=lambda tgt_sizes, config, rule: position_ids(tgt_sizes, config.vision.num_patches_per_side, rule),
+        tower=tower,
+        unit=lambda config: config.unit,
+        placeholder=placeholder,
+        stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, TOKEN_PLACES, INPUTS_EMBEDS_BY_COUNT),
+        checked=checked,
+    )
+
+
+_OWN_CODE = (
+    "transformers 5.23.0, its PIL image processor and its modules: sizes, pixels, ids and text equal, floats within the promise"
+)
+
+FAMILIES: tuple[Family, ...] = (
+    _family("minicpm-v-4.6", "MiniCPM-V 4.6", "minicpmv4_6", "MiniCPM-V 4.6", _OWN_CODE),
+    _family("minicpm-v-4.7", "MiniCPM-V 4.7", "minicpmv4_7", "MiniCPM-V 4.6's sizes", _OWN_CODE),
+    _family(
+        OCR,
+        "MiniCPM-OCR in fixed mode",
+        "minicpm_ocr",
+        "MiniCPM-V 4.6's sizes",
+        "transformers 5.23.0, its modules; the cutting with MiniCPM-V 4.6's PIL image processor, because its own has none",
+    ),
+)
+
+
+def _default_family() -> Family:
+    return FAMILIES[0]

@@ -1,0 +1,157 @@
+"""Hidden states -> fewer of them, or vision tokens: each square of 2 x 2 places becomes one (SPEC 13.4)."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from npembed import arguments
+from npembed.attention import gelu, gelu_erf, layer_norm, linear
+from npembed.config import FamilyConfig
+from npembed.family import Step
+from npembed.model import Model, as_model, linear_shapes, norm_shapes
+from npembed.typing import Floats, Ids, Shapes, Size
+
+SIDE = 2
+"""Rows, and columns, of a window."""
+
+PLACES = SIDE * SIDE
+"""Places in a window."""
+
+MERGER = "model.merger.mlp.0"
+"""What the names of the last merger's arrays begin with."""
+
+EPS = 1e-6
+"""Of the last merger's layer norm; config.json's `layer_norm_eps` is the vision tower's."""
+
+
+def divided(tgt_sizes: Ids, unit: int, who: str) -> Ids:
+    """(B, 2) -> (B, 2): the sizes in units of so many patches, or an error that names the first slice that is not whole.
+
+    Examples
+    --------
+    >>> divided(np.array([[28, 36]]), 4, "here").tolist()
+    [[7, 9]]
+    """
+    for index, (h, w) in enumerate(tgt_sizes.tolist()):
+        if h % unit or w % unit:
+            raise ValueError(f"{who}: tgt_sizes[{index}] is ({h}, {w}); each side must be a multiple of {unit} patches")
+    return tgt_sizes // unit
+
+
+def windows(x: Floats, size: Size) -> Floats:
+    """(h*w, D), (h, w) -> (h*w/4, 4, D): the windows row by row, and the places of each row by row.
+
+    Examples
+    --------
+    >>> windows(np.arange(8)[:, None], (2, 4))[:, :, 0].tolist()
+    [[0, 1, 4, 5], [2, 3, 6, 7]]
+    """
+    h, w = size
+    grid = x.reshape(h // SIDE, SIDE, w // SIDE, SIDE, -1)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(h * w // PLACES, PLACES, -1)
+
+
+def attend_in_windows(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
+    """(N, 4, D), (N, 4, D), (N, 4, D) -> (N, 4, D): what `attend` gives for each window by itself.
+
+    Examples
+    --------
+    >>> values = np.array([[[4.0], [8.0]], [[1.0], [3.0]]])
+    >>> attend_in_windows(np.zeros((2, 2, 1)), np.ones((2, 2, 1)), values, heads=1)[:, :, 0].tolist()
+    [[6.0, 6.0], [2.0, 2.0]]
+    """
+    count, places, width = queries.shape
+    q, k, v = (
+        x.reshape(count, places, heads, width // heads).transpose(0, 2, 1, 3) for x in (queries, keys, values)
+    )  # (N, heads, 4, D / heads)
+    scores = (q * (width // heads) ** -0.5) @ k.swapaxes(2, 3)  # (N, heads, 4, 4)
+    scores -= scores.max(axis=-1, keepdims=True)  # so that exp cannot overflow
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    result: Floats = scores @ v
+    return result.transpose(0, 2, 1, 3).reshape(count, places, width)
+
+
+def window_merger(model: Model) -> Step:
+    """The merger inside the tower, as a step: attention within each window, then an MLP from the window to one place."""
+    vision, name = model.config.vision, f"{model.tower}vit_merger"
+
+    def step(x: Floats, size: Size) -> tuple[Floats, Size]:
+        normed = layer_norm(x, *model.pair(f"{name}.layer_norm1"), vision.layer_norm_eps)
+        queries, keys, values = (windows(linear(normed, *model.pair(f"{name}.self_attn.{part}_proj")), size) for part in "qkv")
+        attended = attend_in_windows(queries, keys, values, vision.num_attention_heads)
+        attended = linear(attended.reshape(x.shape), *model.pair(f"{name}.self_attn.out_proj"))
+        z = windows(x, size) + attended.reshape(-1, PLACES, x.shape[1])  # (N, 4, D)
+        flat = layer_norm(z.reshape(len(z), -1), *model.pair(f"{name}.pre_norm"), vision.layer_norm_eps)
+        inner = gelu(linear(flat, *model.pair(f"{name}.linear_1")))
+        return linear(inner, *model.pair(f"{name}.linear_2")) + z.mean(axis=1), (size[0] // SIDE, size[1] // SIDE)
+
+    return step
+
+
+def window_merger_shapes(config: FamilyConfig) -> Shapes:
+    """Name -> shape of the arrays that `window_merger` reads."""
+    width, name = config.vision.hidden_size, f"{config.family.prefix}vit_merger"
+    inner = PLACES * config.vision.intermediate_size
+    shapes = norm_shapes(f"{name}.layer_norm1", width) | norm_shapes(f"{name}.pre_norm", PLACES * width)
+    for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        shapes |= linear_shapes(f"{name}.self_attn.{part}", width, width)
+    return shapes | linear_shapes(f"{name}.linear_1", inner, PLACES * width) | linear_shapes(f"{name}.linear_2", width, inner)
+
+
+def merge_patches(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
+    """(B, Lmax', D), (B, 2) -> (B, most, E): the vision tokens of each slice, one for each window of 2 x 2 hidden states.
+
+    Parameters
+    ----------
+    hidden : float (B, Lmax', D)
+        As `encode` gives them; what is in padded places is not read.
+    tgt_sizes : int (B, 2)
+        Rows and columns of patches per slice, as `encode` was given them: multiples of 4 where the tower has the window
+        merger, else of 2.
+    model : Model
+        Its float type is the result's.
+
+    Returns
+    -------
+    float32 or float64 (B, most, E)
+        A slice of h x w patches has h*w/16 tokens where the tower has the window merger, else h*w/4; zeros beyond them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A model of another family, or without the merger's arrays; sizes that are not such multiples; hidden states that do
+        not fit the model or the sizes: with the slice.
+
+    Notes
+    -----
+    Source: SPEC 13.4. gelu is the erf form here, the tanh form in the tower. A NaN stays in its slice.
+
+    Examples
+    --------
+    >>> from npembed import FAMILIES, random_model
+    >>> family = FAMILIES["minicpm-v-4.6"]
+    >>> model = random_model(family.small(family), until="tokens")
+    >>> merge_patches(np.ones((2, 8, 16)), [[4, 8], [4, 4]], model).shape
+    (2, 2, 24)
+    """
+    who = "merge_patches"
+    as_model(model, who).require("tokens", who, f"{MERGER}.linear_1.weight")
+    config = model.config
+    sizes = arguments.as_tgt_sizes(tgt_sizes, who)
+    counts = divided(sizes, config.family.unit(config), who).prod(axis=1).tolist()
+    after = config.family.stage("hidden", who).sizes_of(sizes, config)  # (B, 2)
+    given = arguments.as_patches(hidden, "hidden", after, config.vision.hidden_size, who, "hidden_sizes")
+    result = np.zeros((len(sizes), max(counts), config.embed_dim), dtype=model.dtype)
+    for tokens, places, size, count in zip(result, given, after.tolist(), counts, strict=True):
+        x = places[: size[0] * size[1]].astype(model.dtype, copy=False)
+        flat = windows(x, size).reshape(count, -1)  # (count, 4D)
+        inner = gelu_erf(linear(layer_norm(flat, *model.pair(f"{MERGER}.pre_norm"), EPS), *model.pair(f"{MERGER}.linear_1")))
+        tokens[:count] = linear(inner, *model.pair(f"{MERGER}.linear_2"))
+    return result
+
+
+def merger_shapes(config: FamilyConfig) -> Shapes:
+    """Name -> shape of the arrays that `merge_patches` reads."""
+    wide = PLACES * config.vision.hidden_size
+    shapes = norm_shapes(f"{MERGER}.pre_norm", wide) | linear_shapes(f"{MERGER}.linear_1", wide, wide)
+    return shapes | linear_shapes(f"{MERGER}.linear_2", config.embed_dim, wide)
