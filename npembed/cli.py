@@ -28,6 +28,7 @@ from npembed.family import Slices
 from npembed.files import SUFFIXES, check_output, replacing, save_tensors
 from npembed.images import read_image
 from npembed.model import Model
+from npembed.pooling import unit_length
 from npembed.positions.differences import (
     ORIGINAL,
     TABLE_HEAD,
@@ -125,12 +126,17 @@ def embed(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Ends in .safetensors (the default) or .npz.")
     ] = None,
     upright: Annotated[bool, typer.Option("--upright", help="Turn pictures as their EXIF asks; upstream does not.")] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Make vectors of unit length; for a stage with one per picture, as pooled.")
+    ] = False,
 ) -> None:
-    """Turn pictures into embeddings, encoder states or vision tokens, all in one file."""
+    """Turn pictures into embeddings, encoder states, vision tokens or one vector each, all in one file."""
     target = check_output(output or f"{_known_stage(until)}.safetensors", SUFFIXES)
     if rule is not None:
         get_rule(rule, "embed")
     model, origin = _model(weights, until)
+    if normalize and model.config.family.stage(until, "embed").sizes is not None:
+        raise ValueError(f"embed: --normalize needs a stage with one vector for each picture; {until} has one for each place")
     rule = rule or model.config.family.rule
     _say(f"npembed {npembed.__version__}, {model.config.family.title}, {f'rule {rule}, ' if rule else ''}weights: {origin}")
     if weights is None:
@@ -139,7 +145,10 @@ def embed(
     with _progress(until, len(paths)) as progress:
         results = [_embed_picture(path, model, until, rule, upright, progress) for path in paths]
     tensors = _tensors(results, model, until, rule)
-    save_tensors(target, tensors, _metadata(until, rule, model, origin, paths))
+    about = _metadata(until, rule, model, origin, paths)
+    if normalize:
+        tensors[until], about["normalized"] = unit_length(tensors[until]), "unit length"
+    save_tensors(target, tensors, about)
     _say(f"{until} {tensors[until].shape} {tensors[until].dtype} is in {target}")
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy import special
 from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
@@ -21,6 +22,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from npembed import (
     FAMILIES,
     Model,
+    cli,
     embed,
     encode,
     image_placeholder,
@@ -514,6 +516,50 @@ def test_no_length_overflows_or_vanishes(scale: float) -> None:
 def test_what_has_no_direction_is_refused(vectors: Any, words: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"^unit_length: {words}"):
         unit_length(vectors)
+
+
+# The command line
+
+
+def said(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = cli.run(command.split())
+    return code, capsys.readouterr().err
+
+
+def saved(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # it is no dict
+
+
+def test_the_command_line_gives_vectors(whole: Path, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = []
+    for number, picture in enumerate(PICTURES):
+        picture.save(name := tmp_path / f"{number}.png")
+        names.append(str(name))
+    command = f"embed {' '.join(names)} --weights {whole} --until pooled -o {tmp_path}/"
+    assert said(f"{command}plain.npz", capsys) == (0, "")
+    assert said(f"{command}vectors.safetensors", capsys) == (0, "")
+    assert said(f"{command}unit.safetensors --normalize", capsys) == (0, "")
+    (plain, about), (unit, normalized) = (saved(tmp_path / f"{name}.safetensors") for name in ("vectors", "unit"))
+    assert relative(plain["pooled"], ours(model)["pooled"]) < 1e-5
+    assert np.array_equal(unit["pooled"], unit_length(plain["pooled"]))
+    assert normalized == about | {"normalized": "unit length"}
+    assert (about["family"], about["stage"]) == ("siglip", "pooled")
+    assert "rule" not in about
+    assert plain["image_index"].tolist() == [0, 1, 2, 3]
+
+
+def test_the_command_line_refuses_in_one_line(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"embed --weights {whole} -o {tmp_path}/never.npz"
+    for words, expected in {
+        "--until hidden --normalize": "one vector for each picture; hidden has one for each place",
+        "--until tokens": "has no stage 'tokens'; it has embeddings, hidden, pooled",
+        "--until pooled --rule step": "its positions follow no rule, so that none can be chosen; got rule 'step'",
+    }.items():
+        code, err = said(f"{command} {words}", capsys)
+        assert code == 2
+        assert re.fullmatch(rf"npembed: .*{re.escape(expected)}\n", err)
+    assert not list(tmp_path.iterdir())
 
 
 # Wrong ports
