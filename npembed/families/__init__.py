@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from npembed import arguments
 from npembed.config import FamilyConfig
-from npembed.families import minicpmv
+from npembed.families import minicpmv, phi4_multimodal
 from npembed.families.minicpmv import MINICPM_V_2_6
 from npembed.family import Family
 from npembed.typing import Floats, Ids, Pixels
@@ -18,7 +18,9 @@ from npembed.typing import Floats, Ids, Pixels
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.key: family for family in (*minicpmv.FAMILIES,)})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {family.key: family for family in (*minicpmv.FAMILIES, *phi4_multimodal.FAMILIES)}
+)
 """Each family by its key."""
 
 
