@@ -22,7 +22,8 @@ def resize_bytes(pixels: Pixels, size: Size) -> Pixels:
 
     Notes
     -----
-    Source: SPEC 13.7; torch 2.13.0 and 2.14.1 on x86-64.
+    Source: SPEC 13.7; torch 2.13.0 and 2.14.1 on x86-64. torchvision's `resize` takes this way only where torch finds AVX2
+    (0.29 also: AVX-512, or 64-bit ARM). Elsewhere it resizes floats and rounds them; up to a fifth of the bytes differ by 1.
 
     Examples
     --------

@@ -24,7 +24,7 @@ from npembed.families import FAMILIES, config_of
 from npembed.families.phi4_multimodal import Config, assemble, crop_ids, plan_canvas
 from npembed.interpolate import resize_bytes, shrink_bicubic
 from npembed.patches import strip_to_picture
-from npembed.stages import run
+from npembed.stages import join, run
 from tests.synthetic import synthetic_picture
 
 torch.set_num_threads(1)
@@ -323,6 +323,13 @@ def test_the_feature_layer_0_that_upstream_cannot_take_is_refused(model, image_e
         upstream_tokens(image_embed, [(64, 64)])
 
 
+def test_pictures_one_by_one_are_as_pictures_together(model):
+    sizes = [(50, 36), (100, 70)]
+    together, alone = ours(sizes, model), [ours([size], model) for size in sizes]
+    for stage in FAMILY.vision_stages:
+        np.testing.assert_array_equal(join(stage, [arrays[stage.name] for arrays in alone], model), together[stage.name])
+
+
 def test_float64_agrees_with_float32(model):
     wide = replace(model, weights={name: array.astype(np.float64) for name, array in model.weights.items()})
     narrow, exact = (ours([(70, 100)], m)["tokens"] for m in (model, wide))
@@ -402,11 +409,18 @@ def test_a_port_that_leaves_masked_patches_out_of_the_average_differs(model):
     assert is_seen(assemble(hidden, given["tgt_sizes"], model), given["tokens"])
 
 
-def test_a_port_with_the_whole_first_or_rows_and_columns_exchanged_differs(model):
+def test_a_port_with_the_whole_first_differs(model):
     tokens = ours([(100, 70)], model)["tokens"]
     assert is_seen(np.roll(tokens, 273, axis=1), tokens)
-    turned = ours([(70, 100)], model)["tokens"]
-    assert turned.shape != tokens.shape
+
+
+def test_a_port_that_exchanges_rows_and_columns_differs(model):
+    given = ours([(100, 70)], model)
+    h, w = given["hidden_sizes"][1].tolist()
+    turned = given["hidden"].copy()
+    turned[1, : h * w] = turned[1, : h * w].reshape(h, w, -1).swapaxes(0, 1).reshape(h * w, -1)
+    assert is_seen(assemble(turned, given["tgt_sizes"], model), given["tokens"])
+    assert given["token_counts"].tolist() != [273 + w // 2 * (h // 2 + 1)]
 
 
 def test_a_port_that_resizes_with_pillow_differs():
@@ -458,7 +472,14 @@ HONOURED_VISION = {
     "feature_layer": -3,
     "image_token_id": 7,
 }
-FIXED_VISION = {"hidden_act": "gelu", "model_type": "siglip_vision_model", "crop_size": 224, "patch_size": 16}
+FIXED_VISION = {
+    "hidden_act": "gelu",
+    "model_type": "siglip_vision_model",
+    "crop_size": 224,
+    "patch_size": 16,
+    "use_hd_transform": False,
+    "hd_transform_order": "glb_sub",
+}
 HONOURED_PROCESSOR = {"dynamic_hd": 9, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
 FIXED_PROCESSOR = {
     "do_rescale": False,
@@ -471,6 +492,14 @@ FIXED_PROCESSOR = {
     "size": {"height": 224, "width": 448},
 }
 IDLE_PROCESSOR = {
+    "crop_size": None,
+    "data_format": "channels_first",
+    "default_to_square": True,
+    "device": None,
+    "disable_grouping": None,
+    "input_data_format": None,
+    "return_tensors": None,
+    "mel_max_frequency": 7690,
     "do_resize": False,
     "do_pad": True,
     "do_center_crop": False,
@@ -509,6 +538,11 @@ def test_a_processor_key_that_is_not_supported_is_refused(key, value):
 @pytest.mark.parametrize(("key", "value"), IDLE_PROCESSOR.items())
 def test_a_processor_key_without_effect_changes_nothing(key, value):
     assert read(tiny_top(), {key: value}) == read(tiny_top())
+
+
+def test_a_config_as_converted_checkpoints_have_it_is_read():
+    converted = tiny_top(use_hd_transform=True, hd_transform_order="sub_glb", crop_size=448)
+    assert read(converted, {"image_processor_type": "Phi4MultimodalImageProcessorFast"}) == read(tiny_top())
 
 
 def test_an_unknown_key_is_refused():

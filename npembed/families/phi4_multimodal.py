@@ -115,6 +115,8 @@ def read_config(top: Json, preprocessor: Json, family: Family) -> Config:
     own = tower.given(crop_size="crop_size", feature_layer="feature_layer", image_token_id="image_token_id")
     tower.fixed("model_type", "phi4_multimodal_vision")
     tower.fixed("hidden_act", "gelu_pytorch_tanh")
+    tower.fixed("use_hd_transform", True)
+    tower.fixed("hd_transform_order", "sub_glb")
     tower.finish()
     own |= config.given(embed_dim="hidden_size")
     own |= processor.given(dynamic_hd="dynamic_hd", mean="image_mean", std="image_std")
@@ -135,9 +137,23 @@ def _read_processor(processor: Keys, config: Config) -> None:
     processor.fixed("resample", 3)
     processor.fixed("rescale_factor", 1 / 255, 0.00392156862745098)
     processor.fixed("image_processor_type", "Phi4MultimodalImageProcessor", "Phi4MultimodalImageProcessorFast")
-    processor.without_effect("do_resize", "do_pad", "do_center_crop", *_AUDIO_KEYS)
+    processor.without_effect(*_IDLE_KEYS, *_AUDIO_KEYS)
     processor.finish()
 
+
+_IDLE_KEYS = (
+    "crop_size",
+    "data_format",
+    "default_to_square",
+    "device",
+    "disable_grouping",
+    "do_center_crop",
+    "do_pad",
+    "do_resize",
+    "input_data_format",
+    "return_tensors",
+)
+"""What earlier releases of the processor save, and it never reads."""
 
 _AUDIO_KEYS = (
     "audio_compression_rate",
@@ -146,6 +162,7 @@ _AUDIO_KEYS = (
     "feature_extractor_type",
     "feature_size",
     "hop_length",
+    "mel_max_frequency",
     "mel_min_frequency",
     "n_fft",
     "padding_side",
@@ -470,8 +487,8 @@ FAMILIES: tuple[Family, ...] = (
         placeholder=placeholder,
         stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT),
         checked=(
-            "transformers 5.23.0's processor and modules: sizes, ids and counts equal, pixels equal on x86-64 with AVX2 or AVX-512, "
-            "floats within the promise with attention as `eager` computes it (`sdpa` is causal where nothing is masked); pictures only"
+            "transformers 5.23.0's processor and modules: sizes, ids and counts equal; pixels equal on x86-64 with AVX2 or "
+            "AVX-512; floats within the promise, with attention as `eager` has it (`sdpa` is causal where nothing is masked)"
         ),
     ),
 )
