@@ -100,7 +100,12 @@ def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Id
 def tokens_stage(
     call: Callable[..., Array], arrays: Callable[[Any], Shapes], counts: Callable[[Ids, Any], Ids], function: str = ""
 ) -> Stage:
-    """The stage `tokens`: a connector from hidden states to so many vision tokens per slice, `counts` (N,)."""
+    """The stage `tokens`: a connector from hidden states to so many vision tokens per result, `counts` (N,)."""
+
+    def places(tgt_sizes: Ids, config: Any) -> Ids:
+        each = counts(tgt_sizes, config)
+        return np.stack([each, np.ones_like(each)], axis=1)
+
     return Stage(
         name="tokens",
         reads=("hidden", "tgt_sizes"),
@@ -108,7 +113,7 @@ def tokens_stage(
         arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
         function=function,
         arrays=arrays,
-        sizes=lambda tgt_sizes, config: np.stack([counts(tgt_sizes, config), np.ones(len(tgt_sizes), np.int64)], axis=1),
+        sizes=places,
         companions=lambda tgt_sizes, config: {"token_counts": counts(tgt_sizes, config)},
         promise=Promise.DISTANCE,
     )
