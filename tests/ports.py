@@ -238,7 +238,9 @@ class Port:
 
     # Resampler
 
-    def resample(self, hidden, tgt_sizes, model):
+    def resample(self, hidden, tgt_sizes, model, temporal_ids=None):
+        if temporal_ids is not None:
+            raise NotImplementedError("this port knows no groups of frames")
         query, to_qkv, qkv_bias = _named(model, "resampler", ("query", "attn.in_proj_weight", "attn.in_proj_bias"))
         x = np.asarray(hidden).astype(query.dtype)
         if "resampler.kv_proj.weight" in model.weights:
@@ -300,7 +302,9 @@ class Port:
     def _end(self, place):
         return place
 
-    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound):
+    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound, token_counts=None):
+        if token_counts is not None:
+            raise NotImplementedError("this port takes as many tokens for every slice")
         embeds = np.array(inputs_embeds)
         for tokens, (start, end) in zip(np.asarray(vision_tokens), np.asarray(image_bound), strict=True):
             for token, row in zip(tokens, self._rows(start, end), strict=True):

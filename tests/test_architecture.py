@@ -39,10 +39,10 @@ FLOORS = (
     ("family",),
     ("config",),
     ("beside", "manifest", "files"),
-    ("patches", "padding", "attention", "images"),
+    ("patches", "padding", "attention", "images", "interpolate"),
     ("positions.*",),
     ("model",),
-    ("embeddings", "encoder", "resampler", "mergers", "merge"),
+    ("embeddings", "encoder", "resampler", "mergers", "pooling", "merge"),
     ("stages",),
     ("families.*",),
     ("frames",),
@@ -343,10 +343,12 @@ ROOMS = (
     "positions.ids",
     "attention",
     "images",
+    "interpolate",
     "embeddings",
     "encoder",
     "resampler",
     "mergers",
+    "pooling",
     "merge",
 )
 """Whose functions have arrows; to them come the public names."""
@@ -381,6 +383,7 @@ def zeros(*shape: int) -> Any:
 
 
 MERGING = random_model(FAMILIES["minicpm-v-4.6"].small(FAMILIES["minicpm-v-4.6"]), until="tokens")
+POOLING = random_model(FAMILIES["siglip"].small(FAMILIES["siglip"]), until="pooled")
 
 CALLS: dict[str, list[Call]] = {
     "attend": [Call((zeros(3, 4), zeros(5, 4), zeros(5, 4), 2))],
@@ -407,11 +410,13 @@ CALLS: dict[str, list[Call]] = {
     "patch_conv": [Call((zeros(2, 3, 5, 7), zeros(6, 3, 2, 2), zeros(6)))],
     "patches_to_strip": [Call((zeros(5, 12), 2), {"C": 3, "P": 2})],
     "picture_to_strip": [Call((zeros(3, 4, 6), 2), {"P": 2, "L": 6})],
+    "pool": [Call((zeros(3, LMAX, 16), SIZES, POOLING))],
     "position_ids": [Call((SIZES, 7), {"Lmax": LMAX})],
     "resample": [Call((HIDDEN, SIZES, MODEL), {"Q": 5, "E": 128})],
     "resize": [Call((Image.fromarray(PIXELS), (5, 9)), {"H": 9, "W": 5})],
     "run_layer": [Call((zeros(6, 4), MODEL, "vpm.encoder.layers.0"))],
     "scatter_image_embeds": [Call((zeros(8, 4), zeros(2, 3, 4), [[0, 3], [4, 7]]))],
+    "shrink_bicubic": [Call((zeros(3, 6, 8), 4, 2), {"columns": 4, "rows": 2, "H": 3, "W": 2})],
     "slice_image": [
         Call((np.zeros((480, 640, 3), dtype=np.uint8),), {"P": 14, "B": 3, "L_i": [28 * 37, 39 * 26, 39 * 26]}),
         Call((PIXELS, MODEL.config), {"P": 2, "B": 1, "L_i": [194 * 258]}),
@@ -421,6 +426,7 @@ CALLS: dict[str, list[Call]] = {
     "strip_to_picture": [Call((zeros(3, 2, 12), (2, 3)), {"h": 2, "w": 3})],
     "tgt_sizes_from_mask": [Call((MASK,))],
     "token_places": [Call((TEXT.input_ids, 294, [2, 1]))],
+    "unit_length": [Call((np.ones((3, 4)),))],
     "windows": [Call((zeros(8, 5), (2, 4)), {"h": 2, "w": 4})],
 }
 

@@ -111,7 +111,7 @@ NORMS = Stage(
     arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
     arrays=norms_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
-    padding=lambda model: -1.0,
+    padding=lambda model, tgt_sizes: -1.0,
     companions=lambda tgt_sizes, config: {"norm_counts": tgt_sizes.prod(axis=1)},
     promise=Promise.DISTANCE,
 )
@@ -249,7 +249,7 @@ def test_run_goes_through_its_stages(model: Model, strips: list[NDArray[np.float
 def test_several_calls_are_joined_as_one(until: str, model: Model, strips: list[NDArray[np.float32]]) -> None:
     at_once = run(strips, SIZES, model, until)[until]
     parts = [run([strip], [size], model, until)[until] for strip, size in zip(strips, SIZES, strict=True)]
-    joined = join(model.config.family.stage(until, "test"), parts, model)
+    joined = join(model.config.family.stage(until, "test"), parts, model, np.array(SIZES))
     assert joined.shape == at_once.shape
     np.testing.assert_allclose(joined, at_once, rtol=0, atol=1e-5)
     padding = np.arange(25) >= np.prod(SIZES, axis=1)[:, None]
@@ -335,7 +335,7 @@ def test_the_command_line_embeds_with_it(folder: Path, model: Model, here: Path)
     found = load_tensors("norms.safetensors")
     slices = [LATTICE.cut(picture, model.config) for picture in pictures]
     each = [run(one.strips, one.tgt_sizes, model) for one in slices]
-    assert np.array_equal(found["norms"], join(NORMS, [one["norms"] for one in each], model))
+    assert np.array_equal(found["norms"], join(NORMS, [one["norms"] for one in each], model, np.array([[8, 15], [10, 3]])))
     assert found["tgt_sizes"].tolist() == found["hidden_sizes"].tolist() == [[8, 15], [10, 3]]
     assert found["norm_counts"].tolist() == [120, 30]
     assert found["slice_boxes"].tolist() == [[0, 0, 61, 30], [0, 0, 12, 40]]

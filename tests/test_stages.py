@@ -192,7 +192,7 @@ def test_several_calls_joined_are_one_call(until: str, dtype: str, parts: list[l
     rest = iter(strips)
     results = [last([next(rest) for _ in sizes], sizes, until, dtype) for sizes in parts]
     before = [result.copy() for result in results]
-    joined, at_once = stages.join(stage_of(until), results, model(dtype)), last(strips, every, until, dtype)
+    joined, at_once = stages.join(stage_of(until), results, model(dtype), np.array(every)), last(strips, every, until, dtype)
     assert (joined.shape, joined.dtype) == (at_once.shape, at_once.dtype) == (at_once.shape, np.dtype(dtype))
     np.testing.assert_allclose(joined, at_once, rtol=0, atol=1e-12 if dtype == "float64" else 1e-5)
     if until != "tokens":
@@ -204,7 +204,7 @@ def test_several_calls_joined_are_one_call(until: str, dtype: str, parts: list[l
 @pytest.mark.parametrize("until", STAGES)
 def test_joining_gives_an_array_of_its_own(until: str) -> None:
     result = last(STRIPS, SIZES, until, "float64")
-    joined = stages.join(stage_of(until), [result], model())
+    joined = stages.join(stage_of(until), [result], model(), np.array(SIZES))
     assert np.array_equal(joined, result)
     assert not np.shares_memory(joined, result)
 
@@ -212,7 +212,7 @@ def test_joining_gives_an_array_of_its_own(until: str) -> None:
 def test_results_without_places_are_laid_end_to_end() -> None:
     pooled = Stage(name="pooled", reads=("hidden",), call=np.mean, arguments=lambda values, model: ())
     rows = [np.full((count, 5), count, dtype=np.float32) for count in (1, 3)]
-    joined = stages.join(pooled, rows, model())
+    joined = stages.join(pooled, rows, model(), np.ones((4, 2), dtype=np.int64))
     assert joined.dtype == np.float32
     assert np.array_equal(joined, np.concatenate(rows))
     assert not any(np.shares_memory(joined, row) for row in rows)
