@@ -274,6 +274,7 @@ def pack(model: Model, tmp_path: Path) -> Path:
 
 def test_a_pack_has_its_stages_and_takes_its_own_answers(pack: Path) -> None:
     read = read_pack(pack)
+    assert read.manifest["rule"] == "quotient"
     stages = [stage["stage"] for stage in read.manifest["cases"][0]["stages"]]
     assert stages == [stage.name for stage in LATTICE.stages]
     outcomes = check_outputs(read, pack)
