@@ -61,6 +61,12 @@ class Kept:
     nbytes: int
     whole: bool
 
+    def is_of(self, repository: str, revision: str | None = None) -> bool:
+        """Whether it is of that repository and, if one is given, that branch, tag or commit."""
+        if self.repository != repository:
+            return False
+        return revision is None or _commit_of(self.folder.parents[1], revision) == self.commit
+
     @property
     def source(self) -> "KeptFolder":
         """What is kept, as a source."""
@@ -76,6 +82,12 @@ class KeptFolder(Folder):
         names = _json(each.folder / RECORD).get("names")
         self._file_of = {name: SINGLE for name in names if isinstance(name, str)} if isinstance(names, list) else {}
 
+    def place(self, name: str) -> Place:
+        """Where an array's bytes are."""
+        if name not in self.held():
+            raise ValueError(f"{WHO}: {name} is not kept in {self._source.address('')}")
+        return super().place(name)
+
     def held(self) -> set[str]:
         """The names of the arrays that are kept."""
         return set(self._opened(SINGLE)[1].entries)
@@ -88,6 +100,14 @@ def _json(path: Path) -> dict[str, Any]:
     return json_object(raw, str(path))
 
 
+def _commit_of(shelf: Path, revision: str) -> str | None:
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    path = shelf / "refs" / quote(revision, safe="")
+    stated = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return stated if re.fullmatch(r"[0-9a-f]{40}", stated) else None
+
+
 class Shelf:
     """The part of the cache that holds one repository of one server."""
 
@@ -97,20 +117,14 @@ class Shelf:
 
     def commit_of(self, revision: str) -> str | None:
         """The commit that a revision was when something was read under it; a commit is itself."""
-        if re.fullmatch(r"[0-9a-f]{40}", revision):
-            return revision
-        path = self.folder / "refs" / quote(revision, safe="")
-        stated = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-        return stated if re.fullmatch(r"[0-9a-f]{40}", stated) else None
+        return _commit_of(self.folder, revision)
 
     def remember(self, revision: str, commit: str) -> None:
         """That a revision is a commit."""
         path = self.folder / "refs" / quote(revision, safe="")
         with _written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f"{path.name}.{os.getpid()}")
-            beside.write_text(commit, encoding="utf-8")
-            os.replace(beside, path)
+            _write(path, commit)
 
     def kept(self, commit: str) -> list[Kept]:
         """What is kept of a commit, and not still arriving."""
@@ -139,6 +153,8 @@ class Shelf:
                     return _kept_at(folder)  # another process was faster
                 _remove(folder)
             partial.mkdir(parents=True, exist_ok=True)
+            for stray in partial.glob(".*.json.*"):  # of a process that was killed
+                stray.unlink()
             _put(partial, RECORD, record)
             for name in CONFIGS:
                 if (content := source.json(name)) is not None:
@@ -153,7 +169,14 @@ class Shelf:
 
 
 def _put(folder: Path, name: str, content: dict[str, Any]) -> None:
-    (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    _write(folder / name, json.dumps(content, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or none: a process that is killed leaves no half of it under its name."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
 
 
 def _header_of(places: Sequence[Place], origin: str) -> bytes:

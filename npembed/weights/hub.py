@@ -186,11 +186,28 @@ class Hub:
     def _told(self, at: Repository, name: str | None) -> Iterator[None]:
         """The client's errors, in one line that says what to do; or that it is worth asking again."""
         try:
-            yield
-        except (ValueError, BrokenError):
+            with self._quiet():
+                yield
+        except BrokenError:
             raise
         except Exception as error:
+            if isinstance(error, ValueError) and str(error).startswith(WHO):
+                raise
             raise self._words(error, at, name) from None
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """The client tells of each retry, and shows a bar for each small file; a user needs neither."""
+        logging = self._client.utils.logging
+        level, bars = logging.get_verbosity(), not self._client.utils.are_progress_bars_disabled()
+        logging.set_verbosity_error()
+        self._client.utils.disable_progress_bars()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                self._client.utils.enable_progress_bars()
 
     def _words(self, error: Exception, at: Repository, name: str | None) -> Exception:
         client, server = self._client, public(self.endpoint)

@@ -34,6 +34,8 @@ class GgufSource:
     Parameters
     ----------
     file : path or Ranged
+    where : str, optional
+        What it is called in metadata; as in messages by default.
 
     Attributes
     ----------
@@ -55,9 +57,9 @@ class GgufSource:
     no file says is what every released checkpoint says: max_slice_nums 9, slice_mode true, drop_vision_last_layer false.
     """
 
-    def __init__(self, file: str | Path | Ranged) -> None:
+    def __init__(self, file: str | Path | Ranged, where: str = "") -> None:
         self.file = GgufFile(file)
-        self.where = self.file.where
+        self.where = where or self.file.where
         facts = Facts(self.file)
         projector = facts.projector()
         self._made = _table(self.file, GGUF_NAMES[projector])
@@ -80,7 +82,7 @@ class GgufSource:
 
     def file_of(self, name: str) -> str:
         """The file, whatever the array."""
-        return self.where
+        return self.file.where
 
     def size(self) -> int:
         """Of the file, in bytes."""

@@ -10,7 +10,7 @@ from npembed.weights.cache import Planner
 from npembed.weights.folder import Folder
 from npembed.weights.gguf import is_gguf
 from npembed.weights.mmproj import GgufSource
-from npembed.weights.ranges import LocalFile, Ranged
+from npembed.weights.ranges import LocalFile
 from npembed.weights.source import WHO, Progress, Source, public
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _of_hub(word: str, plan: Planner | None, say: Say, progress: Progress | None
     repository = Repository.parse(f"{owner}/{name}" if inside else word)
     hub = Hub()
     if inside:
-        return GgufSource(_file_in(hub, repository, file))
+        return _gguf_of_hub(hub, repository, file)
     if plan is not None:
         return fetch(repository, plan, hub=hub, say=say, progress=progress).source
     shelf = shelf_of(repository, hub)
@@ -129,12 +129,12 @@ def _of_hub(word: str, plan: Planner | None, say: Say, progress: Progress | None
     return max(kept, key=lambda each: each.nbytes).source if kept else HubSource(repository, hub)
 
 
-def _file_in(hub: "Hub", repository: "Repository", name: str) -> Ranged:
-    """A file in a repository, at the commit that the revision is now."""
+def _gguf_of_hub(hub: "Hub", repository: "Repository", name: str) -> Source:
+    """An mmproj file in a repository, at the commit that the revision is now."""
     from npembed.weights.hub import Repository
 
     at = Repository(repository.name, hub.commit_of(repository))
-    file = hub.file(at, name)
+    file = None if ".." in name.split("/") else hub.file(at, name)
     if file is None:
         raise ValueError(f"{WHO}: {repository} has no file {public(name)}")
-    return file
+    return GgufSource(file, f"{at}/{name}")
