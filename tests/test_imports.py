@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers") + (
-    "gguf",
-    "huggingface_hub",
-    "fsspec",
-)
+EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers")
+EXTRAS += ("gguf", "huggingface_hub", "fsspec")
 
 BLOCKED = f"""
 import sys
