@@ -1,5 +1,6 @@
 """A checkpoint's folder on this machine."""
 
+import os
 from pathlib import Path
 
 from npembed.weights.checkpoint import Checkpoint
@@ -19,10 +20,9 @@ class LocalFiles:
 
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
-        try:
-            file = self.file(name)
-        except OSError as error:
-            raise ValueError(f"{WHO}: {self.address(name)} cannot be read: {error.strerror or error}") from None
+        file = self.file(name)
+        if file is None and os.path.lexists(self.folder / name):
+            raise ValueError(f"{WHO}: {self.address(name)} cannot be read as JSON: it is no regular file")
         if file is not None and file.size > MOST_JSON:
             raise ValueError(f"{WHO}: {file.where} has {file.size:,} bytes; at most {MOST_JSON:,} are read")
         return None if file is None else file.read(0, file.size)
