@@ -98,7 +98,10 @@ MISSING = [
     ("npembed.slice_image(np.zeros((9, 9, 3), dtype=np.uint8))", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.images.read_image('a.png')", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.load_model(GGUF)", "GGUF files need the package gguf: pip install 'npembed[gguf]'"),
-    ("npembed.load_model('owner/name')", "reading from the Hub needs huggingface_hub: pip install 'npembed[hub]'"),
+    (
+        "npembed.load_model('owner/name')",
+        "reading from the Hub needs huggingface_hub: pip install 'npembed[hub]'; and no folder or file here is called owner/name",
+    ),
     ("npembed.load_model('s3://bucket/name')", "reading from URLs needs fsspec: pip install 'npembed[url]'"),
     ("npembed.fractional_coords(5, 'step-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
     ("npembed.bucket_coords(5, rule='shrunk-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),

@@ -183,6 +183,24 @@ def test_golden_packs_take_a_repository(server, capsys):
     assert f"They are for the weights in tiny/model@{COMMIT}, which are not in the pack." in out
 
 
+def test_a_link_that_leads_nowhere_and_a_fifo_are_no_repositories(server, here):
+    (here / "tiny").mkdir()
+    (here / "tiny" / "model").symlink_to("nowhere")
+    os.mkfifo(here / "tiny" / "gguf")
+    for word in ("tiny/model", "tiny/gguf"):
+        with pytest.raises(ValueError, match=rf"^load_model: {word} is not a folder, nor a regular file$"):
+            load_model(word)
+    assert server.log == []
+
+
+def test_a_config_that_is_no_regular_file_is_not_passed_over(here, folder):
+    shutil.copytree(folder, here / "m")
+    (here / "m" / "preprocessor_config.json").unlink()
+    os.mkfifo(here / "m" / "preprocessor_config.json")
+    with pytest.raises(ValueError, match=r"^load_model: m/preprocessor_config\.json .*is no regular file$"):
+        load_model("m")
+
+
 def test_what_exists_wins_over_a_repository_of_its_name(server, folder, here):
     shutil.copytree(folder, here / "tiny" / "model")
     load_model("tiny/model")
@@ -192,7 +210,7 @@ def test_what_exists_wins_over_a_repository_of_its_name(server, folder, here):
 
 
 def test_a_path_is_a_path(server):
-    with pytest.raises(ValueError, match=r"^load_model: tiny/model is not a folder, nor a file that exists$"):
+    with pytest.raises(ValueError, match=r"^load_model: tiny/model is not a folder, nor a regular file$"):
         load_model(Path("tiny/model"))
     assert server.log == []
 
@@ -469,7 +487,7 @@ def test_the_environment_says_which_hub_and_whether(server, here, picture, folde
     assert ran.returncode == 2
     assert ran.stderr == (
         "npembed: load_model: tiny/gguf is in no cache, and HF_HUB_OFFLINE is set; the first time needs the network; "
-        "and no folder or file here is called that\n"
+        "and no folder or file here is called tiny/gguf\n"
     )
 
 
@@ -753,3 +771,25 @@ def test_the_extras_bring_what_is_imported():
     setup.read(ROOT / "setup.cfg")
     assert setup["options"]["install_requires"].split() == ["numpy>=2.0", "scipy>=1.13"]
     assert {"gguf", "hub", "url"} <= set(setup["options.extras_require"])
+
+
+def test_the_sizes_in_the_readme_are_the_families():
+    from math import prod
+
+    from npembed import FAMILIES
+    from npembed.model import shapes_of
+
+    text = (ROOT / "npembed" / "weights" / "README.md").read_text("utf-8")
+    rows = re.search(r"<!-- sizes -->\n(.*)\n<!-- /sizes -->", text, re.DOTALL)[1].splitlines()[2:]
+    found = {}
+    for row in rows:
+        keys, *sizes = [cell.strip() for cell in row.strip("|").split("|")]
+        found |= dict.fromkeys(re.findall(r"`([^`]+)`", keys), sizes)
+    assert len(found) == 9
+    for key, sizes in found.items():
+        family = FAMILIES[key]
+        config, nbytes, want = next(iter(family.presets(family).values())), 0, []
+        for stage in family.vision_stages:
+            nbytes += 2 * sum(map(prod, shapes_of(stage, config).values()))
+            want.append(f"{nbytes / 1e6:,.1f} MB")
+        assert sizes == want

@@ -83,7 +83,7 @@ def open_source(
 
 
 def _opened(source: str | Path, plan: Planner | None, say: Say, progress: Progress | None) -> Source:
-    if isinstance(source, Path) or os.path.exists(source):
+    if isinstance(source, Path) or os.path.lexists(source):
         return _at_path(Path(source), str(source))
     if source.startswith(HUB):
         return _of_hub(source, plan, say, progress)
@@ -94,8 +94,8 @@ def _opened(source: str | Path, plan: Planner | None, say: Say, progress: Progre
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
         try:
             return _of_hub(source, plan, say, progress)
-        except ValueError as error:
-            raise ValueError(f"{error}; and no folder or file here is called that") from None
+        except (ValueError, ImportError) as error:
+            raise type(error)(f"{error}; and no folder or file here is called {source}") from None
     raise ValueError(f"{WHO}: {public(source)} is not a folder, nor a file that exists, a URL or owner/name of the Hub")
 
 
@@ -103,7 +103,7 @@ def _at_path(path: Path, shown: str) -> Source:
     if path.is_dir():
         return Folder(shown)
     if not path.is_file():
-        raise ValueError(f"{WHO}: {shown} is not a folder, nor a file that exists")
+        raise ValueError(f"{WHO}: {shown} is not a folder, nor a regular file")
     if is_gguf(LocalFile(path)) or path.suffix == ".gguf":
         return GgufSource(shown)
     if path.suffix != ".safetensors":
