@@ -100,7 +100,8 @@ MISSING = [
     ("npembed.load_model(GGUF)", "GGUF files need the package gguf: pip install 'npembed[gguf]'"),
     (
         "npembed.load_model('owner/name')",
-        "reading from the Hub needs huggingface_hub: pip install 'npembed[hub]'; and no folder or file here is called owner/name",
+        "reading from the Hub needs huggingface_hub: pip install 'npembed[hub]'; "
+        "and no folder or file here is called owner/name",
     ),
     ("npembed.load_model('s3://bucket/name')", "reading from URLs needs fsspec: pip install 'npembed[url]'"),
     ("npembed.fractional_coords(5, 'step-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),

@@ -95,7 +95,7 @@ def _opened(source: str | Path, plan: Planner | None, say: Say, progress: Progre
         try:
             return _of_hub(source, plan, say, progress)
         except (ValueError, ImportError) as error:
-            raise type(error)(f"{error}; and no folder or file here is called {source}") from None
+            raise type(error)(f"{error}; and no folder or file here is called {public(source)}") from None
     raise ValueError(f"{WHO}: {public(source)} is not a folder, nor a file that exists, a URL or owner/name of the Hub")
 
 
