@@ -1,4 +1,4 @@
-"""The command line: `npembed embed`, `rules`, `golden` and `check`."""
+"""The command line: `npembed embed`, `rules`, `golden`, `check` and `weights`."""
 
 import json
 import os
@@ -21,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 import npembed
-from npembed import MINICPM_V_2_6, load_model, random_model, stops
+from npembed import MINICPM_V_2_6, cli_weights, random_model, stops
 from npembed import run as run_stages
 from npembed.cli_families import families
+from npembed.cli_weights import WeightsOption, load_weights, weight_files
 from npembed.families import FAMILIES
 from npembed.family import Slices
-from npembed.files import SUFFIXES, check_output, is_own_output, replacing, same_file, save_tensors
+from npembed.files import SUFFIXES, check_output, replacing, same_file, save_tensors
 from npembed.images import read_image
 from npembed.model import Model
 from npembed.pooling import unit_length
@@ -105,11 +106,6 @@ def _options(
     pass
 
 
-WeightsOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--weights", metavar="DIR", help="A checkpoint's folder; without it, seeded random weights.")
-]
-
-
 @app.command()
 def embed(
     images: Annotated[
@@ -132,7 +128,7 @@ def embed(
     ] = False,
 ) -> None:
     """Turn pictures into embeddings, encoder states, vision tokens or one vector each, all in one file."""
-    inputs = [*(images or ()), *_weight_files(weights)]
+    inputs = [*(images or ()), *weight_files(weights)]
     target = check_output(output or f"{_known_stage(until)}.safetensors", SUFFIXES, inputs)
     if rule is not None:
         get_rule(rule, "embed")
@@ -142,7 +138,7 @@ def embed(
     rule = rule or model.config.family.rule
     _say(f"npembed {npembed.__version__}, {model.config.family.title}, {f'rule {rule}, ' if rule else ''}weights: {origin}")
     if weights is None:
-        _say("With random weights the numbers mean nothing; --weights DIR takes a checkpoint's.")
+        _say("With random weights the numbers mean nothing; --weights SOURCE takes a checkpoint's.")
     paths = images or [SAMPLE]
     with _progress(until, len(paths)) as progress:
         results = [_embed_picture(path, model, until, rule, upright, progress) for path in paths]
@@ -155,13 +151,6 @@ def embed(
     _say(f"{until} {tensors[until].shape} {tensors[until].dtype} is in {target}{replaced}")
 
 
-def _weight_files(weights: Path | None) -> list[Path]:
-    """The files that may be read as the checkpoint: all in its folder but npembed's own outputs."""
-    if weights is None or not weights.is_dir():
-        return [] if weights is None else [weights]
-    return [path for path in sorted(weights.iterdir()) if path.is_file() and not is_own_output(path)]
-
-
 def _known_stage(until: str) -> str:
     """The stage's name, if any family has such a stage."""
     known = dict.fromkeys(stage.name for family in FAMILIES.values() for stage in family.vision_stages)
@@ -170,10 +159,10 @@ def _known_stage(until: str) -> str:
     return until
 
 
-def _model(weights: Path | None, until: str) -> tuple[Model, str]:
+def _model(weights: str | None, until: str) -> tuple[Model, str]:
     """The model, and where its weights come from in words."""
     if weights is not None:
-        return load_model(weights, until), str(weights)
+        return load_weights(weights, until)
     vision = MINICPM_V_2_6.vision
     sizes = f"D {vision.hidden_size}, G {vision.num_patches_per_side}"
     return random_model(seed=SEED, until=until), f"random (seed {SEED}) in the sizes of MiniCPM-V 2.6 ({sizes})"
@@ -325,6 +314,7 @@ def _progress(until: str, pictures: int) -> Iterator[_Progress]:
 
 golden = typer.Typer(help="Golden packs: every stage's input and answer in files, for a port in any language.")
 app.add_typer(golden, name="golden")
+app.add_typer(cli_weights.app, name="weights")
 
 JsonOption: TypeAlias = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")]
 HtmlOption: TypeAlias = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as one HTML page, too.")]
@@ -339,15 +329,15 @@ def golden_write(folder: Annotated[Path, typer.Argument(metavar="DIR")], weights
     from npembed.conformance.golden import read_pack, write_pack
     from npembed.conformance.golden.pack import check_folder
 
-    replaced = any(check_folder(folder, _weight_files(weights)).glob("*"))
-    model = None if weights is None else load_model(weights)
+    replaced = any(check_folder(folder, weight_files(weights)).glob("*"))
+    model, origin = (None, "") if weights is None else load_weights(weights, None)
     with _progress("hidden", 1) as progress:
         write_pack(folder, model, progress.layers)
     pack = read_pack(folder)
     more = ", which replaces the earlier pack" if replaced else ""
     _say(f"{len(pack.manifest['cases'])} cases, {pack.size / 1e6:.1f} MB, are in {folder}{more}")
     if weights is not None:
-        _say(f"They are for the weights in {weights}, which are not in the pack.")
+        _say(f"They are for the weights in {origin}, which are not in the pack.")
 
 
 @golden.command("check")

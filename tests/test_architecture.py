@@ -49,7 +49,8 @@ FLOORS = (
     ("weights.*",),
     ("",),  # the public names
     ("conformance.*",),
-    ("cli",),
+    ("cli_weights",),
+    ("cli", "cli_families"),
     ("__main__",),
     ("data.*",),
 )

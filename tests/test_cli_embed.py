@@ -89,7 +89,7 @@ def test_the_screen_shows_what_became_of_it_and_where(embedded: Embedded) -> Non
         f"npembed {package.__version__}, MiniCPM-V 2.6, rule arange, weights: random (seed 0) in the sizes of MiniCPM-V 2.6 "
         "(D 1152, G 70)"
     )
-    assert plainly == "With random weights the numbers mean nothing; --weights DIR takes a checkpoint's."
+    assert plainly == "With random weights the numbers mean nothing; --weights SOURCE takes a checkpoint's."
     told = re.fullmatch(r"(.*): 640×480 pixels, grid 2×1, slices 28×37, 39×26, 39×26, 3064 patches, \d+\.\d\d s", photo)
     assert told is not None
     assert told[1] == str(embedded.photo)
