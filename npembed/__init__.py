@@ -2,7 +2,8 @@
 
 The rooms in reading order: `images`, `padding`, `patches`, `positions`, `embeddings`, `attention`, `encoder`, `resampler`,
 `mergers`, `merge`: a function per step. `family`: the two records, stage and family. `stages`: the steps as records, and `run`.
-`families`: a module per family. `weights`: where arrays come from. `conformance`: the kit for ports. `cli`: the command line.
+`families`: a module per family. `frames`: a video's frames. `weights`: where arrays come from. `conformance`: the kit for
+ports. `cli`: the command line.
 """
 
 from npembed import stops

@@ -84,7 +84,7 @@ def as_mask(value: ArrayLike, who: str) -> NDArray[np.bool_]:
     return mask
 
 
-def as_list(value: Iterable[ArrayLike], name: str, who: str) -> list[ArrayLike]:
+def as_list(value: Iterable[Any], name: str, who: str) -> list[Any]:
     """A list with at least one element."""
     if not isinstance(value, Iterable):
         raise TypeError(f"{who}: {name} must be a sequence of arrays; got {type(value).__name__}")

@@ -275,10 +275,11 @@ def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str) ->
     """The arrays of the output file."""
     stages = model.config.family.stages_until(until, "embed")
     tgt_sizes = np.concatenate([result.slices.tgt_sizes for result in results])
+    batches = [len(result.slices.tgt_sizes) for result in results]
     return {
         until: join(stages[-1], [result.array for result in results], model),
-        **companions(stages, tgt_sizes, model, rule),
-        "image_index": np.repeat(np.arange(len(results)), [len(result.slices.tgt_sizes) for result in results]),
+        **companions(stages, tgt_sizes, model, rule, batches),
+        "image_index": np.repeat(np.arange(len(results)), batches),
         "slice_boxes": np.concatenate([result.slices.boxes for result in results]),
     }
 

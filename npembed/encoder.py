@@ -35,8 +35,8 @@ def encode(
     Returns
     -------
     float32 or float64 (B, Lmax', D)
-        Lmax' is Lmax unless a merger inside the tower leaves fewer places (SPEC 13.4).
-        Zeros in padded places; upstream leaves them unspecified, and nothing reads them later.
+        Lmax' is Lmax unless a merger inside the tower leaves fewer places (SPEC 13.4). Zeros in padded places; upstream leaves
+        them unspecified, and nothing reads them later. Where padding takes part in the tower (SPEC 13.2) it has values.
 
     Raises
     ------

@@ -152,6 +152,8 @@ class Family:
         tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
     unit : callable
         config -> how many patches each side of a slice must be a multiple of.
+    frames : bool
+        Whether its connector takes groups of frames, each with its time.
     placeholder : callable
         (grid, image_id, config, tgt_sizes) -> the text that stands for one picture.
     stages : tuple of Stage
@@ -177,6 +179,7 @@ class Family:
     tower: Callable[[Any], Sequence[Step]]
     places: Callable[[Ids], Ids] = _every_place
     unit: Callable[[Any], int] = field(default=lambda config: 1)
+    frames: bool = False
     placeholder: Callable[..., str]
     stages: tuple[Stage, ...]
     checked: str

@@ -220,13 +220,24 @@ def last_stage(model: Model) -> str:
     return have[-1] if have else stages[0].name
 
 
-def companions(stages: Sequence[Stage], tgt_sizes: Ids, model: Model, rule: str | None = None) -> dict[str, Array]:
-    """What goes with those stages' results: the mask, the ids, the sizes, and each stage's own."""
-    arrays: dict[str, Array] = {
-        "patch_attn_mask": patch_attention_mask(tgt_sizes),
-        "position_ids": _ids(tgt_sizes, model, rule),
-        "tgt_sizes": tgt_sizes,
-    }
+def companions(
+    stages: Sequence[Stage],
+    tgt_sizes: Ids,
+    model: Model,
+    rule: str | None = None,
+    batches: Sequence[int] | None = None,
+) -> dict[str, Array]:
+    """What goes with those stages' results: the mask, the ids, the sizes, and each stage's own.
+
+    For results that are joined, `batches` says how many slices each call had: a family's ids may depend on it (SPEC 13.2).
+    """
+    mask = patch_attention_mask(tgt_sizes)
+    ids = np.zeros((len(tgt_sizes), mask.shape[-1]), dtype=np.int64)
+    ends = np.cumsum(batches or [len(tgt_sizes)])
+    for rows, sizes in zip(np.split(ids, ends[:-1]), np.split(tgt_sizes, ends[:-1]), strict=True):
+        own = _ids(sizes, model, rule)
+        rows[:, : own.shape[1]] = own
+    arrays: dict[str, Array] = {"patch_attn_mask": mask, "position_ids": ids, "tgt_sizes": tgt_sizes}
     for stage in stages:
         arrays |= stage.companions(tgt_sizes, model.config)
     return arrays

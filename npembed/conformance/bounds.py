@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npembed.arguments import as_tgt_sizes
 from npembed.model import Model
 from npembed.padding import pad_pixel_values
 from npembed.patches import patch_conv
-from npembed.positions import position_ids
 
 Floats = NDArray[Any]
 
@@ -122,11 +122,12 @@ def patch_conv_scale(pixel_values: Floats, weight: Floats, bias: Floats | None) 
 def embed_scale(strips: list[Floats], tgt_sizes: Any, model: Model) -> Scale:
     """For `embed`: (B, Lmax, D); n = C*P*P + 3."""
     kernels, bias, table = (
-        model.weights[f"vpm.embeddings.{name}"]
+        model.weights[f"{model.tower}embeddings.{name}"]
         for name in ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
     )
     conv = patch_conv_scale(pad_pixel_values(strips), kernels, bias)
-    ids = position_ids(tgt_sizes, model.config.vision.num_patches_per_side)
+    family = model.config.family
+    ids = family.position_ids(as_tgt_sizes(tgt_sizes, "embed_scale"), model.config, family.rule)
     positions = np.abs(table[ids].astype(np.float64))  # (B, Lmax, D)
     return Scale(
         conv.terms + 1, _sequence(conv.magnitude) + positions, _sequence(conv.underflow) + 2 * FLOAT16_UNDERFLOW, stores=2

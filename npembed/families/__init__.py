@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from npembed import arguments
 from npembed.config import FamilyConfig
-from npembed.families import idefics2, idefics3, minicpmv, minicpmv4_6
+from npembed.families import idefics2, idefics3, minicpm_llama3_v_2_5, minicpmv, minicpmv4_6
 from npembed.families.minicpmv import MINICPM_V_2_6 as MINICPM_V_2_6
 from npembed.family import Family
 from npembed.typing import Floats, Ids, Pixels
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {family.key: family for family in (*minicpmv.FAMILIES, *minicpmv4_6.FAMILIES, *idefics2.FAMILIES, *idefics3.FAMILIES)}
+    {
+        family.key: family
+        for module in (minicpmv, minicpm_llama3_v_2_5, minicpmv4_6, idefics2, idefics3)
+        for family in module.FAMILIES
+    }
 )
 """Each family by its key."""
 

@@ -74,14 +74,17 @@ class Config(FamilyConfig):
 
 
 def read_config(top: Json, preprocessor: Json, family: Family) -> Config:
-    """The sizes that config.json and preprocessor_config.json state; what neither gives is MiniCPM-V 2.6's (SPEC 1)."""
+    """The sizes that config.json and preprocessor_config.json state; what neither gives is the release's own (SPEC 1, 13)."""
+    released = next(iter(family.presets(family).values()))
     config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
     vision = _read_vision(config.section("vision_config"))
-    query_num = config.value("query_num", 64)
+    query_num = config.value("query_num", released.query_num)
     drops = config.value("drop_vision_last_layer")
     if drops is None:
         raise ValueError("drop_vision_last_layer of config.json is missing; true or false is needed")
     config.fixed("insert_layer_id")
+    config.fixed("batch_vision_input", True)
+    config.fixed("patch_size", vision.patch_size)
     slicing = _read_slicing(config, processor)
     if slicing.patch_size != vision.patch_size:
         raise ValueError(f"patch_size is {slicing.patch_size} for slicing but {vision.patch_size} in vision_config")
@@ -89,9 +92,9 @@ def read_config(top: Json, preprocessor: Json, family: Family) -> Config:
         vision=vision,
         slicing=slicing,
         query_num=query_num,
-        embed_dim=config.value("hidden_size", 3584),
+        embed_dim=config.value("hidden_size", released.embed_dim),
         drop_vision_last_layer=drops,
-        use_image_id=processor.value("use_image_id", config.value("use_image_id", True)),
+        use_image_id=processor.value("use_image_id", config.value("use_image_id", released.use_image_id)),
         family=family,
     )
     processor.fixed("image_feature_size", query_num)
@@ -233,7 +236,15 @@ def _small(family: Family) -> Config:
     return Config(vision=_SMALL, slicing=slicing, query_num=4, embed_dim=128, family=family)
 
 
-def _family(key: str, title: str, model_type: str, versions: tuple[float, ...], embed_dim: int, checked: str) -> Family:
+def _family(
+    key: str,
+    title: str,
+    model_type: str,
+    versions: tuple[float, ...],
+    embed_dim: int,
+    checked: str,
+    frames: bool = False,
+) -> Family:
     return Family(
         key=key,
         title=title,
@@ -249,6 +260,7 @@ def _family(key: str, title: str, model_type: str, versions: tuple[float, ...], 
         cut=cut,
         position_ids=lambda tgt_sizes, config, rule: position_ids(tgt_sizes, config.vision.num_patches_per_side, rule),
         tower=tower,
+        frames=frames,
         placeholder=placeholder,
         stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, IMAGE_BOUND, INPUTS_EMBEDS),
         checked=checked,
@@ -260,7 +272,7 @@ _OWN_CODE = "the release's own processor and modules: sizes, pixels, ids and tex
 FAMILIES: tuple[Family, ...] = (
     _family("minicpm-v-2.6", "MiniCPM-V 2.6", "minicpmv", (2.6,), 3584, _OWN_CODE),
     _family("minicpm-v-4.0", "MiniCPM-V 4.0", "minicpmv", (4.0,), 2560, "the same code as MiniCPM-V 2.6, other sizes"),
-    _family("minicpm-v-4.5", "MiniCPM-V 4.5", "minicpmv", (4.5,), 4096, _OWN_CODE),
+    _family("minicpm-v-4.5", "MiniCPM-V 4.5", "minicpmv", (4.5,), 4096, _OWN_CODE + "; frames too", frames=True),
     _family("minicpm-o-2.6", "MiniCPM-o 2.6", "minicpmo", (2.6,), 3584, "the same code as MiniCPM-V 2.6; pictures only"),
     _family("minicpm-o-4.5", "MiniCPM-o 4.5", "minicpmo", (4.5,), 4096, _OWN_CODE + "; pictures only"),
 )

@@ -8,9 +8,7 @@ from typing import Any
 
 from npembed import arguments
 from npembed.typing import Floats
-from npembed.weights.source import Entry, check_entry, entry_of, finite
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from npembed.weights.source import INDEX, SINGLE, Entry, check_entry, entry_of, finite
 
 
 class Folder:

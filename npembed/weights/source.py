@@ -1,13 +1,24 @@
-"""What every source of weights offers: names, shapes and types without reading, and one array read."""
+"""The one interface of every source of arrays, and the words that sources share."""
 
+import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
 from npembed.typing import Floats
+
+WHO = "load_model"
+"""The public function in whose name a source refuses."""
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+FLOATS = ("F32", "F16", "BF16", "F64")
+"""The unquantised types that become float32 or stay float64."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +28,11 @@ class Entry:
     Attributes
     ----------
     shape : tuple of int
+        NumPy's order.
     dtype : str
-        As the file calls it: F32, F16, BF16, Q8_0, ...
+        safetensors' word, F32 or BF16 say, or GGUF's, Q8_0 say; several in one array are joined by "+".
     nbytes : int
-        In the file.
+        As stored.
     """
 
     shape: tuple[int, ...]
@@ -29,22 +41,68 @@ class Entry:
 
 
 class Source(Protocol):
-    """Where a checkpoint's configs and arrays come from."""
+    """Where a model's arrays are: their names, shapes and types without reading, and one array at a time."""
 
-    where: str
-    """For messages and metadata; never with a credential."""
+    @property
+    def where(self) -> str:
+        """For messages and metadata; never holds a credential."""
 
     def json(self, name: str) -> Mapping[str, Any] | None:
-        """The JSON object in the file of that name, as `config.json`; None where there is no such file."""
+        """The JSON object in the file `name`, config.json say; None if the source has no such file."""
 
     def entries(self) -> Mapping[str, Entry]:
-        """Every array by its name in the checkpoint."""
+        """Every array, under the checkpoint's own name."""
 
-    def names(self) -> Collection[str]:
-        """Every array's name in the checkpoint, with as little read as can be."""
+    def read(self, name: str) -> Floats:
+        """One array: float32, half and quantised types widened, or float64."""
 
-    def read(self, name: str, shape: tuple[int, ...] | None = None) -> Floats:
-        """One array: float64 as it is, all else as float32; its type, its shape and its numbers are checked."""
+
+def public(address: str) -> str:
+    """An address as it may be shown: without user, password, query or fragment, and without control characters.
+
+    Examples
+    --------
+    >>> public("https://ann:secret@example.org/m/?token=x")
+    'https://example.org/m/'
+    """
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    bare = urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.scheme else address
+    return re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", "?", bare)
+
+
+def json_object(text: bytes | str, where: str) -> dict[str, Any]:
+    """The JSON object in a text; duplicate keys, anything else and anything too deep are refused."""
+    try:
+        content = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{WHO}: {where} cannot be read as JSON: {reason}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{WHO}: {where} must hold a JSON object; got {type(content).__name__}")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it has {name!r} twice")
+        found[name] = value
+    return found
+
+
+def weight_map(index: dict[str, Any], where: str) -> dict[str, str]:
+    """Each array's name -> the name of the file that holds it, as the index of a sharded checkpoint says."""
+    files = index.get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"{WHO}: {where} is no index of shards: its weight_map is no object, or empty")
+    for name, file in files.items():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.+-]*[\w+-]\.safetensors", file):
+            raise ValueError(
+                f"{WHO}: {where} puts {name!r} into {file!r}; it must be the name of a .safetensors file inside the folder"
+            )
+    return files
 
 
 READABLE = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}

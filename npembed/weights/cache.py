@@ -1,0 +1,273 @@
+"""What was read from the Hub, kept as whole checkpoint folders: the config and one file with the arrays that were asked for.
+
+`CACHE/HOST/OWNER--NAME/COMMIT/STAGE/` is such a folder. One that is arriving is called `STAGE.partial`; its safetensors file
+grows from the beginning, so its length says how much has come, and the next run goes on from there.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from npembed.weights.ranges import LocalFile
+from npembed.weights.remote import Place, Progress, RemoteCheckpoint, in_order, pieces, runs
+from npembed.weights.safetensors_header import read_header
+from npembed.weights.source import SINGLE, WHO, json_object
+
+RECORD = "npembed.json"
+"""Says what a folder of the cache holds; no folder without it was made by npembed."""
+
+PARTIAL = ".partial"
+
+CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+
+Wanted = Callable[[dict[str, Any], dict[str, Any] | None, Sequence[str]], Sequence[str]]
+"""config.json, preprocessor_config.json and the names of all arrays -> the names of those that are needed."""
+
+
+def cache_folder() -> Path:
+    """NPEMBED_CACHE; else npembed under XDG_CACHE_HOME; else ~/.cache/npembed."""
+    if os.environ.get("NPEMBED_CACHE"):
+        return Path(os.environ["NPEMBED_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "npembed"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One folder of the cache.
+
+    Attributes
+    ----------
+    repository, commit, stage : str
+    folder : Path
+    nbytes : int
+        On disk.
+    whole : bool
+        False for one that is arriving, or that was stopped.
+    """
+
+    repository: str
+    commit: str
+    stage: str
+    folder: Path
+    nbytes: int
+    whole: bool
+
+    def names(self) -> list[str]:
+        """The names of all arrays of the checkpoint, also of those that are not kept."""
+        names = _json(self.folder / RECORD).get("names")
+        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+    def holds(self, wanted: Wanted) -> bool:
+        """Whether every array is here that `wanted` names."""
+        config = _json(self.folder / CONFIGS[0])
+        preprocessor = _json(self.folder / CONFIGS[1]) if (self.folder / CONFIGS[1]).is_file() else None
+        return set(wanted(config, preprocessor, self.names())) <= set(read_header(LocalFile(self.folder / SINGLE)).entries)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json_object(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ValueError(f"{WHO}: {path} cannot be read: {error.strerror or error}") from None
+
+
+class Shelf:
+    """The part of the cache that holds one repository of one server."""
+
+    def __init__(self, cache: Path, host: str, repository: str) -> None:
+        self.repository = repository
+        self.folder = cache / re.sub(r"[^\w.-]", "_", host) / repository.replace("/", "--")
+
+    def commit_of(self, revision: str) -> str | None:
+        """The commit that a revision was when something was read under it; a commit is itself."""
+        if re.fullmatch(r"[0-9a-f]{40}", revision):
+            return revision
+        path = self.folder / "refs" / quote(revision, safe="")
+        stated = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        return stated if re.fullmatch(r"[0-9a-f]{40}", stated) else None
+
+    def remember(self, revision: str, commit: str) -> None:
+        """That a revision is a commit."""
+        path = self.folder / "refs" / quote(revision, safe="")
+        with _written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f"{path.name}.{os.getpid()}")
+            beside.write_text(commit, encoding="utf-8")
+            os.replace(beside, path)
+
+    def find(self, commit: str, stage: str, wanted: Wanted) -> Kept | None:
+        """A whole folder that has every array that is needed: the stage's own, or a later stage's."""
+        kept = [each for each in _kept_in(self.folder / commit) if each.whole]
+        kept.sort(key=lambda each: (each.stage != stage, each.nbytes))
+        try:
+            return next((each for each in kept if each.holds(wanted)), None)
+        except ValueError as error:
+            raise ValueError(f"{error}; `npembed weights rm {self.repository}` deletes what is kept") from None
+
+    def keep(self, source: RemoteCheckpoint, names: Sequence[str], commit: str, stage: str, progress: Progress | None) -> Path:
+        """Read these arrays into the stage's folder, which appears when all of it is there."""
+        folder = self.folder / commit / stage
+        partial = folder.with_name(stage + PARTIAL)
+        record = {"repository": self.repository, "commit": commit, "stage": stage, "names": list(source.names())}
+        places = in_order(source.place(name) for name in dict.fromkeys(names))
+        with _locked(folder), _written(partial):
+            if folder.is_dir():
+                if {place.name for place in places} <= set(read_header(LocalFile(folder / SINGLE)).entries):
+                    return folder  # another process was faster
+                _remove(folder)
+            partial.mkdir(parents=True, exist_ok=True)
+            _put(partial, RECORD, record)
+            for name in CONFIGS:
+                if (content := source.json(name)) is not None:
+                    _put(partial, name, content)
+            try:
+                _fill(partial / SINGLE, source, places, f"{self.repository}@{commit}", progress)
+            except BaseException:
+                _tidy(partial)
+                raise
+            os.rename(partial, folder)
+        return folder
+
+
+def _put(folder: Path, name: str, content: dict[str, Any]) -> None:
+    (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _header_of(places: Sequence[Place], origin: str) -> bytes:
+    """A safetensors file's beginning, for these arrays laid end to end."""
+    content: dict[str, Any] = {"__metadata__": {"source": origin}}
+    end = 0
+    for place in places:
+        entry = place.entry
+        content[place.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [end, end + entry.nbytes]}
+        end += entry.nbytes
+    text = json.dumps(content).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _fill(path: Path, source: RemoteCheckpoint, places: Sequence[Place], origin: str, progress: Progress | None) -> None:
+    """Write the safetensors file, from where it ends if it begins as it should."""
+    header, total = _header_of(places, origin), sum(place.entry.nbytes for place in places)
+    with path.open("ab+") as file:
+        file.seek(0)
+        if file.read(len(header)) != header or path.stat().st_size > len(header) + total:
+            file.truncate(0)
+            file.write(header)
+            file.flush()
+        done = before = path.stat().st_size - len(header)
+        if progress:
+            progress(done, total)
+        for run in runs(places):
+            length = sum(place.entry.nbytes for place in run)
+            skip, before = min(before, length), max(0, before - length)
+            if skip == length:
+                continue
+            for _, part in pieces(source.ranged(run[0].file), run, _reached(run, skip)):
+                file.write(part)
+                file.flush()  # so that a process that is killed leaves all that came
+                done += len(part)
+                if progress:
+                    progress(done, total)
+        os.fsync(file.fileno())
+
+
+def _reached(run: Sequence[Place], skip: int) -> int:
+    """Where in the source's file the byte is that follows the first `skip` bytes of a run's arrays."""
+    for place in run:
+        if skip < place.entry.nbytes:
+            return place.begin + skip
+        skip -= place.entry.nbytes
+    return run[-1].end
+
+
+def _tidy(partial: Path) -> None:
+    """Remove what was begun, if none of an array's bytes has come."""
+    path = partial / SINGLE
+    with suppress(OSError, ValueError):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if path.stat().st_size <= 8 + length:
+            _remove(partial)
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Only one process at a time writes to a folder; another one waits. The lock's file stays: to delete it would be a race."""
+    from filelock import FileLock, Timeout
+
+    path = folder.parents[3] / ".locks" / f"{'--'.join(folder.parts[-4:])}.lock"
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=-1 if wait else 0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(f"{WHO}: {folder} is being written by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{WHO}: the cache at {path} cannot be written: {error.strerror or error}") from None
+
+
+def kept(cache: Path | None = None) -> list[Kept]:
+    """Every folder in the cache, whole or not, by repository, commit and stage."""
+    cache = cache_folder() if cache is None else cache
+    found = [each for folder in sorted(cache.glob("*/*--*/*")) for each in _kept_in(folder)]
+    return sorted(found, key=lambda each: (each.repository, each.commit, each.stage, each.folder))
+
+
+def _kept_in(commit: Path) -> list[Kept]:
+    """The folders of one commit."""
+    found = []
+    for path in sorted(commit.glob(f"*/{RECORD}")):
+        record, folder = _json(path), path.parent
+        repository, name, stage = (str(record.get(key)) for key in ("repository", "commit", "stage"))
+        nbytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        found.append(Kept(repository, name, stage, folder, nbytes, not folder.name.endswith(PARTIAL)))
+    return found
+
+
+def remove(each: Kept) -> None:
+    """Delete a folder of the cache: the files that npembed put there, and what is empty then.
+
+    Raises
+    ------
+    ValueError
+        A folder that cannot be deleted, or that npembed did not make.
+    """
+    if not (each.folder / RECORD).is_file():
+        raise ValueError(f"remove: {each.folder} was not made by npembed; it has no {RECORD}")
+    with _locked(each.folder.with_name(each.stage), wait=False):
+        try:
+            _remove(each.folder)
+        except OSError as error:
+            raise ValueError(f"remove: {each.folder} cannot be deleted: {error.strerror or error}") from None
+
+
+def _remove(folder: Path) -> None:
+    for name in (SINGLE, *CONFIGS, RECORD):
+        (folder / name).unlink(missing_ok=True)
+    commit, shelf = folder.parent, folder.parent.parent
+    with suppress(OSError):  # something else is in it
+        folder.rmdir()
+        commit.rmdir()
+        for ref in (shelf / "refs").glob("*"):
+            if ref.read_text(encoding="utf-8").strip() == commit.name:
+                ref.unlink()
+        (shelf / "refs").rmdir()
+        shelf.rmdir()
