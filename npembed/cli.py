@@ -45,7 +45,7 @@ from npembed.typing import Array
 if TYPE_CHECKING:
     from npembed.conformance.outcome import Outcome
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="npembed",
     help="The reference, in NumPy, for how a picture becomes embeddings in MiniCPM-V 2.6.",
     add_completion=False,
@@ -415,3 +415,6 @@ def _report(
     _say(report.as_text(outcomes, verdict))
     if wrong:
         raise typer.Exit(1)
+
+
+import npembed.cli_corpus  # noqa: E402  # adds its command to `app`, and reads what stands above

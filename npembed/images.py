@@ -1,7 +1,7 @@
 """A picture's file -> a picture; resizing it; its pixels -> strips. What every family's cutting is made of."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -151,7 +151,7 @@ def read_image(path: str | Path, *, upright: bool = False) -> tuple["Picture", b
 
 def read_frames(
     file: "str | Path | BinaryIO", name: str, *, upright: bool = False, every: bool = False, most_pixels: int | None = None
-) -> Iterator[tuple["Picture", bool]]:
+) -> Generator[tuple["Picture", bool]]:
     """The pictures in one file, one after the other, each with whether its EXIF asks for it to be turned.
 
     Parameters
@@ -182,7 +182,9 @@ def read_frames(
             if frame:
                 picture.seek(frame)
             if most_pixels is not None and picture.width * picture.height > most_pixels:
-                raise TooManyPixels(f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most")
+                raise TooManyPixelsError(
+                    f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most"
+                )
             with warnings.catch_warnings(action="ignore"):  # remarks on odd metadata and large sizes
                 picture.load()
                 turned = picture.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
@@ -190,7 +192,7 @@ def read_frames(
             yield shown, turned
 
 
-class TooManyPixels(ValueError):
+class TooManyPixelsError(ValueError):
     """A picture of more pixels than were allowed."""
 
 
@@ -211,7 +213,7 @@ def _reading(name: str) -> Iterator[None]:
     Image = _pillow()
     try:
         yield
-    except TooManyPixels:
+    except TooManyPixelsError:
         raise
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name} is not an image that Pillow can read") from None

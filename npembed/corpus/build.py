@@ -119,8 +119,8 @@ def build(
     Raises
     ------
     ValueError, TypeError
-        No picture; `out` that is no corpus and not empty, was made with something else, or that another run writes to; a scheduler
-        that does not answer; storage that refuses. What is finished stays.
+        No picture; `out` that is no corpus and not empty, was made with something else, or that another run writes to; a
+        scheduler that does not answer; storage that refuses. What is finished stays.
     ImportError
         Without the extra `corpus`.
     """
@@ -167,7 +167,7 @@ def _planned(
     before = _read_list(place) if place.size(MANIFEST) >= 0 else None
     most = _pictures_in_group(len(listing.items), config, settings)
     if before is None:
-        groups = {number: group for number, group in enumerate(_cut(listing.items, most))}
+        groups = dict(enumerate(_cut(listing.items, most)))
         _write_manifest(place, made, {"complete": False})
         _write_list(place, groups)
         return groups
@@ -274,7 +274,14 @@ def _computed(
     counts = index.write_index(place, sorted(groups), settings.name if has_vectors else "", made["dtype"])
     _write_manifest(place, made, {"complete": not unfinished, **counts, "no_pictures": listing.no_pictures})
     kept = len(groups) - len(todo)
-    return Summary(**counts, no_pictures=listing.no_pictures, repeated=listing.repeated, kept=kept, unfinished=unfinished, notes=listing.notes)
+    return Summary(
+        **counts,
+        no_pictures=listing.no_pictures,
+        repeated=listing.repeated,
+        kept=kept,
+        unfinished=unfinished,
+        notes=listing.notes,
+    )
 
 
 def _write_manifest(place: Place, made: Mapping[str, Any], state: Mapping[str, Any]) -> None:

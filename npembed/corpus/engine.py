@@ -1,5 +1,6 @@
 """The groups of a run on a Dask cluster: one made for it on this machine, or one that is there already."""
 
+import importlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         Without the extra `corpus`.
     """
     try:
-        import distributed
+        distributed: Any = importlib.import_module("distributed")
     except ImportError:
         raise ImportError("a corpus needs Dask: pip install 'npembed[corpus]'") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line of our own
@@ -69,7 +70,7 @@ def _answering(distributed: Any, scheduler: str) -> Iterator[Any]:
 
 
 def _refuse_versions(client: Any) -> None:
-    """An error if the workers there now lack npembed or have other versions; those that come later are refused by their tasks."""
+    """An error if the workers there now lack npembed or have other versions; later ones are refused by their tasks."""
     mine = versions()
     try:
         theirs = client.run(versions)
@@ -99,10 +100,9 @@ def run_groups(
     ValueError
         What a task refuses, as storage that is full; a scheduler that is lost. What is finished stays.
     """
-    from distributed import KilledWorker, as_completed
-
+    distributed: Any = importlib.import_module("distributed")
     waiting = iter(groups.items())
-    running: Any = as_completed(loop=client.loop)
+    running = distributed.as_completed(loop=client.loop)
     numbers: dict[str, int] = {}
     unfinished: dict[int, str] = {}
 
@@ -117,7 +117,7 @@ def run_groups(
         number = numbers.pop(future.key)
         try:
             done(future.result())
-        except KilledWorker:
+        except distributed.KilledWorker:
             unfinished[number] = "its worker died again and again"
         except Exception as error:
             raise ValueError(_why(future, error)) from None
@@ -128,7 +128,8 @@ def run_groups(
 def _at_once(client: Any) -> int:
     """How many groups are handed out: enough that no worker waits, not so many that the scheduler holds the whole list."""
     info = client.scheduler_info(n_workers=-1)
-    return max(2, 2 * sum(worker["nthreads"] for worker in info["workers"].values()))
+    threads: int = sum(worker["nthreads"] for worker in info["workers"].values())
+    return max(2, 2 * threads)
 
 
 def _why(future: Any, error: Exception) -> str:

@@ -48,7 +48,9 @@ def schema(width: int = 0, dtype: str = "float32") -> Any:
     }
     columns = [pa.field(name, kind) for name, kind in kinds.items()]
     if width:
-        columns.append(pa.field("vector", pa.list_({"float16": pa.float16(), "float64": pa.float64()}.get(dtype, pa.float32()), width)))
+        columns.append(
+            pa.field("vector", pa.list_({"float16": pa.float16(), "float64": pa.float64()}.get(dtype, pa.float32()), width))
+        )
     return pa.schema(columns)
 
 
@@ -57,7 +59,9 @@ def rows_name(group: int) -> str:
     return f"rows/part-{group:05d}.parquet"
 
 
-def write_rows(place: Place, group: int, rows: Sequence[Mapping[str, Any]], digest: str, parts: Sequence[tuple[str, int]]) -> None:
+def write_rows(
+    place: Place, group: int, rows: Sequence[Mapping[str, Any]], digest: str, parts: Sequence[tuple[str, int]]
+) -> None:
     """A group's rows, with what they were made from and the shards that go with them."""
     pa = arrow()
     table = pa.Table.from_pylist(list(rows), schema=schema())
@@ -71,7 +75,9 @@ def parts_of(place: Place, group: int, digest: str | None = None) -> list[str] |
         content = place.read(rows_name(group))
         metadata = arrow().parquet.read_schema(io.BytesIO(content)).metadata
         parts = [(str(name), int(size)) for name, size in json.loads(metadata[_PARTS])]
-        if digest is not None and (metadata[_DIGEST].decode() != digest or any(place.size(name) != size for name, size in parts)):
+        if digest is not None and (
+            metadata[_DIGEST].decode() != digest or any(place.size(name) != size for name, size in parts)
+        ):
             return None
     except (OSError, ValueError, LookupError, TypeError, arrow().ArrowException):
         return None
@@ -101,9 +107,7 @@ def write_index(place: Place, groups: Sequence[int], vectors: str, dtype: str) -
     return counts
 
 
-def _write_index(
-    path: Path, place: Place, groups: Sequence[int], vectors: str, dtype: str, counts: dict[str, int]
-) -> None:
+def _write_index(path: Path, place: Place, groups: Sequence[int], vectors: str, dtype: str, counts: dict[str, int]) -> None:
     pq = arrow().parquet
     writer = None
     counts |= {"pictures": 0, "failed": 0}
@@ -143,7 +147,7 @@ def _width(place: Place, groups: Sequence[int], vectors: str) -> int:
 def _with_vectors(table: Any, place: Place, vectors: str, wanted: Any) -> Any:
     pa = arrow()
     arrays: dict[str, Any] = {}
-    column = []
+    column: list[Any] = []
     for shard, row in zip(table["shard"].to_pylist(), table["first_row"].to_pylist(), strict=True):
         if shard is None:
             column.append(None)

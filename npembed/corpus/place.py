@@ -1,4 +1,4 @@
-"""The folder that a corpus is in: on this machine, or wherever fsspec reaches. Every file in it is written whole or not at all."""
+"""The folder that a corpus is in: on this machine, or wherever fsspec reaches. Its files are written whole or not at all."""
 
 import os
 import secrets
@@ -31,6 +31,7 @@ class Place:
     def __init__(self, out: str) -> None:
         self.shown = without_credential(out)
         self.out = out if "://" in out else os.path.abspath(out)
+        self._system: Any
         self._system, self._root = _filesystem(out) if "://" in out else (None, self.out)
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from npembed import arguments
 from npembed.corpus.build import MANIFEST, _read_manifest
-from npembed.corpus.index import FAILED, INDEX, arrow
+from npembed.corpus.index import FAILED, INDEX, OK, arrow
 from npembed.corpus.place import Place
 from npembed.corpus.settings import WHO
 from npembed.corpus.shards import map_tensors
@@ -64,6 +64,15 @@ class Corpus:
         frames = self.index["frame"].to_pylist()
         return {path: row for row, path in enumerate(self.index["path"].to_pylist()) if frames[row] == 0}
 
+    @property
+    def shown(self) -> str:
+        """The folder, as it was given."""
+        return self._place.shown
+
+    def has(self, path: str) -> bool:
+        """Whether a picture of that path was computed."""
+        return path in self._numbers and self.row(path)["status"] == OK
+
     def row(self, key: int | str) -> dict[str, Any]:
         """What the index says of one picture, by its number or its path (a file's first page)."""
         if isinstance(key, str):
@@ -94,7 +103,9 @@ class Corpus:
             return found
         offsets = tensors["offsets"]
         slices = slice(row["first_slice"], row["first_slice"] + row["slices"])
-        results = slices if len(offsets) == len(tensors["tgt_sizes"]) + 1 else slice(*offsets.searchsorted([first, end]).tolist())
+        results = (
+            slices if len(offsets) == len(tensors["tgt_sizes"]) + 1 else slice(*offsets.searchsorted([first, end]).tolist())
+        )
         for name, array in tensors.items():
             if name not in (self.name, "offsets", "image_index"):
                 found[name] = array[slices if name in _LOOKED_UP else results]

@@ -92,9 +92,9 @@ def _cosines(block: Array, wanted: Floats) -> Floats:
     """(N, D), (D,) -> float64 (N,); -1 for a vector of zeros, which has no direction."""
     if block.shape[1] != len(wanted):
         raise ValueError(f"{WHO}: the vector must have {block.shape[1]} numbers as those of the corpus; got {len(wanted)}")
-    wide = block.astype(np.float64)
+    wide: Floats = block.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1)
-    return np.divide(wide @ wanted, lengths, out=np.full(len(wide), -1.0), where=lengths > 0)
+    return np.asarray(np.divide(wide @ wanted, lengths, out=np.full(len(wide), -1.0), where=lengths > 0))
 
 
 def as_page(neighbours: Sequence[Neighbour], picture: str, title: str) -> str:

@@ -112,7 +112,7 @@ def limited(config: FamilyConfig, max_slices: int | None, who: str = WHO) -> Fam
     slicing: Any = getattr(config, "slicing", None)
     if not is_dataclass(slicing) or not hasattr(slicing, "max_slice_nums"):
         raise ValueError(f"{who}: {config.family.title} has no most number of slices that --max-slices could set")
-    changed: FamilyConfig = replace(config, slicing=replace(slicing, max_slice_nums=max_slices))  # type: ignore[type-var,arg-type]
+    changed: FamilyConfig = replace(config, slicing=replace(slicing, max_slice_nums=max_slices))  # type: ignore[type-var]
     return changed
 
 

@@ -42,4 +42,6 @@ def is_picture(first: bytes) -> bool:
         return first[8:12] == b"WEBP"
     if first[4:8] == b"ftyp":
         return first[8:12] in _BRANDS
-    return first[:1] == b"P" and first[1:2] in tuple(b"%d" % n for n in range(1, 8)) and first[2:3] in (b" ", b"\t", b"\n", b"\r")
+    return (
+        first[:1] == b"P" and first[1:2] in tuple(b"%d" % n for n in range(1, 8)) and first[2:3] in (b" ", b"\t", b"\n", b"\r")
+    )

@@ -249,15 +249,21 @@ class _Walk:
         try:
             system, path = _filesystem(url)
             for found, info in sorted(_remote_files(system, path, url)):
-                self._add_remote(system, found, info, shown if found == path else without_credential(system.unstrip_protocol(found)), url)
+                self._add_remote(
+                    system, found, info, shown if found == path else without_credential(system.unstrip_protocol(found)), url
+                )
         except ImportError as error:
             raise ImportError(f"corpus: {shown} needs another package: {error}") from None
         except Exception as error:  # every kind of storage has errors of its own
-            raise ValueError(f"corpus: {shown} cannot be read: {without_credential(str(error)) or type(error).__name__}") from None
+            raise ValueError(
+                f"corpus: {shown} cannot be read: {without_credential(str(error)) or type(error).__name__}"
+            ) from None
 
     def _add_remote(self, system: Any, path: str, info: dict[str, Any], shown: str, url: str) -> None:
         where = url if shown == without_credential(url) else system.unstrip_protocol(path)
-        stamp = next((str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated", "created") if info.get(key)), "")
+        stamp = next(
+            (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated", "created") if info.get(key)), ""
+        )
         if path.lower().endswith(ARCHIVES):
             self._add_archive(shown, where, stamp)
         elif self._wanted(path.rpartition("/")[2]):
@@ -330,7 +336,7 @@ def _open(where: str) -> BinaryIO:
 def _filesystem(url: str) -> tuple[Any, str]:
     """The storage that a URL names, and the path in it."""
     try:
-        import fsspec
+        import fsspec  # type: ignore[import-untyped]
     except ImportError:
         raise ImportError("fsspec: pip install 'npembed[corpus]'") from None
     system, path = fsspec.core.url_to_fs(url)

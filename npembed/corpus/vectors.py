@@ -1,15 +1,19 @@
 """One picture -> what a shard holds of it: its rows without padding, or one vector."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npembed.config import FamilyConfig
 from npembed.corpus.settings import WHO, Settings, one_vector
 from npembed.family import Slices, Stage
+from npembed.images import read_frames
 from npembed.model import Model
+from npembed.pooling import unit_length
 from npembed.stages import run
 from npembed.typing import Array, Floats, Ids
 
@@ -40,6 +44,18 @@ class Packed:
     more: Mapping[str, Array]
 
 
+def compute_bytes(content: bytes, name: str, model: Model, settings: Settings) -> Packed:
+    """The first picture in a file's bytes through the stages."""
+    with closing(frames_of(content, name, settings)) as frames:
+        return compute(next(frames)[0], model, settings)
+
+
+def frames_of(content: bytes, name: str, settings: Settings) -> Generator[tuple["Picture", bool]]:
+    """The pictures in a file's bytes, as many and as turned as is asked for."""
+    every = settings.pages == "all"
+    return read_frames(BytesIO(content), name, upright=settings.upright, every=every, most_pixels=settings.max_pixels)
+
+
 def compute(picture: "Picture", model: Model, settings: Settings) -> Packed:
     """A picture through the stages, its padding left out, in the type that is stored.
 
@@ -55,8 +71,8 @@ def compute(picture: "Picture", model: Model, settings: Settings) -> Packed:
     more = stage.companions(slices.tgt_sizes, config)
     if one_vector(settings, stage):
         vector = _vector(result, slices, stage, config)
-        vector = _unit(vector) if settings.normalize else vector
-        return Packed(_stored(vector[None], settings), np.empty(0, np.int64), slices.tgt_sizes, slices.boxes, {})
+        vectors = unit_length(vector[None]) if settings.normalize else vector[None]
+        return Packed(_stored(vectors, settings), np.empty(0, np.int64), slices.tgt_sizes, slices.boxes, {})
     lengths = stage.sizes_of(slices.tgt_sizes, config).prod(axis=1)
     rows = np.concatenate([own[:length] for own, length in zip(result, lengths.tolist(), strict=True)])
     return Packed(_stored(rows, settings), lengths, slices.tgt_sizes, slices.boxes, more)
@@ -65,13 +81,11 @@ def compute(picture: "Picture", model: Model, settings: Settings) -> Packed:
 def _vector(result: Array, slices: Slices, stage: Stage, config: FamilyConfig) -> Array:
     """(D,): the picture's own vector, or the mean over its overview's places, added in float64."""
     number = overview(slices.boxes)
-    if stage.sizes is None:
-        return result[number] if len(result) == len(slices.tgt_sizes) else result[0]
-    sizes = stage.sizes_of(slices.tgt_sizes, config)
-    if len(sizes) != len(slices.tgt_sizes):
-        raise ValueError(f"{WHO}: {config.family.title} joins a picture's slices, so its overview has no mean of its own")
-    mean: Array = result[number, : sizes[number].prod()].mean(axis=0, dtype=np.float64).astype(result.dtype)
-    return mean
+    sizes = None if stage.sizes is None else stage.sizes_of(slices.tgt_sizes, config)
+    if len(result if sizes is None else sizes) != len(slices.tgt_sizes):
+        raise ValueError(f"{WHO}: {config.family.title} joins a picture's slices, so its overview has no result of its own")
+    own: Array = result[number]
+    return own if sizes is None else own[: sizes[number].prod()].mean(axis=0, dtype=np.float64).astype(own.dtype)
 
 
 def overview(boxes: Floats) -> int:
@@ -84,16 +98,6 @@ def overview(boxes: Floats) -> int:
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     return int(sides.prod(axis=1).argmax())
-
-
-def _unit(vector: Array) -> Array:
-    """The vector divided by its length; its largest element first, so that no square overflows or vanishes."""
-    wide = vector.astype(np.float64)
-    largest = np.abs(wide).max()
-    if not 0 < largest < np.inf:
-        raise ValueError(f"{WHO}: the vector is {'zero' if largest == 0 else 'not finite'}, so it has no direction")
-    wide /= largest
-    return np.asarray(wide / np.sqrt(wide @ wide)).astype(vector.dtype)
 
 
 def _stored(rows: Array, settings: Settings) -> Array:

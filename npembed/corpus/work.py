@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from npembed.corpus.place import Place
 from npembed.corpus.settings import Settings, digest_of
 from npembed.corpus.shards import Packer, map_tensors
 from npembed.corpus.sources import Item
-from npembed.corpus.vectors import Packed, compute
+from npembed.corpus.vectors import Packed, compute, frames_of
 from npembed.families import get_family
-from npembed.images import read_frames
 from npembed.model import Model
 
 Job = Mapping[str, Any]
@@ -52,8 +50,8 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
     Raises
     ------
     ValueError
-        Another version here than where the run was started; storage that refuses. What is wrong with a picture is no error, but a
-        row that says so.
+        Another version here than where the run was started; storage that refuses. What is wrong with a picture is a row that
+        says so.
     """
     refuse_versions(job["versions"])
     place, settings = Place(job["out"]), Settings(**job["made"]["settings"])
@@ -100,8 +98,7 @@ def _pictures(item: Item, row: dict[str, Any], model: Model, settings: Settings)
     try:
         content = item.read()
         row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        limits = {"upright": settings.upright, "every": settings.pages == "all", "most_pixels": settings.max_pixels}
-        for picture, _ in read_frames(BytesIO(content), "it", **limits):
+        for picture, _ in frames_of(content, "it", settings):
             row |= {"width": picture.width, "height": picture.height}
             packed: Packed = compute(picture, model, settings)
             yield row | {"status": OK, "seconds": time.perf_counter() - start, "packed": packed}
@@ -126,7 +123,8 @@ def _model(out: str, name: str, described: str) -> Model:
     place, made = Place(out), json.loads(described)
     family = get_family(made["family"], "corpus")
     config = family.read_config(made["config"], made["preprocessor"], family)
-    return Model(config, map_tensors(place.path(name) if place.is_local else _fetched(place, name)))
+    arrays = map_tensors(place.path(name) if place.is_local else _fetched(place, name))
+    return Model(family.layout(config, list(arrays)), arrays)
 
 
 def _fetched(place: Place, name: str) -> Path:
