@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from npembed import Model
 from npembed.images import read_image
@@ -71,11 +72,22 @@ def broken_files(rng: np.random.Generator) -> Iterator[bytes]:
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds nothing."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IEND\xae\x42\x60\x82"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + b"\0\0\0\0IEND\xae\x42\x60\x82"
+    )
 
 
 def alone(path: str | Path, model: Model, until: str) -> tuple[list[Array], Array]:
     """What `embed` makes of one picture: each slice's rows without padding, and the slices' sizes."""
+    with threadpool_limits(1):  # as in a worker: the last bits of a product depend on the number of threads
+        return _alone(path, model, until)
+
+
+def _alone(path: str | Path, model: Model, until: str) -> tuple[list[Array], Array]:
     slices = model.config.family.cut(read_image(path)[0], model.config)
     result = run(slices.strips, slices.tgt_sizes, model, until)
     lengths = {
@@ -84,3 +96,8 @@ def alone(path: str | Path, model: Model, until: str) -> tuple[list[Array], Arra
         "tokens": result.get("token_counts", np.ones(len(slices.tgt_sizes), int)),
     }[until]
     return [own[:length] for own, length in zip(result[until], lengths, strict=True)], slices.tgt_sizes
+
+
+def content_of(folder: Path) -> set[str]:
+    """The names of the files in a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

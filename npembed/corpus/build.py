@@ -26,8 +26,9 @@ from npembed.corpus.settings import (
 )
 from npembed.corpus.sources import Item, Listing, list_pictures
 from npembed.corpus.work import group_digest, versions
-from npembed.files import save_tensors
+from npembed.files import write_safetensors
 from npembed.model import Model
+from npembed.typing import Array
 
 MANIFEST, LIST = "manifest.json", "list.jsonl"
 FORMAT = 1
@@ -140,6 +141,7 @@ def build(
         raise ValueError(f"{WHO}: no picture found in {', '.join(sources)} ({listing.no_pictures} other files)")
     place.make()
     with place.locked():
+        place.sweep()
         groups = _planned(place, listing, made, model.config, settings, update)
         return _computed(place, groups, listing, made, model, workers, scheduler, watch or Watcher())
 
@@ -263,7 +265,7 @@ def _computed(
         name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
         job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}
         try:
-            place.write(name, partial(save_tensors, tensors=model.weights, metadata={}))
+            place.write(name, partial(write_safetensors, arrays=_contiguous(model), metadata={}))
             with cluster(workers, scheduler) as client:
                 watch.begin(sum(map(len, todo.values())), client.dashboard_link)
                 unfinished = run_groups(client, job, todo, lambda done: watch.done(done["pictures"], done["failed"]))
@@ -282,6 +284,10 @@ def _computed(
         unfinished=unfinished,
         notes=listing.notes,
     )
+
+
+def _contiguous(model: Model) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
 
 
 def _write_manifest(place: Place, made: Mapping[str, Any], state: Mapping[str, Any]) -> None:

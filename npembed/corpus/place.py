@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from npembed.beside import file_beside, sweep
 from npembed.corpus.sources import _filesystem, without_credential
-from npembed.files import replacing
 
 try:
     import fcntl
@@ -97,16 +97,30 @@ class Place:
             The storage's refusal, in words.
         """
         if self._system is None:
-            path = self.path(name)
-            path.parent.mkdir(exist_ok=True)
-            with replacing(path) as beside:
-                write(beside)
-                _to_disk(beside)
+            self._write_here(name, write)
             return
         with tempfile.TemporaryDirectory(prefix="npembed-") as folder:
             here = Path(folder, _last(name))
             write(here)
             self._put(here, name)
+
+    def _write_here(self, name: str, write: Callable[[Path], Any]) -> None:
+        """As `replacing`, but nothing is swept: where a file system has no locks, that would delete what another worker writes."""
+        path = self.path(name)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with file_beside(path) as beside:
+                write(beside)
+                _to_disk(beside)
+                os.replace(beside, path)
+        except OSError as error:
+            raise ValueError(f"corpus: {self.shown}/{name} cannot be written: {error.strerror or error}") from None
+
+    def sweep(self) -> None:
+        """Delete what killed runs left; for the one run that holds the lock."""
+        if self._system is None:
+            for folder in ("", "rows", "scratch"):
+                sweep(self.path(folder))
 
     def _put(self, here: Path, name: str) -> None:
         beside = self._below(f".npembed-{secrets.token_hex(8)}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from npembed.corpus.place import Place
 from npembed.corpus.vectors import Packed
-from npembed.files import save_tensors
+from npembed.files import write_safetensors
 from npembed.typing import Array
 from npembed.weights.safetensors_header import header_length, parse_header
 
@@ -58,12 +58,12 @@ class Packer:
     def add(self, picture: Packed) -> dict[str, Any]:
         """Take one picture, and say where in which shard it lies."""
         rows = picture.rows
-        if self._buffer is None:
-            self._buffer = np.empty((max(1, self._most // rows[0].nbytes), rows.shape[1]), dtype=rows.dtype)
-        if self._pictures and self._filled + len(rows) > len(self._buffer):
+        most = max(1, self._most // rows[0].nbytes)
+        if self._pictures and self._filled + len(rows) > most:
             self.flush()
-        if len(rows) > len(self._buffer):  # one picture is larger than a shard
-            self._buffer = np.empty(rows.shape, dtype=rows.dtype)
+        capacity = max(most, len(rows))  # a picture that is larger than a shard has one of its own
+        if self._buffer is None or len(self._buffer) != capacity:
+            self._buffer = np.empty((capacity, rows.shape[1]), dtype=rows.dtype)
         self._buffer[self._filled : self._filled + len(rows)] = rows
         lies = {
             "shard": part_name(self._group, len(self.written)),
@@ -83,7 +83,7 @@ class Packer:
         assert self._buffer is not None
         name = part_name(self._group, len(self.written))
         tensors = {self._name: self._buffer[: self._filled], **self._companions()}
-        self._place.write(name, partial(save_tensors, tensors=tensors, metadata=self._metadata))
+        self._place.write(name, partial(write_safetensors, arrays=tensors, metadata=self._metadata))
         self.written.append((name, self._place.size(name)))
         self._begin()
 
