@@ -147,7 +147,9 @@ _SAFETENSORS_DTYPES = {
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    """C-ordered arrays straight into a file that `replacing` or `file_beside` gave: the header's length in eight bytes, the header as JSON, the arrays' bytes.
+    """C-ordered arrays straight into a file that `replacing` or `file_beside` gave.
+
+    The header's length in eight bytes, the header as JSON, the arrays' bytes.
 
     safetensors' own writer puts the metadata in an order that changes from run to run. As there, wide types come first, and
     in each type the names in order, so each array begins at a multiple of its type's width.

@@ -1,6 +1,6 @@
 """A run that a test can stop at a moment it chooses: after each group it says so and waits for a line.
 
-Words: the folder of pictures, OUT, and the address of a scheduler or "" for workers of its own.
+Words: the folder of pictures, OUT, and the address of a scheduler or how many workers of its own.
 """
 
 import sys
@@ -18,7 +18,7 @@ def main() -> None:
         print(*words, flush=True)
         sys.stdin.readline()
 
-    options = {"scheduler": sys.argv[3]} if sys.argv[3] else {"workers": 2}
+    options = {"scheduler": sys.argv[3]} if "://" in sys.argv[3] else {"workers": int(sys.argv[3])}
     watch = Watcher(lambda pictures, dashboard: tell("begin", pictures), lambda pictures, failed: tell("done", pictures))
     try:
         summary = build([sys.argv[1]], sys.argv[2], model, "small", Settings(until="tokens"), watch=watch, **options)

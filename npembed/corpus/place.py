@@ -105,7 +105,7 @@ class Place:
             self._put(here, name)
 
     def _write_here(self, name: str, write: Callable[[Path], Any]) -> None:
-        """As `replacing`, but nothing is swept: where a file system has no locks, that would delete what another worker writes."""
+        """As `replacing`, but nothing is swept: without locks, that would delete what another machine's worker writes."""
         path = self.path(name)
         try:
             path.parent.mkdir(exist_ok=True)
