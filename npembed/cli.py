@@ -21,9 +21,14 @@ from rich.table import Table
 from rich.text import Text
 
 import npembed
-from npembed import MINICPM_V_2_6, load_model, random_model, stops
+from npembed import load_model, stops
 from npembed import run as run_stages
-from npembed.families import FAMILIES
+from npembed.cli_common import WeightsOption
+from npembed.cli_common import as_utf8 as _as_utf8
+from npembed.cli_common import known_stage as _known_stage
+from npembed.cli_common import model_of as _model
+from npembed.cli_common import say as _say
+from npembed.cli_corpus import corpus
 from npembed.family import Slices
 from npembed.files import SUFFIXES, check_output, is_own_output, replacing, same_file, save_tensors
 from npembed.images import read_image
@@ -53,8 +58,6 @@ app: typer.Typer = typer.Typer(
     rich_markup_mode=None,
 )
 SAMPLE = Path(__file__).with_name("data") / "sample.png"
-SEED = 0
-"""Of the random weights that stand in for a checkpoint."""
 INTERRUPTED = 130
 """What Typer makes of a KeyboardInterrupt."""
 
@@ -86,11 +89,6 @@ def _refuse(message: str, code: int = 2) -> int:
     return code
 
 
-def _say(line: str = "") -> None:
-    """One line on the screen, not broken to its width."""
-    print(line, flush=True)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         _say(f"npembed {npembed.__version__}")
@@ -102,11 +100,6 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     pass
-
-
-WeightsOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--weights", metavar="DIR", help="A checkpoint's folder; without it, seeded random weights.")
-]
 
 
 @app.command()
@@ -161,23 +154,6 @@ def _weight_files(weights: Path | None) -> list[Path]:
     return [path for path in sorted(weights.iterdir()) if path.is_file() and not is_own_output(path)]
 
 
-def _known_stage(until: str) -> str:
-    """The stage's name, if any family has such a stage."""
-    known = dict.fromkeys(stage.name for family in FAMILIES.values() for stage in family.vision_stages)
-    if until not in known:
-        raise ValueError(f"embed: --until must be one of {', '.join(known)}; got {until!r}")
-    return until
-
-
-def _model(weights: Path | None, until: str) -> tuple[Model, str]:
-    """The model, and where its weights come from in words."""
-    if weights is not None:
-        return load_model(weights, until), str(weights)
-    vision = MINICPM_V_2_6.vision
-    sizes = f"D {vision.hidden_size}, G {vision.num_patches_per_side}"
-    return random_model(seed=SEED, until=until), f"random (seed {SEED}) in the sizes of MiniCPM-V 2.6 ({sizes})"
-
-
 def _metadata(until: str, rule: str | None, model: Model, origin: str, paths: Sequence[Path]) -> dict[str, str]:
     """What the output file says of itself."""
     images = json.dumps([_as_utf8(_name(path)) for path in paths], ensure_ascii=False)
@@ -189,11 +165,6 @@ def _metadata(until: str, rule: str | None, model: Model, origin: str, paths: Se
         "weights": _as_utf8(origin),
         "images": images,
     }
-
-
-def _as_utf8(text: str) -> str:
-    """The text, with the bytes of a file's name that are no UTF-8 spelt out."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _name(path: Path) -> str:
@@ -319,6 +290,7 @@ def _progress(until: str, pictures: int) -> Iterator[_Progress]:
         yield _Progress(bar, pictures)
 
 
+app.add_typer(corpus, name="corpus")
 golden = typer.Typer(help="Golden packs: every stage's input and answer in files, for a port in any language.")
 app.add_typer(golden, name="golden")
 
@@ -415,6 +387,3 @@ def _report(
     _say(report.as_text(outcomes, verdict))
     if wrong:
         raise typer.Exit(1)
-
-
-import npembed.cli_corpus  # noqa: E402  # adds its command to `app`, and reads what stands above

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from npembed import cli
+from npembed import cli_common
 from npembed.families import MINICPM_V_2_6
 from npembed.files import check_output, replacing
 
@@ -33,7 +33,6 @@ class _Group(TyperGroup):
 
 
 corpus = typer.Typer(cls=_Group, rich_markup_mode=None, help="Many pictures in one folder; and which of them are alike.")
-cli.app.add_typer(corpus, name="corpus")
 
 
 @corpus.command("make")
@@ -43,7 +42,7 @@ def make(
         typer.Argument(metavar="SOURCE", help="Files, folders, globs, .tar, .zip, lists (.txt, - for standard input), URLs."),
     ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="A folder: new, empty, or a corpus to go on with; or a URL.")],
-    weights: cli.WeightsOption = None,
+    weights: cli_common.WeightsOption = None,
     until: Annotated[
         str | None,
         typer.Option(metavar="STAGE", help="The last stage; by default pooled where the family has it, else embeddings."),
@@ -78,7 +77,7 @@ def make(
         until, vector, normalize, dtype, max_slices, rule, pages, upright, max_pixels, shard_size
     )  # what is wrong with them is said before the weights are read
     model, origin = _model(weights, settings)
-    cli._say(_heading(model, settings, origin))
+    cli_common.say(_heading(model, settings, origin))
     start = time.perf_counter()
     options: dict[str, Any] = {"include": include or (), "exclude": exclude or (), "update": update}
     options |= {"workers": workers, "scheduler": scheduler}
@@ -99,14 +98,14 @@ def _model(weights: Path | None, settings: "Settings") -> "tuple[Model, str]":
     from npembed.corpus.settings import check_stage, limited
     from npembed.model import Model
 
-    cli._known_stage(settings.until)
-    model, origin = cli._model(weights, settings.until)
+    cli_common.known_stage(settings.until, "corpus")
+    model, origin = cli_common.model_of(weights, settings.until)
     check_stage(settings, model.config.family)
     return Model(limited(model.config, settings.max_slices), model.weights), origin
 
 
 def _source(weights: Path | None) -> str:
-    return cli._as_utf8(str(weights)) if weights is not None else "random"
+    return cli_common.as_utf8(str(weights)) if weights is not None else "random"
 
 
 def _heading(model: "Model", settings: "Settings", origin: str) -> str:
@@ -158,22 +157,22 @@ def _watching() -> "Iterator[Watcher]":
 def _tell(summary: "Summary", out: str, seconds: float) -> None:
     """What became of the run; exit 1 if a picture failed or a group could not be finished."""
     for note in summary.notes:
-        cli._say(_shown(note))
+        cli_common.say(_shown(note))
     words = [f"{summary.pictures} pictures are in {_shown(out)} ({seconds:.1f} s)", f"{summary.failed} failed"]
     words += [f"{summary.no_pictures} other files"] if summary.no_pictures else []
     words += [f"{summary.repeated} paths given again"] if summary.repeated else []
     words += [f"{summary.kept} groups were there already"] if summary.kept else []
-    cli._say("; ".join(words))
+    cli_common.say("; ".join(words))
     if summary.failed:
-        cli._say("index.parquet says of each picture that failed why.")
+        cli_common.say("index.parquet says of each picture that failed why.")
     for group, why in summary.unfinished.items():
-        cli._say(f"Group {group} was not finished: {why}; the same command tries it again")
+        cli_common.say(f"Group {group} was not finished: {why}; the same command tries it again")
     if summary.failed or summary.unfinished:
         raise typer.Exit(1)
 
 
 def _shown(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in cli._as_utf8(text))
+    return "".join(c if c.isprintable() else " " for c in cli_common.as_utf8(text))
 
 
 @corpus.command("search")
@@ -182,7 +181,7 @@ def search(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="A picture, of the corpus or not.")],
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many to find.")] = 10,
     html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write them as a page, too.")] = None,
-    weights: cli.WeightsOption = None,
+    weights: cli_common.WeightsOption = None,
 ) -> None:
     """Find the pictures of a corpus that are most like one picture."""
     from npembed.corpus import open as open_corpus
@@ -198,7 +197,7 @@ def search(
         page = as_page(neighbours, picture, f"Most like {_shown(picture)}")
         with replacing(html_file) as beside:
             beside.write_text(page, encoding="utf-8", errors="backslashreplace")
-        cli._say(f"The page is {html_file}")
+        cli_common.say(f"The page is {html_file}")
 
 
 def _vector_of(there: "Corpus", picture: str, weights: Path | None) -> "Array":

@@ -48,8 +48,8 @@ FLOORS = (
     ("frames",),
     ("weights.*",),
     ("",),  # the public names
-    ("conformance.*",),
-    ("cli",),
+    ("conformance.*", "corpus.*"),
+    ("cli", "cli_common", "cli_corpus"),
     ("__main__",),
     ("data.*",),
 )
