@@ -192,6 +192,15 @@ def read_frames(
             yield shown, turned
 
 
+def size_of(path: str | Path) -> tuple[int, int] | None:
+    """Width and height in pixels as a file's header says, without decoding it; None if it cannot be read."""
+    try:
+        with _reading(str(path)), _opened(path) as picture:
+            return picture.size
+    except ValueError:
+        return None
+
+
 class TooManyPixelsError(ValueError):
     """A picture of more pixels than were allowed."""
 

@@ -49,7 +49,7 @@ FLOORS = (
     ("weights.*",),
     ("",),  # the public names
     ("conformance.*", "corpus.*"),
-    ("cli", "cli_common", "cli_corpus"),
+    ("cli", "cli_common", "cli_corpus", "cli_several"),
     ("__main__",),
     ("data.*",),
 )
