@@ -177,7 +177,7 @@ def _shown(text: str) -> str:
 
 @corpus.command("search")
 def search(
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="The corpus.")],
+    folder: Annotated[str, typer.Argument(metavar="OUT", help="The corpus.")],
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="A picture, of the corpus or not.")],
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many to find.")] = 10,
     html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write them as a page, too.")] = None,
@@ -185,8 +185,8 @@ def search(
 ) -> None:
     """Find the pictures of a corpus that are most like one picture."""
     from npembed.corpus import open as open_corpus
-    from npembed.corpus.search import as_page
-    from npembed.corpus.search import search as find
+    from npembed.corpus.nearest import as_page
+    from npembed.corpus.nearest import search as find
 
     if html_file is not None:
         check_output(html_file, inputs=[picture])
@@ -203,7 +203,7 @@ def search(
 def _vector_of(there: "Corpus", picture: str, weights: Path | None) -> "Array":
     """The picture's vector: the corpus's own, or computed as that was made."""
     from npembed.corpus import Settings
-    from npembed.corpus.search import read_again
+    from npembed.corpus.nearest import read_again
     from npembed.corpus.settings import weights_digest
     from npembed.corpus.vectors import compute_bytes
 
