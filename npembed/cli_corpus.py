@@ -161,7 +161,7 @@ def _tell(summary: "Summary", out: str, seconds: float) -> None:
     words = [f"{summary.pictures} pictures are in {_shown(out)} ({seconds:.1f} s)", f"{summary.failed} failed"]
     words += [f"{summary.no_pictures} other files"] if summary.no_pictures else []
     words += [f"{summary.repeated} paths given again"] if summary.repeated else []
-    words += [f"{summary.kept} groups were there already"] if summary.kept else []
+    words += [f"{summary.kept} were there already"] if summary.kept else []
     cli_common.say("; ".join(words))
     if summary.failed:
         cli_common.say("index.parquet says of each picture that failed why.")

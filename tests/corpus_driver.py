@@ -6,11 +6,12 @@ Words: the folder of pictures, OUT, and the address of a scheduler or how many w
 import sys
 
 from npembed import FAMILIES, random_model
-from npembed.corpus import Settings, Watcher, build
+from npembed.corpus import Settings, Watcher, build, engine
 
 
 def main() -> None:
     """Begin, say so, and after each group wait to be told to go on."""
+    engine.SECONDS_TO_ANSWER = 3  # so that a test does not wait long for a scheduler that was killed
     family = FAMILIES["minicpm-v-2.6"]
     model = random_model(family.small(family), until="tokens")
 

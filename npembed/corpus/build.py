@@ -32,10 +32,12 @@ from npembed.typing import Array
 
 MANIFEST, LIST = "manifest.json", "list.jsonl"
 FORMAT = 1
-MOST_PICTURES = 256
-"""In a group: so much is lost at most when a worker is."""
-FEW_PICTURES, MANY_GROUPS = 8, 64
-"""Of a short list groups hold so few; a longer one makes so many groups, that many workers share it evenly."""
+MOST_PICTURES, FEW_PICTURES = 256, 8
+"""In a group of vectors, which take little memory: so many of a long list, so few of a short one."""
+MANY_GROUPS = 64
+"""Of a list in between: so that many workers share it evenly."""
+MOST_OF_ROWS = 16
+"""Pictures in a group of rows, whatever the list's length: a worker's memory must not grow with it."""
 _TYPICAL = (960, 1280)
 """Rows and columns of pixels of the picture by which it is guessed how many fill a shard."""
 
@@ -51,7 +53,7 @@ class Summary:
     no_pictures, repeated : int
         Files that were not tried, and paths that came again.
     kept : int
-        Groups that an earlier run had finished.
+        Files that an earlier run had computed.
     unfinished : dict of int to str
         Groups that could not be finished, and why.
     notes : list of str
@@ -191,15 +193,14 @@ def _cut(items: Sequence[Item], most: int) -> Iterable[list[Item]]:
 
 
 def _pictures_in_group(pictures: int, config: FamilyConfig, settings: Settings) -> int:
-    """By the length of the list and the settings alone, so that it is the same on every machine."""
-    by_length = min(MOST_PICTURES, max(FEW_PICTURES, math.ceil(pictures / MANY_GROUPS)))
+    """By the list's length and the settings alone, so that it is the same on every machine."""
     stage = config.family.stage(settings.until, WHO)
     if one_vector(settings, stage):
-        return by_length
+        return min(MOST_PICTURES, max(FEW_PICTURES, math.ceil(pictures / MANY_GROUPS)))
     tgt_sizes = config.family.cut(np.zeros((*_TYPICAL, 3), dtype=np.uint8), config).tgt_sizes
     width = config.embed_dim if stage.name == "tokens" else config.vision.hidden_size
     typical = int(stage.sizes_of(tgt_sizes, config).prod(axis=1).sum()) * width * (2 if settings.dtype == "float16" else 4)
-    return max(1, min(by_length, settings.shard_mb * 10**6 // typical))
+    return max(1, min(MOST_OF_ROWS, settings.shard_mb * 10**6 // typical))
 
 
 Listed = dict[str, tuple[int, int, str]]
@@ -275,7 +276,7 @@ def _computed(
     has_vectors = one_vector(settings, model.config.family.stage(settings.until, WHO))
     counts = index.write_index(place, sorted(groups), settings.name if has_vectors else "", made["dtype"])
     _write_manifest(place, made, {"complete": not unfinished, **counts, "no_pictures": listing.no_pictures})
-    kept = len(groups) - len(todo)
+    kept = sum(len(items) for number, items in groups.items() if number not in todo)
     return Summary(
         **counts,
         no_pictures=listing.no_pictures,
