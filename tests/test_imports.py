@@ -7,7 +7,21 @@ from pathlib import Path
 
 import pytest
 
-EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers")
+EXTRAS = (
+    "torch",
+    "PIL",
+    "safetensors",
+    "ml_dtypes",
+    "typer",
+    "rich",
+    "hypothesis",
+    "pytest",
+    "transformers",
+    "dask",
+    "distributed",
+    "pyarrow",
+    "fsspec",
+)
 
 BLOCKED = f"""
 import sys
@@ -92,6 +106,12 @@ def test_importing_the_package_imports_neither_scipy_nor_an_extra() -> None:
 
 
 MISSING = [
+    ("npembed.corpus.build([], 'out', npembed.random_model())", "a corpus needs pyarrow: pip install 'npembed[corpus]'"),
+    ("npembed.corpus.engine.cluster(1, None).__enter__()", "a corpus needs Dask: pip install 'npembed[corpus]'"),
+    (
+        "npembed.corpus.sources.list_pictures(['s3://b/a'])",
+        "corpus: s3://b/a needs another package: fsspec: pip install 'npembed[corpus]'",
+    ),
     ("npembed.slice_image(np.zeros((9, 9, 3), dtype=np.uint8))", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.images.read_image('a.png')", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.load_model(TINY)", "reading checkpoints needs safetensors and ml_dtypes: pip install 'npembed[weights]'"),
@@ -105,7 +125,7 @@ def test_what_needs_an_extra_says_which(call: str, message: str, data: Path) -> 
     ran = run(
         f"""
 import numpy as np
-import npembed, npembed.images
+import npembed, npembed.corpus, npembed.images
 TINY = {str(data / "tiny-minicpmv")!r}
 try:
     {call}
