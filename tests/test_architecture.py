@@ -48,9 +48,9 @@ FLOORS = (
     ("frames",),
     ("weights.*",),
     ("",),  # the public names
-    ("conformance.*",),
+    ("conformance.*", "corpus.*"),
     ("cli_weights",),
-    ("cli", "cli_families"),
+    ("cli", "cli_common", "cli_corpus", "cli_families", "cli_several"),
     ("__main__",),
     ("data.*",),
 )

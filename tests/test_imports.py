@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers")
-EXTRAS += ("gguf", "huggingface_hub", "fsspec")
+EXTRAS += ("gguf", "huggingface_hub", "fsspec", "dask", "distributed", "pyarrow")
 
 BLOCKED = f"""
 import sys
@@ -95,6 +95,12 @@ def test_importing_the_package_imports_neither_scipy_nor_an_extra() -> None:
 
 
 MISSING = [
+    ("npembed.corpus.build([], 'out', npembed.random_model())", "a corpus needs pyarrow: pip install 'npembed[corpus]'"),
+    ("npembed.corpus.engine.cluster(1, None).__enter__()", "a corpus needs Dask: pip install 'npembed[corpus]'"),
+    (
+        "npembed.corpus.sources.list_pictures(['s3://b/a'])",
+        "corpus: s3://b/a needs another package: fsspec: pip install 'npembed[corpus]'",
+    ),
     ("npembed.slice_image(np.zeros((9, 9, 3), dtype=np.uint8))", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.images.read_image('a.png')", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.load_model(GGUF)", "GGUF files need the package gguf: pip install 'npembed[gguf]'"),
@@ -114,7 +120,7 @@ def test_what_needs_an_extra_says_which(call: str, message: str, data: Path) -> 
     ran = run(
         f"""
 import numpy as np
-import npembed, npembed.images
+import npembed, npembed.corpus, npembed.images
 GGUF = {str(data / "gguf" / "minicpm-v-2_6.f16.gguf")!r}
 try:
     {call}
