@@ -201,6 +201,28 @@ def test_urls_are_opened_by_fsspec(folder: Path) -> None:
     assert paths(list_pictures(["memory://many/*.png"])) == ["memory:///many/a.png"]
 
 
+@pytest.mark.parametrize("fails", [2, 3])
+def test_a_network_may_fail_twice(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/once/a.png", content())
+    (item,) = list_pictures(["memory://once"]).items
+    opened, left = type(memory).open, [OSError("the line is dead")] * fails
+
+    def failing(self: object, *words: object, **options: object) -> object:
+        if left:
+            raise left.pop()
+        return opened(self, *words, **options)
+
+    monkeypatch.setattr(type(memory), "open", failing)
+    if fails == 2:
+        assert item.read() == content()
+    else:
+        with pytest.raises(OSError, match="the line is dead"):
+            item.read()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_are_known_by_their_first_bytes(kind: str) -> None:
     assert is_picture(content(kind)[:32])

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from npembed.corpus.signatures import FIRST_BYTES, is_picture
 LISTS = (".txt", ".list", ".lst")
 """Suffixes of files that list sources, one on each line."""
 ARCHIVES = (".tar", ".zip")
+TRIES = 3
+"""To read a picture from a URL."""
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
@@ -63,6 +66,12 @@ class Item:
         """
         if self.error:
             raise ValueError(self.error)
+        for _ in range(TRIES - 1 if "://" in self.where else 0):
+            with suppress(Exception):  # a network may fail once; the last try says why
+                return self._content()
+        return self._content()
+
+    def _content(self) -> bytes:
         if self.member:
             return _zip(self.where, self.stamp).read(self.member)
         with _open(self.where) as file:
