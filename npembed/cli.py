@@ -28,6 +28,7 @@ from npembed.family import Slices
 from npembed.files import SUFFIXES, check_output, is_own_output, replacing, same_file, save_tensors
 from npembed.images import read_image
 from npembed.model import Model
+from npembed.pooling import unit_length
 from npembed.positions.differences import (
     ORIGINAL,
     TABLE_HEAD,
@@ -125,23 +126,31 @@ def embed(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Ends in .safetensors (the default) or .npz.")
     ] = None,
     upright: Annotated[bool, typer.Option("--upright", help="Turn pictures as their EXIF asks; upstream does not.")] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Make vectors of unit length; for a stage with one per picture, as pooled.")
+    ] = False,
 ) -> None:
-    """Turn pictures into embeddings, encoder states or vision tokens, all in one file."""
+    """Turn pictures into embeddings, encoder states, vision tokens or one vector each, all in one file."""
     inputs = [*(images or ()), *_weight_files(weights)]
     target = check_output(output or f"{_known_stage(until)}.safetensors", SUFFIXES, inputs)
     if rule is not None:
         get_rule(rule, "embed")
     model, origin = _model(weights, until)
+    if normalize and model.config.family.stage(until, "embed").sizes is not None:
+        raise ValueError(f"embed: --normalize needs a stage with one vector for each picture; {until} has one for each place")
     rule = rule or model.config.family.rule
-    _say(f"npembed {npembed.__version__}, {model.config.family.title}, rule {rule}, weights: {origin}")
+    _say(f"npembed {npembed.__version__}, {model.config.family.title}, {f'rule {rule}, ' if rule else ''}weights: {origin}")
     if weights is None:
         _say("With random weights the numbers mean nothing; --weights DIR takes a checkpoint's.")
     paths = images or [SAMPLE]
     with _progress(until, len(paths)) as progress:
         results = [_embed_picture(path, model, until, rule, upright, progress) for path in paths]
     tensors = _tensors(results, model, until, rule)
+    about = _metadata(until, rule, model, origin, paths)
+    if normalize:
+        tensors[until], about["normalized"] = unit_length(tensors[until]), "unit length"
     replaced = ", which replaces the earlier file" if target.exists() else ""
-    save_tensors(target, tensors, _metadata(until, rule, model, origin, paths))
+    save_tensors(target, tensors, about)
     _say(f"{until} {tensors[until].shape} {tensors[until].dtype} is in {target}{replaced}")
 
 
@@ -169,14 +178,14 @@ def _model(weights: Path | None, until: str) -> tuple[Model, str]:
     return random_model(seed=SEED, until=until), f"random (seed {SEED}) in the sizes of MiniCPM-V 2.6 ({sizes})"
 
 
-def _metadata(until: str, rule: str, model: Model, origin: str, paths: Sequence[Path]) -> dict[str, str]:
+def _metadata(until: str, rule: str | None, model: Model, origin: str, paths: Sequence[Path]) -> dict[str, str]:
     """What the output file says of itself."""
     images = json.dumps([_as_utf8(_name(path)) for path in paths], ensure_ascii=False)
     return {
         "npembed": npembed.__version__,
         "family": model.config.family.key,
         "stage": until,
-        "rule": rule,
+        **({"rule": rule} if rule else {}),
         "weights": _as_utf8(origin),
         "images": images,
     }
@@ -251,7 +260,7 @@ class _Result:
     slices: Slices
 
 
-def _embed_picture(path: Path, model: Model, until: str, rule: str, upright: bool, progress: "_Progress") -> _Result:
+def _embed_picture(path: Path, model: Model, until: str, rule: str | None, upright: bool, progress: "_Progress") -> _Result:
     """One picture through the stages, and its line on the screen."""
     start = time.perf_counter()
     picture, turned = read_image(path, upright=upright)
@@ -271,13 +280,13 @@ def _picture_line(path: Path, slices: Slices, size: tuple[int, int], seconds: fl
     return f"{_name(path)}: {size[0]}×{size[1]} pixels, {grid}, slices {sizes}, {patches} patches, {seconds:.2f} s"
 
 
-def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str) -> dict[str, Array]:
+def _tensors(results: Sequence[_Result], model: Model, until: str, rule: str | None) -> dict[str, Array]:
     """The arrays of the output file."""
     stages = model.config.family.stages_until(until, "embed")
     tgt_sizes = np.concatenate([result.slices.tgt_sizes for result in results])
     batches = [len(result.slices.tgt_sizes) for result in results]
     return {
-        until: join(stages[-1], [result.array for result in results], model),
+        until: join(stages[-1], [result.array for result in results], model, tgt_sizes),
         **companions(stages, tgt_sizes, model, rule, batches),
         "image_index": np.repeat(np.arange(len(results)), batches),
         "slice_boxes": np.concatenate([result.slices.boxes for result in results]),

@@ -56,10 +56,8 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     pixels = arguments.as_strips(strips, who, config.vision.num_channels, config.vision.patch_size)
     arguments.check_strips_fit(pixels, sizes, who)
-    ids = config.family.position_ids(sizes, config, config.family.rule if rule is None else rule)  # (B, Lmax)
-    kernels = model.weights[f"{model.tower}embeddings.patch_embedding.weight"]
-    kernels = kernels.reshape(len(kernels), -1)  # (D, C*P*P)
-    result = model.position_plus_bias[ids]  # (B, Lmax, D); in the padding nothing is added to it
+    kernels = config.family.kernels(model)  # (D, C*P*P)
+    result = config.family.positions(model, sizes, rule)  # (B, Lmax, D); in the padding nothing is added to it
     for places, strip in zip(result, pixels, strict=True):
         patches = strip_to_patches(strip.astype(model.dtype, copy=False))  # (L, C*P*P)
         places[: len(patches)] += patches @ kernels.T

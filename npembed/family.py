@@ -6,7 +6,7 @@ stages its path has. A stage says what it reads, what it calls, which arrays tha
 asks which family it is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -47,7 +47,7 @@ class Stage:
         (tgt_sizes, config) -> int64 (N, 2): rows and columns of the places of each of the N results; None where a result
         has no places, as a vector for a whole picture.
     padding : callable
-        model -> what the places beyond `sizes` hold: one number, or one per channel.
+        (model, tgt_sizes) -> what the places beyond `sizes` hold: one number, one per channel, or (N, 1, D) for each result.
     compares_padding : bool
         Whether those places must be right in a port too.
     companions : callable
@@ -64,7 +64,7 @@ class Stage:
     function: str = ""
     arrays: Callable[[Any], Shapes] | None = None
     sizes: Callable[[Ids, Any], Ids] | None = None
-    padding: Callable[[Any], Floats | float] = field(default=lambda model: 0.0)
+    padding: Callable[[Any, Ids], Floats | float] = field(default=lambda model, tgt_sizes: 0.0)
     compares_padding: bool = True
     companions: Callable[[Ids, Any], dict[str, Array]] = field(default=lambda tgt_sizes, config: {})
     promise: Promise = Promise.EQUAL
@@ -108,6 +108,20 @@ Step = Callable[[Floats, Size], tuple[Floats, Size]]
 """One step of a vision tower on one slice: (L, D), (rows, columns) -> the same after it."""
 
 
+def _kernels(model: Any) -> Floats:
+    """(D, C, P, P) -> (D, C*P*P): the convolution's kernels, flattened."""
+    weight: Floats = model.weights[f"{model.tower}embeddings.patch_embedding.weight"]
+    return weight.reshape(len(weight), -1)
+
+
+def _looked_up(model: Any, tgt_sizes: Ids, rule: str | None) -> Floats:
+    """(B, Lmax, D): the rows of the position table that the ids pick, plus the bias; id 0 in padding."""
+    config = model.config
+    ids = config.family.position_ids(tgt_sizes, config, config.family.rule if rule is None else rule)  # (B, Lmax)
+    result: Floats = model.position_plus_bias[ids]
+    return result
+
+
 def _every_place(tgt_sizes: Ids) -> Ids:
     return tgt_sizes
 
@@ -142,10 +156,18 @@ class Family:
         config -> names under those prefixes that released checkpoints hold and no stage reads.
     cut : callable
         (picture, config) -> `Slices`.
-    rule : str
-        The position rule of its own code.
+    layout : callable
+        (config, names of a checkpoint's arrays) -> the config of the layout that those names have; the same, unless a family
+        is saved under several prefixes that its config does not tell apart.
+    rule : str or None
+        The position rule of its own code; None where its positions follow no rule.
     position_ids : callable
         (tgt_sizes, config, rule) -> int64 (B, Lmax).
+    kernels : callable
+        model -> (D, C*P*P): the patch embedding's map, each row in the order of `strip_to_patches`.
+    positions : callable
+        (model, tgt_sizes, rule) -> (B, Lmax, D), new: each place's position plus the bias, to which the products of the patches
+        are added; in padding it stays as it is.
     tower : callable
         model -> the steps from embeddings to hidden states.
     places : callable
@@ -174,8 +196,11 @@ class Family:
     owns: tuple[str, ...]
     unread: Callable[[Any], Sequence[str]] = field(default=lambda config: ())
     cut: Callable[[Any, Any], Slices]
-    rule: str = "arange"
-    position_ids: Callable[[Ids, Any, str], Ids]
+    layout: Callable[[Any, Collection[str]], Any] = field(default=lambda config, names: config)
+    rule: str | None = "arange"
+    position_ids: Callable[[Ids, Any, Any], Ids]
+    kernels: Callable[[Any], Floats] = _kernels
+    positions: Callable[[Any, Ids, str | None], Floats] = _looked_up
     tower: Callable[[Any], Sequence[Step]]
     places: Callable[[Ids], Ids] = _every_place
     unit: Callable[[Any], int] = field(default=lambda config: 1)

@@ -74,7 +74,7 @@ EMBEDDINGS = Stage(
     function="embed",
     arrays=embedding_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
-    padding=lambda model: model.position_plus_bias[0],
+    padding=lambda model, tgt_sizes: model.position_plus_bias[0],
     promise=Promise.COMPONENTWISE,
 )
 
@@ -100,7 +100,12 @@ def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Id
 def tokens_stage(
     call: Callable[..., Array], arrays: Callable[[Any], Shapes], counts: Callable[[Ids, Any], Ids], function: str = ""
 ) -> Stage:
-    """The stage `tokens`: a connector from hidden states to so many vision tokens per slice, `counts` (N,)."""
+    """The stage `tokens`: a connector from hidden states to so many vision tokens per result, `counts` (N,)."""
+
+    def places(tgt_sizes: Ids, config: Any) -> Ids:
+        each = counts(tgt_sizes, config)
+        return np.stack([each, np.ones_like(each)], axis=1)
+
     return Stage(
         name="tokens",
         reads=("hidden", "tgt_sizes"),
@@ -108,7 +113,7 @@ def tokens_stage(
         arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
         function=function,
         arrays=arrays,
-        sizes=lambda tgt_sizes, config: np.stack([counts(tgt_sizes, config), np.ones(len(tgt_sizes), np.int64)], axis=1),
+        sizes=places,
         companions=lambda tgt_sizes, config: {"token_counts": counts(tgt_sizes, config)},
         promise=Promise.DISTANCE,
     )
@@ -230,32 +235,42 @@ def companions(
     """What goes with those stages' results: the mask, the ids, the sizes, and each stage's own.
 
     For results that are joined, `batches` says how many slices each call had: a family's ids may depend on it (SPEC 13.2).
+    A family whose position table is interpolated has no ids.
     """
-    mask = patch_attention_mask(tgt_sizes)
-    ids = np.zeros((len(tgt_sizes), mask.shape[-1]), dtype=np.int64)
-    ends = np.cumsum(batches or [len(tgt_sizes)])
-    for rows, sizes in zip(np.split(ids, ends[:-1]), np.split(tgt_sizes, ends[:-1]), strict=True):
-        own = _ids(sizes, model, rule)
-        rows[:, : own.shape[1]] = own
-    arrays: dict[str, Array] = {"patch_attn_mask": mask, "position_ids": ids, "tgt_sizes": tgt_sizes}
+    arrays: dict[str, Array] = {"patch_attn_mask": patch_attention_mask(tgt_sizes)}
+    if POSITION_IDS in model.config.family.stages:
+        arrays["position_ids"] = _ids_of_calls(tgt_sizes, model, rule, batches or [len(tgt_sizes)])
+    arrays["tgt_sizes"] = tgt_sizes
     for stage in stages:
         arrays |= stage.companions(tgt_sizes, model.config)
     return arrays
 
 
-def join(stage: Stage, batches: Sequence[Array], model: Model) -> Array:
+def _ids_of_calls(tgt_sizes: Ids, model: Model, rule: str | None, batches: Sequence[int]) -> Ids:
+    """(B, Lmax): the ids of calls of so many slices each, 0 where a call's own have ended."""
+    ids = np.zeros((len(tgt_sizes), int(tgt_sizes.prod(axis=1).max())), dtype=np.int64)
+    ends = np.cumsum(batches)
+    for rows, sizes in zip(np.split(ids, ends[:-1]), np.split(tgt_sizes, ends[:-1]), strict=True):
+        own = _ids(sizes, model, rule)
+        rows[:, : own.shape[1]] = own
+    return ids
+
+
+def join(stage: Stage, batches: Sequence[Array], model: Model, tgt_sizes: Ids) -> Array:
     """(N_i, L_i, ...) -> (sum of N_i, max of L_i, ...): results of one stage from several calls, as from one call.
 
-    The new places hold what the stage leaves in padding. A result without places, (N_i, D), is laid end to end.
+    The new places hold what the stage leaves in padding, which may depend on the slice's row of `tgt_sizes`, those of all the
+    calls in order. A result without places, (N_i, D), is laid end to end.
     """
     if stage.sizes is None:
         return np.concatenate(batches)
+    filling = np.asarray(stage.padding(model, tgt_sizes))
     longest = max(batch.shape[1] for batch in batches)
     joined = np.empty((sum(map(len, batches)), longest, *batches[0].shape[2:]), dtype=batches[0].dtype)
     start = 0
     for batch in batches:
         rows = joined[start : start + len(batch)]
         rows[:, : batch.shape[1]] = batch
-        rows[:, batch.shape[1] :] = stage.padding(model)
+        rows[:, batch.shape[1] :] = filling[start : start + len(batch)] if filling.ndim == 3 else filling
         start += len(batch)
     return joined

@@ -584,7 +584,7 @@ BAD_WORDS = [
     bad("embed -o", r"Option '-o' requires an argument"),
     bad("embed --weights", r"Option '--weights' requires an argument"),
     bad("embed --upright=yes", r"Option '--upright' does not take a value"),
-    bad("embed --until vision", r"until must be one of embeddings, hidden, tokens; got 'vision'"),
+    bad("embed --until vision", r"until must be one of embeddings, hidden, tokens, pooled; got 'vision'"),
     bad("embed --rule nearest", rf"rule must be one of {KNOWN_RULES}; got 'nearest'"),
     bad("embed picture.png --weights w/whole --rule digitize", r"rule 'digitize', as released, gives bucket -1"),
 ]

@@ -10,7 +10,16 @@ from numpy.typing import ArrayLike
 
 from npembed import arguments
 from npembed.config import FamilyConfig
-from npembed.families import idefics2, idefics3, minicpm_llama3_v_2_5, minicpmv, minicpmv4_6
+from npembed.families import (
+    idefics2,
+    idefics3,
+    minicpm_llama3_v_2_5,
+    minicpmv,
+    minicpmv4_6,
+    phi4_multimodal,
+    siglip,
+    siglip2_naflex,
+)
 from npembed.families.minicpmv import MINICPM_V_2_6 as MINICPM_V_2_6
 from npembed.family import Family
 from npembed.typing import Floats, Ids, Pixels
@@ -21,7 +30,16 @@ if TYPE_CHECKING:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.key: family
-        for module in (minicpmv, minicpm_llama3_v_2_5, minicpmv4_6, idefics2, idefics3)
+        for module in (
+            minicpmv,
+            minicpm_llama3_v_2_5,
+            minicpmv4_6,
+            siglip,
+            siglip2_naflex,
+            idefics3,
+            idefics2,
+            phi4_multimodal,
+        )
         for family in module.FAMILIES
     }
 )

@@ -116,6 +116,7 @@ def load_model(source: str | Path, until: str | None = None) -> Model:
     opened = Folder(source)
     config = _config(opened, "load_model")
     names = set(opened.names())
+    config = config.family.layout(config, names)
     _refuse_unread(config, names, opened.where)
     family = config.family
     stages = family.vision_stages if until is None else family.stages_until(until, "load_model")
