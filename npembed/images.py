@@ -209,8 +209,7 @@ def read_image(path: str | Path, *, upright: bool = False, most_pixels: int | No
     _pillow()
     with open_picture(path) as file, _reading(str(path), file), _opened(file, most_pixels) as picture:
         turned = _load(picture, str(path), most_pixels)
-        pages = getattr(picture, "n_frames", 1)
-        return ReadImage(_upright(picture) if upright and turned else picture, turned, pages)
+        return ReadImage(_upright(picture) if upright and turned else picture, turned, _pages(file))
 
 
 def read_frames(
@@ -260,6 +259,15 @@ def open_picture(path: str | Path) -> BinaryIO:
     if os.path.isdir(path):
         raise ValueError(f"{path} is a folder, not a picture; give the files in it, {os.path.join(path, '*')}")
     return open_regular(path, MOST_FILE)
+
+
+def _pages(file: BinaryIO) -> int:
+    """How many frames or pages a file has; 1 where that cannot be told. It is opened anew: counting moves through a file."""
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):
+        file.seek(0)
+        with _pillow().open(file) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    return 1
 
 
 class TooManyPixels(ValueError):
