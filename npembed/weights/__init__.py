@@ -20,7 +20,7 @@ from npembed.model import Model, all_shapes, shapes_of, some
 from npembed.typing import Floats
 from npembed.weights.folder import Folder
 from npembed.weights.seeded import random_model
-from npembed.weights.source import Source
+from npembed.weights.source import Source, quantised
 
 __all__ = ["load_model", "random_model", "read_config"]
 
@@ -128,7 +128,9 @@ def load_model(source: str | Path, until: str | None = None) -> Model:
             break
         if missing:
             works = f"; until={stages[number - 1].name!r} still works" if number else ""
-            raise ValueError(f"load_model: {opened.where} lacks {some(missing)}, which the stage {stage.name!r} needs{works}")
+            raise ValueError(
+                f"load_model: {opened.where} lacks {some(missing)}, which the stage {stage.name!r} needs{works}{quantised(names)}"
+            )
         weights |= {name: opened.read(name, shape) for name, shape in shapes.items()}
     return Model(config, weights)
 
@@ -139,4 +141,4 @@ def _refuse_unread(config: FamilyConfig, names: Collection[str], where: str) -> 
     known = {*all_shapes(config), *family.unread(config)}
     unread = sorted(name for name in names if name.startswith(family.owns) and name not in known)
     if unread:
-        raise ValueError(f"load_model: {where} has {some(unread)}, which no stage of {family.title} reads; so it is refused")
+        raise ValueError(f"load_model: {where} has {some(unread)}, which no stage of {family.title} reads; so it is refused{quantised(unread)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from npembed.reading import MOST_INDEX, read_regular
 from npembed.weights.ranges import LocalFile
 from npembed.weights.remote import Place, Progress, RemoteCheckpoint, in_order, pieces, runs
 from npembed.weights.safetensors_header import read_header
@@ -71,10 +72,7 @@ class Kept:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json_object(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ValueError(f"{WHO}: {path} cannot be read: {error.strerror or error}") from None
+    return json_object(read_regular(path, MOST_INDEX, WHO), str(path))
 
 
 class Shelf:

@@ -1,12 +1,12 @@
 """A checkpoint's folder: its configs, which of its safetensors files holds which array, and reading those asked for."""
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from npembed import arguments
+from npembed.reading import MOST_INDEX, MOST_JSON, MissingFileError, check_regular, json_object, read_regular
 from npembed.typing import Floats
 from npembed.weights.source import INDEX, SINGLE, Entry, check_entry, entry_of, finite
 
@@ -32,14 +32,9 @@ class Folder:
         """The JSON object in one of its files; None where there is no such file."""
         path = self._folder / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return json_object(read_regular(path, MOST_JSON, "read_config"), f"read_config: {path}")
+        except MissingFileError:
             return None
-        except (OSError, ValueError) as error:
-            raise ValueError(f"read_config: {path} cannot be read as JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"read_config: {path} must hold a JSON object; got {type(content).__name__}")
-        return content
 
     @cached_property
     def _file_of(self) -> dict[str, str]:
@@ -49,9 +44,16 @@ class Folder:
             return _read_index(index)
         found = [SINGLE] if (self._folder / SINGLE).is_file() else [path.name for path in self._folder.glob("*.safetensors")]
         if len(found) != 1:
-            raise ValueError(f"load_model: {self._folder} has neither {SINGLE} nor {INDEX}")
+            raise ValueError(f"load_model: {self._folder} has neither {SINGLE} nor {INDEX}{self._other_kinds()}")
         with _open_safetensors(self._folder / found[0]) as file:
             return dict.fromkeys(file.keys(), found[0])
+
+    def _other_kinds(self) -> str:
+        """What to do where the folder holds weights of another kind."""
+        if next(self._folder.glob("*.bin"), None) or next(self._folder.glob("*.pt*"), None):
+            return ", but a pickle (.bin, .pt, .pth), which is not read: to load one runs its code. Save it as safetensors"
+        found = next(self._folder.glob("*.gguf"), None)
+        return "" if found is None else f", but {found.name}: a GGUF file is read by its own name, not by its folder's"
 
     def names(self) -> list[str]:
         """Every array's name; no file but the index is opened where there is one."""
@@ -85,8 +87,10 @@ def _open_safetensors(path: Path) -> Any:
         from safetensors import SafetensorError, safe_open
     except ImportError:
         raise ImportError("reading checkpoints needs safetensors and ml_dtypes: pip install 'npembed[weights]'") from None
-    if not path.is_file():
-        raise ValueError(f"load_model: the checkpoint's file {path} is missing")
+    try:
+        check_regular(path, who="load_model")
+    except MissingFileError:
+        raise ValueError(f"load_model: the checkpoint's file {path} is missing") from None
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError, ValueError) as error:
@@ -95,12 +99,9 @@ def _open_safetensors(path: Path) -> Any:
 
 def _read_index(index: Path) -> dict[str, str]:
     """Each array's name -> the name of the file that holds it, as the index of a sharded checkpoint says."""
-    try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not isinstance(files, dict) or not files:
-            raise TypeError("weight_map is no object, or empty")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"load_model: {index} is no index of shards: {error!r}") from None
+    files = json_object(read_regular(index, MOST_INDEX, "load_model"), f"load_model: {index}").get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"load_model: {index} is no index of shards: its weight_map is no object, or empty")
     for name, file in files.items():
         if not isinstance(file, str) or file in ("", "..") or Path(file).name != file or "\\" in file:
             raise ValueError(f"load_model: {index} puts {name} into {file!r}; it must be the name of a file inside the folder")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from npembed.reading import MOST_INDEX, read_regular
 from npembed.weights.cache import Shelf, Wanted, cache_folder
 from npembed.weights.ranges import (
     BUSY,
@@ -126,7 +127,7 @@ class Hub:
                 raise
 
         path = self._patiently(at, name, download)
-        return None if path is None else json_object(Path(path).read_bytes(), f"{at.name}/{name}")
+        return None if path is None else json_object(read_regular(path, MOST_INDEX, WHO), f"{at.name}/{name}")
 
     def _does_without(self, at: Repository, name: str) -> bool:
         """Whether the client's cache tells enough without this file: a whole checkpoint has no index, say."""

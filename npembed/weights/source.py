@@ -1,15 +1,15 @@
 """The one interface of every source of arrays, and the words that sources share."""
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
+from npembed import reading
 from npembed.typing import Floats
 
 WHO = "load_model"
@@ -72,24 +72,8 @@ def public(address: str) -> str:
 
 
 def json_object(text: bytes | str, where: str) -> dict[str, Any]:
-    """The JSON object in a text; duplicate keys, anything else and anything too deep are refused."""
-    try:
-        content = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ValueError(f"{WHO}: {where} cannot be read as JSON: {reason}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{WHO}: {where} must hold a JSON object; got {type(content).__name__}")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"it has {name!r} twice")
-        found[name] = value
-    return found
+    """The JSON object in a text, read within bounds."""
+    return reading.json_object(text, f"{WHO}: {where}")
 
 
 def weight_map(index: dict[str, Any], where: str) -> dict[str, str]:
@@ -109,6 +93,20 @@ READABLE = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """Bytes per number of the types that become float32 or stay float64."""
 
 
+QUANTISED = ". The checkpoint is quantised: take the one that it was made from, or an mmproj file of llama.cpp (.gguf)"
+
+_QUANTISED = re.compile(
+    r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|weight_packed|SCB|absmax|nested_absmax|quant_map|nested_quant_map"
+    r"|quant_state\..+)$"
+)
+"""How the arrays are called that GPTQ, AWQ, bitsandbytes and compressed-tensors add."""
+
+
+def quantised(names: Iterable[str]) -> str:
+    """`QUANTISED` if one of the arrays is what a quantised checkpoint has beside its numbers, or nothing."""
+    return QUANTISED if any(map(_QUANTISED.search, names)) else ""
+
+
 def entry_of(shape: Sequence[int], dtype: str) -> Entry:
     """What is known of an array of plain numbers."""
     return Entry(tuple(shape), dtype, math.prod(shape) * READABLE.get(dtype, 1))
@@ -117,14 +115,17 @@ def entry_of(shape: Sequence[int], dtype: str) -> Entry:
 def check_entry(entry: Entry, shape: tuple[int, ...] | None, where: str) -> None:
     """An error unless the array is of a type that can be read, and of that shape."""
     if entry.dtype not in READABLE:
-        raise ValueError(f"load_model: {where} is of dtype {entry.dtype}; it must be one of {', '.join(READABLE)}")
+        words = f"load_model: {where} is of dtype {entry.dtype}; it must be one of {', '.join(READABLE)}"
+        raise ValueError(words + QUANTISED * (entry.dtype[0] in "UI" or entry.dtype.startswith(("F8", "F4"))))
     if shape is not None and entry.shape != shape:
         raise ValueError(f"load_model: {where} must have shape {shape} by the config; got {entry.shape}")
 
 
 def finite(array: Floats, where: str) -> Floats:
     """The array, or an error that names its first element that is no number."""
-    if np.isfinite(array.sum(dtype=np.float64)):  # one pass; only a sum that is not finite is looked into
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum(dtype=np.float64)
+    if np.isfinite(total):  # one pass; only a sum that is not finite is looked into
         return array
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):
