@@ -371,19 +371,21 @@ def check(
     examples: Annotated[int, typer.Option(metavar="N", help="Drawn inputs per function.", min=0)] = 100,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the drawn inputs.", min=0)] = 0,
     precision: PrecisionOption = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="That one call of a function may take.", min=0.001, max=86_400)
+    ] = 60,
     json_file: JsonOption = None,
     html_file: HtmlOption = None,
 ) -> None:
     """Check a Python port's functions against the reference, and show the smallest input on which each departs."""
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "npembed-hypothesis"))
-    from npembed.conformance.port import check_port, load_port  # Hypothesis reads the line above; it would write here
+    from npembed.conformance.isolation import IsolatedPort
+    from npembed.conformance.port import check_port  # Hypothesis reads the line above; it would write here
 
     _check_reports(json_file, html_file, [module] if module.endswith(".py") else [])
-    port = load_port(module)
-    _check_reports(
-        json_file, html_file, [file for loaded in list(sys.modules.values()) if (file := getattr(loaded, "__file__", None))]
-    )
-    outcomes = check_port(port, require=require or (), examples=examples, seed=seed, precision=precision)
+    with IsolatedPort(module, timeout=timeout) as port:
+        _check_reports(json_file, html_file, port.files)
+        outcomes = check_port(port, require=require or (), examples=examples, seed=seed, precision=precision)
     _report(outcomes, module, json_file, html_file)
 
 

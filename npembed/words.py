@@ -25,7 +25,7 @@ def shown(text: object, most: int = MOST) -> str:
     """
     try:
         whole = str(text)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         whole = f"a {type(text).__name__} whose text raises {type(error).__name__}"
     if len(whole) > 4 * most:
         whole = f"{whole[: 2 * most]} ... {whole[-2 * most :]}"
@@ -64,8 +64,20 @@ def brief(value: Any) -> str:
     """
     try:
         return shown(_BRIEF.repr(value))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"a {type(value).__name__} whose text raises {type(error).__name__}"
+
+
+def raised(error: BaseException) -> str:
+    """An exception in words: its kind, and its text where it has one.
+
+    Examples
+    --------
+    >>> raised(KeyError("a")), raised(MemoryError())
+    ("KeyError: 'a'", 'MemoryError')
+    """
+    text = shown(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
