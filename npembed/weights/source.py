@@ -124,8 +124,8 @@ def check_entry(entry: Entry, shape: tuple[int, ...] | None, where: str) -> None
 def finite(array: Floats, where: str) -> Floats:
     """The array, or an error that names its first element that is no number."""
     with np.errstate(over="ignore", invalid="ignore"):
-        total = array.sum(dtype=np.float64)
-    if np.isfinite(total):  # one pass; only a sum that is not finite is looked into
+        total = array.sum(dtype=np.float64)  # one pass; only a sum that is not finite is looked into
+    if np.isfinite(total):
         return array
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):
