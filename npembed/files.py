@@ -225,13 +225,15 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
         total = sum(member.file_size for member in members.values())
         if total > MOST_TENSORS:
             raise ValueError(f"its arrays take {total:,} bytes; at most {MOST_TENSORS:,} are read")
-        arrays = {name: _read_npy(archive, name, member.file_size) for name, member in members.items() if name != "metadata.npy"}
+        arrays = {
+            name: _read_npy(archive, name, member.file_size) for name, member in members.items() if name != "metadata.npy"
+        }
     return {name.removesuffix(".npy"): array for name, array in arrays.items()}
 
 
 def _read_npy(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
     with archive.open(name) as member:
-        if np.lib.format.MAGIC_PREFIX != member.read(len(np.lib.format.MAGIC_PREFIX)):
+        if member.read(6) != np.lib.format.MAGIC_PREFIX:
             raise ValueError(f"its member {shown(name, 80)!r} is no array")
     with archive.open(name) as member:
         version = np.lib.format.read_magic(member)

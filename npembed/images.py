@@ -270,14 +270,14 @@ def _pages(file: BinaryIO) -> int:
     return 1
 
 
-class TooManyPixels(ValueError):
+class TooManyPixelsError(ValueError):
     """A picture of more pixels than were allowed."""
 
 
 def _load(picture: "Picture", name: str, most_pixels: int | None) -> bool:
     """Decode one frame, unless it has too many pixels; whether its EXIF asks for it to be turned."""
     if most_pixels is not None and picture.width * picture.height > most_pixels:
-        raise TooManyPixels(f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most")
+        raise TooManyPixelsError(f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most")
     with warnings.catch_warnings(action="ignore"), _bomb_limit(most_pixels):  # remarks on odd metadata and large sizes
         try:
             picture.load()
@@ -318,7 +318,7 @@ def _reading(name: str, file: BinaryIO) -> Iterator[None]:
     Image = _pillow()
     try:
         yield
-    except (TooManyPixels, MemoryError):
+    except (TooManyPixelsError, MemoryError):
         raise
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name} {_no_picture(file)}") from None

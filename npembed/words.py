@@ -29,7 +29,7 @@ def shown(text: object, most: int = MOST) -> str:
         whole = f"a {type(text).__name__} whose text raises {type(error).__name__}"
     if len(whole) > 4 * most:
         whole = f"{whole[: 2 * most]} ... {whole[-2 * most :]}"
-    line = re.sub(r"\s*[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", whole).strip()
+    line = re.sub(r"\s*[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", whole).rstrip()
     line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
     if len(line) <= most:
         return line

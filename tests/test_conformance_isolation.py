@@ -17,7 +17,7 @@ from npembed.conformance.probes import CHECKS
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits as POSIX has them")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system bounds no process's memory")
 
-HOSTILE = '''
+HOSTILE = """
 import ctypes, os, sys
 
 class Mute(Exception):
@@ -78,7 +78,7 @@ def right(num_patches_per_side, rule="arange"):
     import npembed
     print('{"outcome": {"name": "boundaries", "status": "PASS", "summary": "forged"}}', flush=True)
     return npembed.boundaries(num_patches_per_side, rule)
-'''
+"""
 
 
 def checked(folder: Path, function: str, **options: Any) -> Outcome:
@@ -132,7 +132,9 @@ def test_a_port_can_neither_forge_a_message_nor_a_line_by_printing(tmp_path: Pat
 
 def test_the_functions_after_a_crash_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "hostile_port.py"
-    path.write_text(f"{HOSTILE}\nboundaries = exits\nimport npembed\nfractional_coords = npembed.fractional_coords\nembed = exits\n")
+    path.write_text(
+        f"{HOSTILE}\nboundaries = exits\nimport npembed\nfractional_coords = npembed.fractional_coords\nembed = exits\n"
+    )
     with IsolatedPort(str(path)) as port:
         outcomes = {outcome.name: outcome for outcome in check_port(port, examples=2)}
     assert list(outcomes) == list(CHECKS)
@@ -158,7 +160,7 @@ def test_a_port_that_cannot_be_imported(source: str, words: str, tmp_path: Path)
 
 
 def test_the_same_is_found_as_in_this_process(tmp_path: Path) -> None:
-    source = "import numpy as np\nimport npembed\ndef boundaries(side, rule='arange'):\n    return npembed.boundaries(side, rule) + 1\n"
+    source = "import npembed\ndef boundaries(side, rule='arange'):\n    return npembed.boundaries(side, rule) + 1\n"
     (tmp_path / "wrong_port.py").write_text(source)
     with IsolatedPort(str(tmp_path / "wrong_port.py")) as port:
         there = check_function(port, "boundaries", examples=5)

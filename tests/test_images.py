@@ -413,7 +413,10 @@ def test_a_file_that_is_no_picture_is_refused(content: bytes, tmp_path: Path) ->
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path, words in ((tmp_path / "no such.png", "is missing"), (tmp_path, "is a folder, not a picture; give the files in it")):
+    for path, words in (
+        (tmp_path / "no such.png", "is missing"),
+        (tmp_path, "is a folder, not a picture; give the files in it"),
+    ):
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))} {words}"):
             read_image(path)
 

@@ -128,9 +128,8 @@ def load_model(source: str | Path, until: str | None = None) -> Model:
             break
         if missing:
             works = f"; until={stages[number - 1].name!r} still works" if number else ""
-            raise ValueError(
-                f"load_model: {opened.where} lacks {some(missing)}, which the stage {stage.name!r} needs{works}{quantised(names)}"
-            )
+            words = f"load_model: {opened.where} lacks {some(missing)}, which the stage {stage.name!r} needs{works}"
+            raise ValueError(words + quantised(names))
         weights |= {name: opened.read(name, shape) for name, shape in shapes.items()}
     return Model(config, weights)
 
@@ -141,4 +140,5 @@ def _refuse_unread(config: FamilyConfig, names: Collection[str], where: str) -> 
     known = {*all_shapes(config), *family.unread(config)}
     unread = sorted(name for name in names if name.startswith(family.owns) and name not in known)
     if unread:
-        raise ValueError(f"load_model: {where} has {some(unread)}, which no stage of {family.title} reads; so it is refused{quantised(unread)}")
+        words = f"load_model: {where} has {some(unread)}, which no stage of {family.title} reads; so it is refused"
+        raise ValueError(words + quantised(unread))
