@@ -11,6 +11,9 @@ MAX_SIZE = 2**20
 """Of any size in a config: far above every model, and far below what would only fail after long work."""
 
 
+MAX_SCALE = 2**12
+"""Of `scale_resolution`: a slice has about its square of pixels."""
+
 LEAST_STD = 1e-6
 """Of a channel's deviation: with less, normalised pixels leave float32's range."""
 
@@ -100,7 +103,8 @@ class SlicingConfig:
     slice_mode: bool = True
 
     def __post_init__(self) -> None:
-        check_counts(self, ("scale_resolution", "max_slice_nums", "patch_size"))
+        check_counts(self, ("max_slice_nums", "patch_size"))
+        as_count(self.scale_resolution, "scale_resolution", "SlicingConfig", most=MAX_SCALE)
         check_levels(self)
         if not isinstance(self.slice_mode, bool):
             raise TypeError(f"SlicingConfig: slice_mode must be true or false; got {self.slice_mode!r}")

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from npembed.typing import Array, Floats, Ids, Shapes, Size
+from npembed.words import brief, did_you_mean
 
 
 class Promise(Enum):
@@ -250,11 +251,11 @@ class Family:
 
     def stage(self, name: Any, who: str) -> Stage:
         """The vision stage of that name, or an error that lists the family's."""
-        for stage in self.vision_stages:
-            if stage.name == name:
-                return stage
-        names = ", ".join(stage.name for stage in self.vision_stages)
-        raise ValueError(f"{who}: {self.title} has no stage {name!r}; it has {names}")
+        known = {stage.name: stage for stage in self.vision_stages}
+        if isinstance(name, str) and name in known:
+            return known[name]
+        names = ", ".join(known)
+        raise ValueError(f"{who}: {self.title} has no stage {brief(name)}; it has {names}{did_you_mean(name, known)}")
 
     def stages_until(self, name: Any, who: str) -> tuple[Stage, ...]:
         """The vision stages up to and with that one."""

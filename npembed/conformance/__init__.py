@@ -7,12 +7,14 @@ Checking a Python port: `check_port`, `port_tests`. A port in any language: the 
 from npembed.conformance import bounds, strategies
 from npembed.conformance.compare import Departure, compare
 from npembed.conformance.golden import Pack, check_outputs, first_departing, read_pack, write_pack
+from npembed.conformance.isolation import IsolatedPort
 from npembed.conformance.outcome import Outcome, Status, failed
 from npembed.conformance.port import check_function, check_port, load_port
 from npembed.conformance.pytest_entry import port_tests
 
 __all__ = [
     "Departure",
+    "IsolatedPort",
     "Outcome",
     "Pack",
     "Status",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from npembed import Config
+from npembed.words import brief
 
 
 class Status(Enum):
@@ -60,16 +61,23 @@ def failed(outcomes: Sequence[Outcome]) -> bool:
 
 
 def describe(value: Any) -> str:
-    """A value for a person: small arrays whole, large ones by shape, type and ends."""
+    """A value for a person: small arrays whole, large ones by shape, type and ends. It may be a port's: nothing is trusted."""
+    try:
+        return _described(value, depth=8)
+    except (Exception, SystemExit):
+        return brief(value)
+
+
+def _described(value: Any, depth: int) -> str:
     if isinstance(value, np.ndarray):
         numbers = np.array2string(value, threshold=40, edgeitems=3, precision=9, separator=", ", max_line_width=100)
         return numbers if value.size <= 8 and value.dtype.kind in "ib" else f"{numbers} ({value.dtype}, shape {value.shape})"
-    if isinstance(value, (list, tuple)):
-        inner = ", ".join(describe(element) for element in value)
+    if isinstance(value, (list, tuple)) and depth:
+        inner = ", ".join(_described(element, depth - 1) for element in value[:200]) + ", ..." * (len(value) > 200)
         return f"[{inner}]" if isinstance(value, list) else f"({inner})"
     if isinstance(value, Config):
         return _config_words(value)
-    text = repr(value)
+    text = repr(value) if depth else "..."
     return text if len(text) <= 2000 else f"{text[:1000]} ... {text[-200:]}"
 
 

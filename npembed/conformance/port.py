@@ -13,9 +13,11 @@ from hypothesis.errors import HypothesisException
 
 from npembed.conformance.bounds import UNIT_ROUNDOFF, check_precision
 from npembed.conformance.compare import Departure
+from npembed.conformance.isolation import IsolatedPort
 from npembed.conformance.outcome import Outcome, Status, describe
 from npembed.conformance.probes import CHECKS, Call, FunctionCheck, Suspect
 from npembed.conformance.probes.probe import copied, dtype_of, same
+from npembed.words import raised
 
 EXAMPLES = 100
 """Drawn inputs per function, beside the fixed ones."""
@@ -44,7 +46,7 @@ def load_port(name: str) -> ModuleType:
             sys.path.insert(0, "")  # as `python -m` does: a port in the current folder is found
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a port may raise anything as it is imported, or leave
-        raise ValueError(f"check: the port {name} cannot be imported: {type(error).__name__}: {error}") from None
+        raise ValueError(f"check: the port {name} cannot be imported: {raised(error)}") from None
 
 
 def check_port(
@@ -54,7 +56,7 @@ def check_port(
 
     Parameters
     ----------
-    port : module or object
+    port : module, object or IsolatedPort
         With functions under the names of the public ones, in their argument order. `Model` is the reference's and is handed
         to them. An attribute `PRECISION` names the float type that it computes in, where the results' dtype does not say.
     require : iterable of str
@@ -102,6 +104,9 @@ def check_function(
     precision: str | None = None,
 ) -> Outcome:
     """Check one function of a port; the arguments are those of `check_port`."""
+    if isinstance(port, IsolatedPort):
+        options = {"require": sorted(require), "examples": examples, "seed": seed, "precision": precision}
+        return port.check(name, options)
     stated = precision or getattr(port, "PRECISION", None)
     if stated is not None:
         check_precision(stated)
@@ -174,15 +179,25 @@ class _Trial:
         self.count += 1
         handed = copied(call)
         result: Any = None
+        departure: Departure | None
         try:
             result = handed.of(self.function)
         except (Exception, SystemExit) as error:  # whatever a port raises is its failure, and so is leaving
-            departure: Departure | None = Departure(f"raised {type(error).__name__}: {error}")
+            departure = Departure(f"raised {raised(error)}")
         else:
-            departure = self.check.departure(call, result, self._precision(call, result)) or _changed(call, handed)
+            departure = self._compared(call, result) or _changed(call, handed)
         if departure is not None:
             self.failure = (call, result, departure)
         return departure is not None
+
+    def _compared(self, call: Call, result: Any) -> Departure | None:
+        """How the result departs; one that cannot be compared, a list that holds itself say, does."""
+        try:
+            return self.check.departure(call, result, self._precision(call, result))
+        except ImportError:
+            raise
+        except (Exception, SystemExit) as error:
+            return Departure(f"gave what cannot be compared: {raised(error)}")
 
     def _precision(self, call: Call, result: Any) -> str:
         """The coarsest of the inputs' float type, the result's, and the one that the port states."""
@@ -219,14 +234,14 @@ class _Trial:
         """Whether the port's result is what a function with that fault gives."""
         try:
             return self.check.departure(call, result, self._precision(call, result), suspect.function) is None
-        except Exception:  # a faulty function may well fail
+        except (Exception, SystemExit):  # a faulty function may well fail
             return False
 
     def _explains_all(self, suspect: Suspect) -> bool:
         for call in self.check.sweep():
             try:
                 result = copied(call).of(self.function)
-            except Exception:
+            except (Exception, SystemExit):
                 return False
             if not self._explains(suspect, call, result):
                 return False

@@ -8,6 +8,7 @@ from typing import Any
 
 import npembed
 from npembed.conformance.outcome import Outcome, Status
+from npembed.words import shown
 
 MARKS = {Status.PASS: "pass", Status.FAIL: "FAIL", Status.ABSENT: "    "}
 
@@ -17,9 +18,14 @@ def as_text(outcomes: Sequence[Outcome], verdict: str) -> str:
     width = max(len(outcome.name) for outcome in outcomes)
     lines: list[str] = []
     for outcome in outcomes:
-        lines.append(f"{MARKS[outcome.status]}  {outcome.name:<{width}}  {outcome.summary}")
-        lines += [f"      {label}: {value}" for label, value in _details(outcome)]
-    return "\n".join([*lines, verdict])
+        lines.append(f"{MARKS[outcome.status]}  {shown(outcome.name):<{width}}  {shown(outcome.summary)}")
+        lines += [f"      {label}: {_inside(value)}" for label, value in _details(outcome)]
+    return "\n".join([*lines, shown(verdict)])
+
+
+def _inside(value: str) -> str:
+    """What a port gave, indented, so that it can forge no line of the report, nor move the cursor."""
+    return "\n        ".join(shown(line) for line in value.splitlines())
 
 
 def _details(outcome: Outcome) -> list[tuple[str, str]]:
@@ -73,18 +79,22 @@ dt { font-weight: 600; margin-top: .4rem } dd { margin: 0 }
 
 def as_html(outcomes: Sequence[Outcome], verdict: str, subject: str) -> str:
     """One page that needs nothing beside it."""
-    title = html.escape(f"npembed: {subject}")
+    title = html.escape(f"npembed: {shown(subject)}")
     rows = "\n".join(_row(outcome) for outcome in outcomes)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n</head>\n<body>\n'
-        f"<h1>{title}</h1>\n<p>{html.escape(verdict)} (npembed {npembed.__version__})</p>\n"
+        f"<h1>{title}</h1>\n<p>{html.escape(shown(verdict))} (npembed {npembed.__version__})</p>\n"
         f"<table>\n<tbody>\n{rows}\n</tbody>\n</table>\n</body>\n</html>\n"
     )
 
 
 def _row(outcome: Outcome) -> str:
-    details = "".join(f"<dt>{label}</dt><dd><pre>{html.escape(value)}</pre></dd>" for label, value in _details(outcome))
-    summary = html.escape(outcome.summary) + (f"<dl>{details}</dl>" if details else "")
+    details = "".join(
+        f"<dt>{label}</dt><dd><pre>{html.escape(_inside(value))}</pre></dd>" for label, value in _details(outcome)
+    )
+    summary = html.escape(shown(outcome.summary)) + (f"<dl>{details}</dl>" if details else "")
     kind = outcome.status.name.lower()
-    return f'<tr class="{kind}"><td>{outcome.status.value}</td><td>{html.escape(outcome.name)}</td><td>{summary}</td></tr>'
+    return (
+        f'<tr class="{kind}"><td>{outcome.status.value}</td><td>{html.escape(shown(outcome.name))}</td><td>{summary}</td></tr>'
+    )

@@ -1,6 +1,5 @@
 """The families of models: the table of them, and what depends on a config's family alone."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from npembed.families import (
 from npembed.families.minicpmv import MINICPM_V_2_6 as MINICPM_V_2_6
 from npembed.family import Family
 from npembed.typing import Floats, Ids, Pixels
+from npembed.words import brief, did_you_mean
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -50,9 +50,7 @@ def get_family(key: str, who: str) -> Family:
     """The family of this key, or an error that lists the known ones."""
     if isinstance(key, str) and key in FAMILIES:
         return FAMILIES[key]
-    close = difflib.get_close_matches(str(key), FAMILIES, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{who}: family must be one of {', '.join(FAMILIES)}; got {key!r}{hint}")
+    raise ValueError(f"{who}: family must be one of {', '.join(FAMILIES)}; got {brief(key)}{did_you_mean(key, FAMILIES)}")
 
 
 def recognise(top: Mapping[str, Any], who: str) -> Family:

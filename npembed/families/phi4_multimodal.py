@@ -23,7 +23,7 @@ from npembed.embeddings import embedding_shapes
 from npembed.encoder import layer_shapes, run_layer, tower_shapes
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, Slices, Stage, Step
-from npembed.images import as_rgb_on_white
+from npembed.images import as_rgb_on_white, check_resize
 from npembed.interpolate import resize_bytes, shrink_bicubic
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.patches import picture_to_strip
@@ -271,6 +271,7 @@ def cut(image: "Picture | Pixels", config: Config) -> Slices:
     plan = plan_canvas(picture.size, config)
     columns, rows = plan.grid
     canvas = np.full((config.crop_size * rows, config.crop_size * columns, 3), 255, dtype=np.uint8)
+    check_resize(picture.size, plan.size)
     canvas[: plan.size[1], : plan.size[0]] = resize_bytes(np.asarray(picture), plan.size)
     pixels = np.stack([np.take(*pair) for pair in zip(_levels(config), canvas.transpose(2, 0, 1), strict=True)])  # (3, H, W)
     patch = config.vision.patch_size
