@@ -90,7 +90,11 @@ def as_html(outcomes: Sequence[Outcome], verdict: str, subject: str) -> str:
 
 
 def _row(outcome: Outcome) -> str:
-    details = "".join(f"<dt>{label}</dt><dd><pre>{html.escape(_inside(value))}</pre></dd>" for label, value in _details(outcome))
+    details = "".join(
+        f"<dt>{label}</dt><dd><pre>{html.escape(_inside(value))}</pre></dd>" for label, value in _details(outcome)
+    )
     summary = html.escape(shown(outcome.summary)) + (f"<dl>{details}</dl>" if details else "")
     kind = outcome.status.name.lower()
-    return f'<tr class="{kind}"><td>{outcome.status.value}</td><td>{html.escape(shown(outcome.name))}</td><td>{summary}</td></tr>'
+    return (
+        f'<tr class="{kind}"><td>{outcome.status.value}</td><td>{html.escape(shown(outcome.name))}</td><td>{summary}</td></tr>'
+    )

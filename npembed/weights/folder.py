@@ -1,5 +1,6 @@
 """A checkpoint's folder: its configs, which of its safetensors files holds which array, and reading those asked for."""
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from npembed import arguments
 from npembed.reading import MOST_INDEX, MOST_JSON, MissingFileError, check_regular, json_object, read_regular
 from npembed.typing import Floats
 from npembed.weights.source import INDEX, SINGLE, Entry, check_entry, entry_of, finite
+from npembed.words import shown
 
 
 class Folder:
@@ -23,10 +25,10 @@ class Folder:
     """
 
     def __init__(self, folder: str | Path, who: str = "load_model") -> None:
-        self._folder = Path(folder)
-        self.where = str(folder)
-        if not self._folder.is_dir():
-            raise ValueError(f"{who}: {folder} is not a folder")
+        self._folder = arguments.as_path(folder, "source" if who == "load_model" else "folder", who)
+        self.where = shown(folder)
+        if not os.path.isdir(folder):  # also where its name is too long for the system
+            raise ValueError(f"{who}: {self.where} is not a folder")
 
     def json(self, name: str) -> Mapping[str, Any] | None:
         """The JSON object in one of its files; None where there is no such file."""
