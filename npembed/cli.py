@@ -23,6 +23,7 @@ from rich.text import Text
 import npembed
 from npembed import MINICPM_V_2_6, load_model, random_model, stops
 from npembed import run as run_stages
+from npembed.cli_families import families
 from npembed.families import FAMILIES
 from npembed.family import Slices
 from npembed.files import SUFFIXES, check_output, is_own_output, replacing, same_file, save_tensors
@@ -226,6 +227,9 @@ def _naming(path: Path) -> Iterator[None]:
         kind = MemoryError if isinstance(error, MemoryError) else ValueError
         name = _name(path)
         raise (error if name in str(error) else kind(f"{name}: {error}")) from None
+
+
+app.command()(families)
 
 
 @app.command()
