@@ -6,6 +6,7 @@ what came and which element.
 
 import operator
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,23 @@ def as_count(value: Any, name: str, who: str, *, least: int = 1, most: int | Non
         raise TypeError(f"{who}: {name} must be {span}; got {brief(value)}") from None
     if count < least or (most is not None and count > most):
         raise ValueError(f"{who}: {name} must be {span}; got {brief(count)}")
+    if count.bit_length() > 1024:
+        raise ValueError(f"{who}: {name} is far too large; got {brief(count)}")
     return count
+
+
+def as_flag(value: Any, name: str, who: str) -> bool:
+    """True or False, as Python's or NumPy's bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{who}: {name} must be True or False; got {brief(value)}")
+    return bool(value)
+
+
+def as_path(value: Any, name: str, who: str) -> Path:
+    """A path, given as text or as a path."""
+    if not isinstance(value, (str, Path)):
+        raise TypeError(f"{who}: {name} must be a path; got {brief(value)}")
+    return Path(value)
 
 
 def as_array(value: ArrayLike, name: str, who: str) -> NDArray[Any]:
@@ -107,9 +124,12 @@ def as_mask(value: ArrayLike, who: str) -> NDArray[np.bool_]:
 
 def as_list(value: Iterable[Any], name: str, who: str) -> list[Any]:
     """A list with at least one element."""
-    if not isinstance(value, Iterable):
-        raise TypeError(f"{who}: {name} must be a sequence of arrays; got {type(value).__name__}")
-    elements = list(value)
+    try:
+        elements = list(value)
+    except MemoryError:
+        raise
+    except Exception:  # an object's own __iter__ may raise anything
+        raise TypeError(f"{who}: {name} must be a sequence of arrays; got {type(value).__name__}") from None
     if not elements:
         raise ValueError(f"{who}: {name} is empty; at least one is needed")
     return elements
@@ -119,21 +139,21 @@ def as_strips(
     value: Iterable[ArrayLike], who: str, channels: int | None = None, patch_size: int | None = None
 ) -> list[NDArray[Any]]:
     """Strips of floats, each (C, P, L*P) with L >= 1; C and P as given, or else those of the first strip."""
-    strips = [as_floats(strip, f"strips[{index}]", who) for index, strip in enumerate(as_list(value, "strips", who))]
-    if strips[0].ndim == 3:
-        channels = strips[0].shape[0] if channels is None else channels
-        patch_size = strips[0].shape[1] if patch_size is None else patch_size
-    for index, strip in enumerate(strips):
+    strips = []
+    for index, each in enumerate(as_list(value, "strips", who)):
+        strip = as_floats(each, f"strips[{index}]", who)
         if strip.ndim != 3 or 0 in strip.shape:
             raise ValueError(f"{who}: strips[{index}] must have shape (C, P, L*P) and no empty axis; got {strip.shape}")
+        channels, patch_size = channels or strip.shape[0], patch_size or strip.shape[1]
         if strip.shape[:2] != (channels, patch_size):
             raise ValueError(
                 f"{who}: strips[{index}] must have {channels} channels and {patch_size} rows; got shape {strip.shape}"
             )
-        if strip.shape[2] % strip.shape[1]:
+        if strip.shape[2] % patch_size:
             raise ValueError(
                 f"{who}: the width of strips[{index}] must be a multiple of the patch size {patch_size}; got {strip.shape[2]}"
             )
+        strips.append(strip)
     return strips
 
 

@@ -199,9 +199,6 @@ def _name(path: Path) -> str:
     return "npembed's sample picture" if path == SAMPLE else str(path)
 
 
-app.command()(families)
-
-
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Every message about a picture names its file."""
@@ -211,6 +208,9 @@ def _naming(path: Path) -> Iterator[None]:
         kind = MemoryError if isinstance(error, MemoryError) else ValueError
         name = _name(path)
         raise (error if name in str(error) else kind(f"{name}: {error}")) from None
+
+
+app.command()(families)
 
 
 @app.command()

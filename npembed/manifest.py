@@ -24,7 +24,7 @@ def digest(content: bytes) -> str:
 def file_digest(path: Path) -> str:
     """`digest` of a regular file's content, a part of it at a time."""
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

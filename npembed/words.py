@@ -43,6 +43,7 @@ class _Brief(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother, self.maxlong = 4, 120, 200, 60
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
 
     def repr_int(self, x: int, level: int) -> str:
         """Python refuses to write a number of more than 4,300 digits."""

@@ -355,9 +355,8 @@ def test_a_wrong_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
     refused(single(tmp_path, content), f"{BIAS} in {tmp_path / SINGLE} must have shape (8,) by the config; got {shape}")
 
 
-NO_OBJECTS = {"": "cannot be read as JSON: ", "not json": "cannot be read as JSON: "} | dict.fromkeys(
-    ("[]", "3", "null"), "must hold a JSON object; got "
-)
+NO_OBJECTS = {"": "cannot be read as JSON: ", "not json": "cannot be read as JSON: "}
+NO_OBJECTS |= dict.fromkeys(("[]", "3", "null"), "must hold a JSON object; got ")
 INDEXES = [*NO_OBJECTS, "{}", '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": {}}']
 
 

@@ -69,10 +69,12 @@ def recognise(top: Mapping[str, Any], who: str) -> Family:
             return family
     if families:
         raise ValueError(
-            f"{who}: config.json has model_type {model_type!r} and version {version!r}; supported are the numbers "
+            f"{who}: config.json has model_type {brief(model_type)} and version {brief(version)}; supported are the numbers "
             f"{', '.join(str(number) for family in families for number in family.versions)}"
         )
-    raise ValueError(f"{who}: config.json has model_type {model_type!r}, which is not supported; supported are {_supported()}")
+    raise ValueError(
+        f"{who}: config.json has model_type {brief(model_type)}, which is not supported; supported are {_supported()}"
+    )
 
 
 def _supported() -> str:
@@ -177,9 +179,11 @@ def image_placeholder(
     sizes = None if tgt_sizes is None else arguments.as_tgt_sizes(tgt_sizes, who)
     if grid is None:
         return known.family.placeholder(None, number, known, sizes)
-    if not isinstance(grid, (Sequence, np.ndarray)) or len(grid) != 2:
-        raise ValueError(f"{who}: grid must be (columns, rows) or None; got {grid!r}")
-    columns, rows = (arguments.as_count(side, f"grid[{index}]", who) for index, side in enumerate(grid))
+    if not isinstance(grid, (list, tuple, np.ndarray)) or getattr(grid, "ndim", 1) != 1 or len(grid) != 2:
+        raise ValueError(f"{who}: grid must be (columns, rows) or None; got {brief(grid)}")
+    columns, rows = (
+        arguments.as_count(side, f"grid[{index}]", who, most=arguments.MAX_SIDE) for index, side in enumerate(grid)
+    )
     return known.family.placeholder((columns, rows), number, known, sizes)
 
 

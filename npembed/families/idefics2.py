@@ -19,6 +19,7 @@ from npembed.model import Model, as_model
 from npembed.positions import position_ids
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
+from npembed.words import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -57,7 +58,7 @@ class SizingConfig:
             arguments.as_count(getattr(self, name), name, "SizingConfig", most=MAX_EDGE)
         check_levels(self)
         if not isinstance(self.do_image_splitting, bool):
-            raise TypeError(f"SizingConfig: do_image_splitting must be true or false; got {self.do_image_splitting!r}")
+            raise TypeError(f"SizingConfig: do_image_splitting must be true or false; got {brief(self.do_image_splitting)}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class PerceiverConfig:
                 f"{self.num_key_value_heads}"
             )
         if isinstance(self.rms_norm_eps, bool) or not isinstance(self.rms_norm_eps, (int, float)):
-            raise TypeError(f"PerceiverConfig: rms_norm_eps must be a number; got {self.rms_norm_eps!r}")
+            raise TypeError(f"PerceiverConfig: rms_norm_eps must be a number; got {brief(self.rms_norm_eps)}")
         if not 0 < self.rms_norm_eps < 1:
             raise ValueError(f"PerceiverConfig: rms_norm_eps must lie between 0 and 1; got {self.rms_norm_eps}")
 

@@ -20,6 +20,7 @@ from npembed.model import Model, as_model
 from npembed.positions import position_ids
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
+from npembed.words import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -61,7 +62,7 @@ class TilingConfig:
         arguments.as_count(self.max_image_size, "max_image_size", "TilingConfig", most=MAX_PICTURE)
         check_levels(self)
         if not isinstance(self.do_image_splitting, bool):
-            raise TypeError(f"TilingConfig: do_image_splitting must be true or false; got {self.do_image_splitting!r}")
+            raise TypeError(f"TilingConfig: do_image_splitting must be true or false; got {brief(self.do_image_splitting)}")
 
 
 @dataclass(frozen=True)

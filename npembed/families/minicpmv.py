@@ -26,6 +26,7 @@ from npembed.stages import (
     tokens_stage,
 )
 from npembed.typing import Ids, Shapes, Size
+from npembed.words import brief
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Config(FamilyConfig):
         kinds |= {"drop_vision_last_layer": bool, "use_image_id": bool}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
         check_counts(self, ("query_num", "embed_dim"))
         if self.embed_dim % HEAD_DIM:
             raise ValueError(f"Config: embed_dim must be a multiple of {HEAD_DIM}; got {self.embed_dim}")

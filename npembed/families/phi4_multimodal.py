@@ -37,6 +37,7 @@ from npembed.stages import (
     tokens_stage,
 )
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
+from npembed.words import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -91,7 +92,7 @@ class Config(FamilyConfig):
     def __post_init__(self) -> None:
         for name, kind in {"vision": VisionConfig, "family": Family}.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
         check_counts(self, ("embed_dim", "crop_size", "dynamic_hd"))
         arguments.as_count(self.image_token_id, "image_token_id", "Config", least=0)
         if self.crop_size != SIDE * self.vision.patch_size:

@@ -17,6 +17,7 @@ from npembed.model import Model
 from npembed.pooling import head_shapes, pool
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, hidden_stage
 from npembed.typing import Ids, Shapes, Size
+from npembed.words import brief
 
 FILTERS = ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC", "BOX", "HAMMING")
 """Pillow's filters in the order of their numbers, which a config gives as `resample`."""
@@ -63,9 +64,9 @@ class SiglipConfig(FamilyConfig):
         who = type(self).__name__
         for name, kind in {"vision": VisionConfig, "family": Family, "size": tuple}.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
         if len(self.size) != 2:
-            raise ValueError(f"{who}: size must be two counts, rows and columns of pixels; got {self.size!r}")
+            raise ValueError(f"{who}: size must be two counts, rows and columns of pixels; got {brief(self.size)}")
         for index, side in enumerate(self.size):
             as_count(side, f"size[{index}]", who, most=MAX_SIZE)
         check_filter(self)
@@ -77,7 +78,7 @@ def check_filter(config: Any) -> None:
     """An error unless `resample` is one of Pillow's filters."""
     if config.resample not in FILTERS:
         who = type(config).__name__
-        raise ValueError(f"{who}: resample must be one of {', '.join(FILTERS)}; got {config.resample!r}")
+        raise ValueError(f"{who}: resample must be one of {', '.join(FILTERS)}; got {brief(config.resample)}")
 
 
 def read_config(top: Json, preprocessor: Json, family: Family) -> SiglipConfig:
@@ -113,7 +114,7 @@ def read_head(keys: Keys) -> bool:
     """Whether the vision model has a pooling head."""
     head = keys.value("vision_use_head", True)
     if not isinstance(head, bool):
-        raise TypeError(f"vision_use_head of {keys.where} must be true or false; got {head!r}")
+        raise TypeError(f"vision_use_head of {keys.where} must be true or false; got {brief(head)}")
     return head
 
 
@@ -121,7 +122,7 @@ def read_pixels(processor: Keys, default: str) -> dict[str, Any]:
     """The filter, mean and std of the preprocessor's file; what else it says of pixels is as its class has it."""
     number = processor.value("resample", FILTERS.index(default))
     if isinstance(number, bool) or number not in range(len(FILTERS)):
-        raise ValueError(f"resample of {processor.where} must be from 0 to {len(FILTERS) - 1}; got {number!r}")
+        raise ValueError(f"resample of {processor.where} must be from 0 to {len(FILTERS) - 1}; got {brief(number)}")
     for step in ("do_resize", "do_rescale", "do_normalize"):
         processor.fixed(step, True)
     for step in ("do_center_crop", "do_pad"):
@@ -220,7 +221,7 @@ def position_ids(tgt_sizes: Ids, config: SiglipConfig, rule: str | None = None) 
 def refuse_rule(rule: str | None, who: str) -> None:
     """An error if a position rule was asked for."""
     if rule is not None:
-        raise ValueError(f"{who}: its positions follow no rule, so that none can be chosen; got rule {rule!r}")
+        raise ValueError(f"{who}: its positions follow no rule, so that none can be chosen; got rule {brief(rule)}")
 
 
 def no_text(grid: Size | None, image_id: int | None, config: Any, tgt_sizes: Ids | None = None) -> str:
