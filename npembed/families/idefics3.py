@@ -376,6 +376,19 @@ def _small(family: Family) -> Idefics3Config:
     return Idefics3Config(vision, TilingConfig(longest_edge=80, max_image_size=40), 2, 24, family)
 
 
+def _variants(family: Family) -> Mapping[str, Any]:
+    """Other sizes in each part, a side that fills no patch, no tiles, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=280, layer_norm_eps=1e-3)
+    tiling = TilingConfig(70, 51, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=False)
+    return {"varied": Idefics3Config(vision, tiling, 3, 20, family)}
+
+
+def _square(size: Size, config: Any) -> Size:
+    """The square of about as many patches, its side up to a multiple of `scale_factor`."""
+    side = math.ceil(math.sqrt(size[0] * size[1]) / config.scale_factor) * config.scale_factor
+    return side, side
+
+
 _SO400M = VisionConfig(
     hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, image_size=364, patch_size=14
 )
@@ -412,6 +425,8 @@ def _family(key: str, title: str, presets: Any) -> Family:
         as_json=as_json,
         presets=presets,
         small=_small,
+        variants=_variants,
+        slice_size=_square,
         prefix="model.vision_model.",
         owns=("model.vision_model.", "model.connector."),
         cut=cut,

@@ -10,7 +10,6 @@ from npembed.conformance.bounds import UNIT_ROUNDOFF, check_precision, precision
 from npembed.conformance.compare import compare
 from npembed.conformance.golden.pack import Pack
 from npembed.conformance.outcome import Outcome, Status, failed
-from npembed.conformance.probes import CHECKS, Call
 from npembed.files import load_tensors
 from npembed.typing import Array
 from npembed.weights import load_model
@@ -116,6 +115,7 @@ def _cause(pack: Pack, case: dict[str, Any], tensor: str, came: Array, expected:
     """The known faults that give just this result."""
     if case["model"] == "given":
         return None
+    from npembed.conformance.probes import CHECKS, Call
     model = load_model(pack.folder / case["model"])
     stage = next(stage for stage in model.config.family.stages if stage.name == tensor)
     if stage.function not in CHECKS:
