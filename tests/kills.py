@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import npembed
-from npembed.conformance.golden import pack
+from npembed.conformance.golden import cases, contents, pack
 from npembed.files import replacing
 from npembed.manifest import foreign
 
@@ -44,10 +44,11 @@ def exchange(one: Path, other: Path) -> None:
 
 real_exchange = pack.exchange
 pack.exchange = exchange
-pack.CASES = pack.CASES[:1]
-answers = {case.name: list(pack.case_answers(pack.case_inputs(case, model), model)) for case in pack.CASES
-           for model in [pack.own_model(case.model)]}  # fmt: skip
-pack.case_answers = lambda inputs, model: answers[pack.CASES[0].name]
+cases.CASES = cases.CASES[:1]
+model = cases.own_model(cases.BASE, npembed.MINICPM_V_2_6.family)
+stages = model.config.family.stages
+answers = list(contents.case_answers(contents.case_inputs(cases.CASES[0], model, stages), model, stages))
+contents.case_answers = lambda *_: answers
 
 
 def write(folder: Path, version: str) -> None:

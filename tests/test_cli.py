@@ -814,7 +814,7 @@ def test_a_bug_is_not_put_in_a_line(
 def test_a_stop_leaves_the_old_pack(site: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(site / "pack", here / "pack")
     before = state(here)
-    monkeypatch.setattr("npembed.conformance.golden.pack._write_case", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("npembed.conformance.golden.contents._write_case", failing(KeyboardInterrupt()))
     done = npembed("golden", "write", "pack")
     assert (done.code, done.err) == (130, "npembed: stopped\n")
     assert state(here) == before

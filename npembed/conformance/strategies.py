@@ -24,6 +24,7 @@ except ImportError:
 
 Floats = NDArray[Any]
 
+
 @cache
 def parting_sizes(num_patches_per_side: int = 70, up_to: int = 128) -> tuple[int, ...]:
     """For each two released rules, the smallest n at which their buckets part.

@@ -120,7 +120,10 @@ def _embedding_scale(strips: Sequence[Floats], tgt_sizes: Ids, model: Model, rul
 
 def _distance(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
     in_float64, in_float32 = (plain(stage.compute(values, in_order(model, dtype))) for dtype in ("float64", "float32"))
-    tolerance = {"kind": "per slice", "float32": [_rounded_up(number) for number in stage_allowed(in_float32, in_float64).ravel()]}
+    tolerance = {
+        "kind": "per slice",
+        "float32": [_rounded_up(number) for number in stage_allowed(in_float32, in_float64).ravel()],
+    }
     counts = None
     if stage.sizes is not None and not stage.compares_padding:
         places = model.config.family.places(values["tgt_sizes"])  # those that take part in the tower are results

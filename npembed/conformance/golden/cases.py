@@ -1,5 +1,6 @@
 """The cases of a golden pack: which slices, filled with what, through which model."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npembed.conformance.filling import edited
-from npembed.conformance.golden.inputs import MOST_PATCHES
+from npembed.conformance.golden.inputs import MOST_PATCHES, picture
 from npembed.family import Family, Stage
 from npembed.model import Model
 from npembed.positions import bucket_coords
@@ -39,6 +40,8 @@ class Case:
         In place of the family's.
     needs_rule : bool
         Whether it says something of position rules alone.
+    needs_grid : bool
+        Whether it says something of pictures that are cut into crops alone.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Case:
     picture: Size = (40, 30)
     stages: tuple[Stage, ...] = ()
     needs_rule: bool = False
+    needs_grid: bool = False
 
 
 def _every_bucket(most: int, side: int, rule: str) -> Ids:
@@ -77,6 +81,19 @@ BUCKET_COORDS = Stage(
 )
 """Every n in one tensor; any integer type will do in a port."""
 
+
+def bucket_of(index: int) -> tuple[int, int]:
+    """An element of the stage `bucket_coords` -> n, and the patch of n.
+
+    Examples
+    --------
+    >>> [bucket_of(index) for index in (0, 1, 2, 3, 5)]
+    [(1, 0), (2, 0), (2, 1), (3, 0), (3, 2)]
+    """
+    before = (math.isqrt(8 * index + 1) - 1) // 2
+    return before + 1, index - before * (before + 1) // 2
+
+
 CASES = (
     Case("one-patch", "the smallest batch there is", ((1, 1),), "ramp", picture=(1, 1)),
     Case(
@@ -87,7 +104,7 @@ CASES = (
     ),
     Case(
         "full-side",
-        "as many patches as the position table has per side, where the ids are 0 ... 69",
+        "as many patches as the position table has per side, or about as many where a slice has whole units",
         ((70, 1), (1, 70)),
         needs_rule=True,
     ),
@@ -98,8 +115,20 @@ CASES = (
     Case("faint", "pixels of little contrast, which show the layer norms' eps", ((3, 4), (2, 2)), "faint"),
     Case("one-sign", "pixels of one sign, which show a sum that is rounded too often", ((2, 3), (1, 2)), "one sign", "patch14"),
     Case("one-row", "one row, one column; a picture that is one row", ((1, 5), (5, 1)), picture=(50, 4)),
-    Case("square-of-two", "a square picture, for which grids of 1 x 2 and 2 x 1 are equally near", ((2, 2),), picture=(22, 22)),
-    Case("square-of-six", "a square picture, for which grids of 2 x 3 and 3 x 2 are equally near", ((2, 2),), picture=(37, 37)),
+    Case(
+        "square-of-two",
+        "a square picture, for which grids of 1 x 2 and 2 x 1 are equally near",
+        ((2, 2),),
+        picture=(22, 22),
+        needs_grid=True,
+    ),
+    Case(
+        "square-of-six",
+        "a square picture, for which grids of 2 x 3 and 3 x 2 are equally near",
+        ((2, 2),),
+        picture=(37, 37),
+        needs_grid=True,
+    ),
     Case(
         "varied",
         "every size of the config is another one, every channel has its own mean and deviation, eps is large",
@@ -114,7 +143,14 @@ CASES = (
         model="varied",
         picture=(60, 90),
     ),
-    Case("same-width", "D = E, so that there is no kv_proj; pictures are not cut", ((3, 4), (2, 2)), "mixed", "same-width", (31, 20)),
+    Case(
+        "same-width",
+        "D = E, so that there is no kv_proj; pictures are not cut",
+        ((3, 4), (2, 2)),
+        "mixed",
+        "same-width",
+        (31, 20),
+    ),
     Case(
         "every-n",
         f"the buckets of every number of patches from 1 to {MOST_PATCHES}, in one tensor",
@@ -134,7 +170,10 @@ def cases_of(family: Family, given: Model | None = None) -> tuple[Case, ...]:
             continue
         if given is not None and case.model in NOT_FOR_GIVEN:
             continue
-        shown = _shown(case, family, models[case.model] if given is None else given.config)
+        config = models[case.model] if given is None else given.config
+        if case.needs_grid and family.cut(picture(case), config).grid is None:
+            continue
+        shown = _shown(case, family, config)
         if shown not in seen:
             seen.add(shown)
             cases.append(case)
@@ -165,4 +204,4 @@ _EDITS: Mapping[str, Callable[[Model], Model]] = {
 def own_model(name: str, family: Family) -> Model:
     """One of the packs' own models."""
     model = random_model(own_configs(family)[name], seed=1, until=family.vision_stages[-1].name)
-    return _EDITS.get(name, lambda same: same)(model)
+    return _EDITS[name](model) if name in _EDITS else model

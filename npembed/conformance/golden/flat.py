@@ -4,8 +4,8 @@ For languages in which nobody has written a reader of safetensors. A line is
 
     name dtype shape offset bytes
 
-with single spaces: the shape's lengths joined by commas, "-" where there is but one number; offset and bytes in the .bin. Numbers
-are little-endian, a bool is one byte, 0 or 1. A line that begins with "#" says nothing.
+with single spaces: the shape's lengths joined by commas, "-" where there is but one number; offset and bytes in the .bin.
+Numbers are little-endian, a bool is one byte, 0 or 1. A line that begins with "#" says nothing.
 """
 
 from collections.abc import Mapping

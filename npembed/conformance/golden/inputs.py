@@ -70,7 +70,7 @@ def _strips(case: "Case", model: Model) -> Sequence[Array]:
     ]
 
 
-def _picture(case: "Case", model: Model) -> Pixels:
+def picture(case: "Case") -> Pixels:
     """uint8 (H, W, 3): channel c at (x, y) is (7x + 13y + 50c + x*y // 97) mod 256."""
     width, height = case.picture
     y, x = np.mgrid[:height, :width]
@@ -126,7 +126,7 @@ def _vision_tokens(case: "Case", model: Model) -> Array:
 
 
 INPUTS: dict[str, Input] = {
-    "picture": Input("(H, W, 3)", "a picture's pixels, red, green and blue", _picture),
+    "picture": Input("(H, W, 3)", "a picture's pixels, red, green and blue", lambda case, model: picture(case)),
     "tgt_sizes": Input("(B, 2)", "rows and columns of patches of each slice", _sizes),
     "strips.*": Input(
         "(C, P, L*P)", "the pixels of slice *, normalised: its L = h*w patches side by side, row by row of the slice", _strips
@@ -146,7 +146,9 @@ INPUTS: dict[str, Input] = {
     "vision_tokens": Input("(N, Q, E)", "vision tokens to put into the text; not the stage `tokens`", _vision_tokens),
     "num_patches": Input("(M,)", "n = 1 ... M", lambda case, model: np.arange(1, MOST_PATCHES + 1)),
     "num_patches_per_side": Input(
-        "()", "G, the rows of the position table per side", lambda case, model: np.array(model.config.vision.num_patches_per_side)
+        "()",
+        "G, the rows of the position table per side",
+        lambda case, model: np.array(model.config.vision.num_patches_per_side),
     ),
 }
 """Every tensor that a stage of any family reads from a pack, by its name."""

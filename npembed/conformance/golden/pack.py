@@ -53,8 +53,9 @@ def write_pack(
     ------
     ValueError
         An unknown family, or not the model's; an unknown rule, one for a family without rules, or one that gives no usable id
-        for a case; a model whose answers are not finite numbers; a folder that holds anything that npembed did not write, that is the current one, or that cannot be written; an earlier
-        pack where the system cannot let two folders change places in one step.
+        for a case; a model whose answers are not finite numbers; a folder that holds anything that npembed did not write, that
+        is the current one, or that cannot be written; an earlier pack where the system cannot let two folders change places in
+        one step.
     """
     kind = _family(family, model)
     name = _rule(rule, kind)
@@ -92,7 +93,9 @@ def _rule(name: str | None, family: Family) -> str | None:
         return family.rule
     get_rule(name, "golden write")
     if family.rule is None:
-        raise ValueError(f"golden write: {family.title} has positions that follow no rule, so that none can be chosen; got {name!r}")
+        raise ValueError(
+            f"golden write: {family.title} has positions that follow no rule, so that none can be chosen; got {name!r}"
+        )
     return name
 
 

@@ -50,8 +50,9 @@ def _models(models: dict[str, dict[str, Any]]) -> str:
     head = f"\n\n| model | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n"
     rows = _rows((f"`{where}`", *(str(sizes[name]) for name in names)) for where, sizes in models.items())
     told = (
-        "\n\nA model's folder is a checkpoint of the family: config.json, preprocessor_config.json, model.safetensors. In config.json "
-        "`vision_config.hidden_size` is D, and a `hidden_size` elsewhere is E; G is `vision_config.image_size` // P."
+        "\n\nA model's folder is a checkpoint of the family: config.json, preprocessor_config.json, model.safetensors. In "
+        "config.json `vision_config.hidden_size` is D, and a `hidden_size` elsewhere is E; G is `vision_config.image_size` "
+        "// P."
     )
     absent = "\n\nThe model is a checkpoint that is not in the pack."
     return head + rows + (absent if "given" in models else told)
@@ -64,11 +65,13 @@ def _padding(told: dict[str, Any], stages: dict[str, Stage]) -> str:
     words = ["In the input `strips.*` have no padding."] if "pixel_values" in used else []
     if "embeddings" in used:
         words.append(
-            "In a padded place the pixels are 0 and the position is that of id 0, so that `embeddings` hold the bias plus the first "
-            "row of positions there, unless the family says otherwise; it is compared."
+            "In a padded place the pixels are 0 and the position is that of id 0, so that `embeddings` hold the bias plus the "
+            "first row of positions there, unless the family says otherwise; it is compared."
         )
     if "hidden" in used and "hidden" in partly:
-        words.append("Padded places of `hidden` hold zeros and are not compared: only the first `counts[b]` places of slice b are.")
+        words.append(
+            "Padded places of `hidden` hold zeros and are not compared: only the first `counts[b]` places of slice b are."
+        )
     elif "hidden" in used:
         words.append("All places of `hidden` are compared, padded ones too: in this family they take part in the tower.")
     if "tokens" in used:
