@@ -133,10 +133,10 @@ def _every_place(tgt_sizes: Ids) -> Ids:
     return tgt_sizes
 
 
-def _whole_units(size: Size, config: Any) -> Size:
+def _whole_units(sizes: Sequence[Size], config: Any) -> Sequence[Size]:
     """Each side up to whole units."""
     unit = config.family.unit(config)
-    return -(-size[0] // unit) * unit, -(-size[1] // unit) * unit
+    return [(-(-h // unit) * unit, -(-w // unit) * unit) for h, w in sizes]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -187,8 +187,8 @@ class Family:
         tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
     unit : callable
         config -> how many patches each side of a slice must be a multiple of.
-    slice_size : callable
-        ((rows, columns), config) -> the size of a slice of this family that is near that one; it serves the golden packs.
+    case_sizes : callable
+        (sizes of slices, config) -> sizes near these that slices of this family have; it serves the golden packs.
     variants : callable
         family -> small configs by name that together vary what `small` leaves at its default; they serve the golden packs.
     frames : bool
@@ -221,7 +221,7 @@ class Family:
     tower: Callable[[Any], Sequence[Step]]
     places: Callable[[Ids], Ids] = _every_place
     unit: Callable[[Any], int] = field(default=lambda config: 1)
-    slice_size: Callable[[Size, Any], Size] = _whole_units
+    case_sizes: Callable[[Sequence[Size], Any], Sequence[Size]] = _whole_units
     variants: Callable[["Family"], Mapping[str, Any]] = field(default=lambda family: {})
     frames: bool = False
     placeholder: Callable[..., str]

@@ -43,12 +43,16 @@ def exchange(one: Path, other: Path) -> None:
 
 
 real_exchange = pack.exchange
-pack.exchange = exchange
-cases.CASES = cases.CASES[:1]
-model = cases.own_model(cases.BASE, npembed.MINICPM_V_2_6.family)
-stages = model.config.family.stages
-answers = list(contents.case_answers(contents.case_inputs(cases.CASES[0], model, stages), model, stages))
-contents.case_answers = lambda *_: answers
+
+
+def shorten_the_pack() -> None:
+    """To one case, whose answers are computed once; in this process alone, so not where a test only imports the module."""
+    pack.exchange = exchange
+    cases.CASES = cases.CASES[:1]
+    model = cases.own_model(cases.BASE, npembed.MINICPM_V_2_6.family)
+    stages = model.config.family.stages
+    answers = list(contents.case_answers(contents.case_inputs(cases.CASES[0], model, stages), model, stages))
+    contents.case_answers = lambda *_: answers
 
 
 def write(folder: Path, version: str) -> None:
@@ -195,6 +199,7 @@ def at_once(folder: Path, start: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    shorten_the_pack()
     which, start = sys.argv[1].split("-")
     *wrong, tried = {"pack": kill_pack, "file": kill_file, "together": at_once}[which](Path(sys.argv[2]), start)
     print(json.dumps({"wrong": wrong, "tried": int(tried)}))

@@ -122,6 +122,7 @@ def test_a_wrong_ports_first_departing_stage_is_named(light: Pack, tmp_path: Pat
     [
         ("exact integer rule", "boundaries / position_ids", "matches rule `exact`, not `arange`"),
         ("h and w swapped in the ids", "boundaries / position_ids", "equals the reference with h and w swapped"),
+        ("bias missing", "boundaries / embeddings", "the bias is missing"),
         ("gelu by erf", "faint / hidden", "gelu in its erf form, not the tanh form"),
         ("proj transposed", "ragged / tokens", "proj is transposed"),
     ],

@@ -19,13 +19,16 @@ DEPTH = 128
 
 
 def product(a: Floats, b: Floats) -> Floats:
-    """(..., M, K), (..., K, N) -> (..., M, N): the product, tile by tile, the parts of a sum in rising order.
+    """(..., M, K), (..., K, N) -> (..., M, N): the matrix product, tile by tile, the parts of a sum in rising order.
 
     Examples
     --------
     >>> product(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])).tolist()
     [[11.0]]
     """
+    if a.ndim == 1 or b.ndim == 1:  # as in NumPy, a row or a column whose axis is not in the result
+        whole = product(a[None, :] if a.ndim == 1 else a, b[:, None] if b.ndim == 1 else b)
+        return np.asarray(whole.squeeze(tuple(axis for axis, array in ((-2, a), (-1, b)) if array.ndim == 1)))
     rows, columns = a.shape[-2], b.shape[-1]
     depth = min(a.shape[-1], DEPTH)
     a, b = _tiles(a, TILE, depth), _tiles(b, depth, TILE)  # (..., M/T, K/d, T, d), (..., K/d, N/T, d, T)

@@ -1,7 +1,7 @@
 """Idefics3, SmolVLM and SmolVLM2: tiles of one size and the whole picture, a SigLIP tower, a pixel shuffle and a linear map."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -383,10 +383,10 @@ def _variants(family: Family) -> Mapping[str, Any]:
     return {"varied": Idefics3Config(vision, tiling, 3, 20, family)}
 
 
-def _square(size: Size, config: Any) -> Size:
-    """The square of about as many patches, its side up to a multiple of `scale_factor`."""
-    side = math.ceil(math.sqrt(size[0] * size[1]) / config.scale_factor) * config.scale_factor
-    return side, side
+def _squares(sizes: Sequence[Size], config: Any) -> Sequence[Size]:
+    """Squares of about as many patches, their sides up to a multiple of `scale_factor`."""
+    sides = [math.ceil(math.sqrt(h * w) / config.scale_factor) * config.scale_factor for h, w in sizes]
+    return [(side, side) for side in sides]
 
 
 _SO400M = VisionConfig(
@@ -426,7 +426,7 @@ def _family(key: str, title: str, presets: Any) -> Family:
         presets=presets,
         small=_small,
         variants=_variants,
-        slice_size=_square,
+        case_sizes=_squares,
         prefix="model.vision_model.",
         owns=("model.vision_model.", "model.connector."),
         cut=cut,

@@ -286,9 +286,9 @@ def _variants(family: Family) -> dict[str, SiglipConfig]:
     return {"varied": SiglipConfig(vision=vision, size=(14, 14), resample="BILINEAR", **levels, family=family)}
 
 
-def _whole_table(size: Size, config: SiglipConfig) -> Size:
+def _whole_tables(sizes: Sequence[Size], config: SiglipConfig) -> Sequence[Size]:
     """Every picture has G x G patches."""
-    return config.vision.num_patches_per_side, config.vision.num_patches_per_side
+    return [(config.vision.num_patches_per_side, config.vision.num_patches_per_side)] * len(sizes)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -301,7 +301,7 @@ FAMILIES: tuple[Family, ...] = (
         presets=_presets,
         small=_small,
         variants=_variants,
-        slice_size=_whole_table,
+        case_sizes=_whole_tables,
         prefix="vision_model.",
         owns=("vision_model.",),
         layout=layout_of,

@@ -2,57 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from npembed.conformance.filling import edited
-from npembed.conformance.golden.inputs import MOST_PATCHES, picture
+from npembed.conformance.golden.case import BASE, MOST_PATCHES, Case, picture
 from npembed.family import Family, Stage
 from npembed.model import Model
 from npembed.positions import bucket_coords
-from npembed.typing import Array, Ids, Size
+from npembed.typing import Array, Ids
 from npembed.weights import random_model
-
-BASE = "small"
-"""The name of the family's own small config; the others are its `variants`."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What one case is made of.
-
-    Attributes
-    ----------
-    name : str
-    about : str
-        What it is there to show.
-    sizes : tuple of (int, int)
-        Rows and columns of patches per slice; a family with other slices takes sizes near these.
-    kind : str
-        What fills the strips: one of the `KINDS`.
-    model : str
-        One of the packs' own models.
-    picture : (int, int)
-        Width and height in pixels of the picture that is sliced.
-    stages : tuple of Stage
-        In place of the family's.
-    needs_rule : bool
-        Whether it says something of position rules alone.
-    needs_grid : bool
-        Whether it says something of pictures that are cut into crops alone.
-    """
-
-    name: str
-    about: str
-    sizes: tuple[Size, ...] = ()
-    kind: str = "mixed"
-    model: str = BASE
-    picture: Size = (40, 30)
-    stages: tuple[Stage, ...] = ()
-    needs_rule: bool = False
-    needs_grid: bool = False
 
 
 def _every_bucket(most: int, side: int, rule: str) -> Ids:
@@ -166,17 +127,18 @@ def cases_of(family: Family, given: Model | None = None) -> tuple[Case, ...]:
     seen: set[Any] = set()
     cases = []
     for case in CASES:
-        if case.model not in models or (family.rule is None and case.needs_rule):
+        if case.needs_rule and family.rule is None:
             continue
-        if given is not None and case.model in NOT_FOR_GIVEN:
+        if case.model in NOT_FOR_GIVEN if given is not None else case.model not in models:
             continue
         config = models[case.model] if given is None else given.config
-        if case.needs_grid and family.cut(picture(case), config).grid is None:
+        fitting = _with_picture_for(case, config)
+        if fitting.needs_grid and family.cut(picture(fitting), config).grid is None:
             continue
-        shown = _shown(case, family, config)
+        shown = _shown(fitting, config)
         if shown not in seen:
             seen.add(shown)
-            cases.append(case)
+            cases.append(fitting)
     return tuple(cases)
 
 
@@ -184,9 +146,22 @@ NOT_FOR_GIVEN = ("varied", "same-width")
 """Models that are there for their configs, which a given checkpoint has of its own."""
 
 
-def _shown(case: Case, family: Family, config: Any) -> Any:
+def _with_picture_for(case: Case, config: Any) -> Case:
+    """The case with a picture that the family takes: less long, as long as that one is refused."""
+    try:
+        config.family.cut(picture(case), config)
+    except ValueError:
+        width, height = case.picture
+        if width == height:
+            raise
+        wider = (min(2 * width, height), height) if width < height else (width, min(2 * height, width))
+        return _with_picture_for(replace(case, picture=wider), config)
+    return case
+
+
+def _shown(case: Case, config: Any) -> Any:
     """What makes a case differ from another, once the family has made its own sizes of the case's."""
-    sizes = frozenset(family.slice_size(size, config) for size in case.sizes)
+    sizes = frozenset(config.family.case_sizes(case.sizes, config)) if case.sizes else ()
     return sizes, case.kind, case.model, case.picture, case.stages
 
 

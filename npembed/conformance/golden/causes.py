@@ -1,7 +1,7 @@
 """Why a stage departs: the known faults that give the port's answers in every case, not in one alone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from npembed.conformance.compare import compare
 from npembed.family import Stage
 from npembed.model import Model
-from npembed.positions import RULES, position_ids
+from npembed.positions import RULES
 from npembed.typing import Array
 
 
@@ -46,6 +46,11 @@ class Tried:
         """The model's."""
         return None if self.model is None else self.model.config
 
+    @property
+    def rule(self) -> str | None:
+        """The position rule by which it is judged."""
+        return self.values["rule"]  # type: ignore[no-any-return]
+
     def is_from(self, result: Array) -> bool:
         """Whether what came is that result, as far as the pack allows."""
         return compare(self.came, result, self.allowed, self.places) is None
@@ -61,16 +66,14 @@ def cause(stage: Stage, failing: Sequence[Tried], passing: Sequence[Tried]) -> s
     The smallest failing case is tried first, because most faults are out by it.
     """
     ordered = [*sorted(failing, key=lambda tried: tried.came.size), *passing]
-    found = [
-        words for words, fault in _faults(stage, ordered[0].values["rule"]) if all(_explains(fault, tried) for tried in ordered)
-    ]
+    found = [words for words, fault in _faults(stage, ordered[0].rule) if all(_explains(fault, tried) for tried in ordered)]
     return " or: ".join(found) or None
 
 
 def can_draw() -> bool:
-    """Whether the faults that the probes know can be looked at, which needs Hypothesis."""
+    """Whether all the known faults can be looked at; some need Hypothesis."""
     try:
-        import npembed.conformance.probes  # noqa: F401
+        _suspects_of("")
     except ImportError:
         return False
     return True
@@ -84,7 +87,7 @@ def _explains(fault: Fault, tried: Tried) -> bool:
 
 
 def _as_expected(value: Any) -> Array:
-    """As a pack has a result: text as bytes, strips end to end."""
+    """As a pack has a result: text as bytes."""
     if isinstance(value, str):
         return np.frombuffer(value.encode(), dtype=np.uint8)
     return np.asarray(value)
@@ -92,66 +95,54 @@ def _as_expected(value: Any) -> Array:
 
 def _faults(stage: Stage, rule: str | None) -> Iterator[tuple[str, Fault]]:
     """Each fault that the stage may have, in words and as a function."""
-    yield from _own_inputs(stage)
+    yield "it is right for the port's own result of the stage before, which is wrong; feed it with the pack's", _from_own(stage)
     if stage.by_rule:
-        yield from _other_rules(stage, rule)
-    if can_draw():
-        yield from _suspects(stage)
+        yield from ((f"matches rule `{name}`, not `{rule}`", _by_rule(stage, name)) for name in RULES if name != rule)
+    function = stage.function or getattr(stage.call, "__name__", "")
+    adapted = _ADAPTED.get(stage.name) or Adapted(function, partial(_called, stage))
+    try:
+        suspects = _suspects_of(adapted.function)
+    except ImportError:
+        return
+    yield from ((words, partial(adapted.call, faulty)) for words, faulty in suspects)
 
 
-def _own_inputs(stage: Stage) -> Iterator[tuple[str, Fault]]:
+def _from_own(stage: Stage) -> Fault:
     """The stage is right, but was computed from the port's own wrong result of the one before."""
 
-    def from_own(tried: Tried) -> Any:
+    def of(tried: Tried) -> Any:
         own = {name: tried.own[name] for name in stage.reads if name in tried.own}
         if all(compare(array, tried.values[name]) is None for name, array in own.items()):
             raise ValueError("nothing that it reads is the port's own")
         return stage.compute({**tried.values, **own}, tried.model)
 
-    if stage.reads:
-        yield "it is right for the port's own result of the stage before, which is wrong; feed it with the pack's", from_own
-
-
-def _other_rules(stage: Stage, rule: str | None) -> Iterator[tuple[str, Fault]]:
-    def by(name: str) -> Fault:
-        return lambda tried: stage.compute({**tried.values, "rule": name}, tried.model)
-
-    for name in RULES:
-        if name != rule:
-            yield f"matches rule `{name}`, not `{rule}`", by(name)
-
-
-def _suspects(stage: Stage) -> Iterator[tuple[str, Fault]]:
-    """What the probes of the public function suspect."""
-    from npembed.conformance.probes import CHECKS
-
-    name, adapted = _PUBLIC.get(stage.name, (stage.function, _call_of(stage)))
-    if name in CHECKS:
-        for suspect in CHECKS[name].suspects:
-            if "matches rule" not in suspect.words:  # those are tried already, under the pack's own rule
-                yield suspect.words, partial(adapted, suspect.function)
-
-
-Adapted = Callable[[Callable[..., Any], Tried], Any]
-"""(public function with a fault, case) -> the stage's result with that fault."""
-
-
-def _call_of(stage: Stage) -> Adapted:
-    """With the stage's own arguments, but for the rule."""
-
-    def of(function: Callable[..., Any], tried: Tried) -> Any:
-        arguments = stage.arguments(tried.values, tried.model)
-        return function(*(arguments[:-1] if stage.by_rule else arguments))
-
     return of
 
 
-def _ids(function: Callable[..., Any], tried: Tried) -> Any:
-    """For a family whose ids are those of the public function."""
-    arguments = tried.values["tgt_sizes"], tried.config.vision.num_patches_per_side
-    if not np.array_equal(position_ids(*arguments), tried.expected):
-        raise ValueError("the family numbers its patches in another way")
-    return function(*arguments)
+def _by_rule(stage: Stage, name: str) -> Fault:
+    return lambda tried: stage.compute({**tried.values, "rule": name}, tried.model)
+
+
+def _suspects_of(function: str) -> list[tuple[str, Callable[..., Any]]]:
+    """What the probes of a public function suspect, but for other rules, which are tried already."""
+    from npembed.conformance.probes import CHECKS
+
+    suspects = CHECKS[function].suspects if function in CHECKS else ()
+    return [(suspect.words, suspect.function) for suspect in suspects if "matches rule" not in suspect.words]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """How a stage is made of a public function: that one's name; and (function, case) -> the stage's result by it."""
+
+    function: str
+    call: Callable[[Callable[..., Any], Tried], Any]
+
+
+def _called(stage: Stage, function: Callable[..., Any], tried: Tried) -> Any:
+    """With the stage's own arguments, as a port is called: without a rule where it is the family's."""
+    asked = None if tried.rule == tried.config.family.rule else tried.rule
+    return replace(stage, call=function).compute({**tried.values, "rule": asked}, tried.model)
 
 
 def _every_bucket(function: Callable[..., Any], tried: Tried) -> Any:
@@ -163,17 +154,15 @@ def _text(function: Callable[..., Any], tried: Tried) -> Any:
     return function(tried.values["grid"].tolist(), int(tried.values["image_id"]), tried.config)
 
 
-_PUBLIC: Mapping[str, tuple[str, Adapted]] = {
-    "sliced_tgt_sizes": (
-        "slice_image",
-        lambda function, tried: function(tried.values["picture"], config=tried.config)[1],
-    ),
-    "sliced_strips": (
-        "slice_image",
-        lambda function, tried: np.concatenate(function(tried.values["picture"], config=tried.config)[0], axis=-1),
-    ),
-    "position_ids": ("position_ids", _ids),
-    "bucket_coords": ("bucket_coords", _every_bucket),
-    "text": ("image_placeholder", _text),
+def _sliced(function: Callable[..., Any], tried: Tried) -> Any:
+    strips, tgt_sizes = function(tried.values["picture"], config=tried.config)
+    return tgt_sizes if tried.came.ndim == 2 else np.concatenate(strips, axis=-1)
+
+
+_ADAPTED: Mapping[str, Adapted] = {
+    "sliced_tgt_sizes": Adapted("slice_image", _sliced),
+    "sliced_strips": Adapted("slice_image", _sliced),
+    "bucket_coords": Adapted("bucket_coords", _every_bucket),
+    "text": Adapted("image_placeholder", _text),
 }
-"""The stages that are no public function's result as it stands: the function, and how the result is made from it."""
+"""The stages that are not a public function's result as it stands."""

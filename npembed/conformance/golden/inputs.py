@@ -3,23 +3,18 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from npembed.conformance.filling import fill, sizes_of
+from npembed.conformance.golden.case import MOST_PATCHES, Case, picture
 from npembed.family import Stage
 from npembed.model import Model
-from npembed.typing import Array, Ids, Pixels
-
-if TYPE_CHECKING:
-    from npembed.conformance.golden.cases import Case
+from npembed.typing import Array, Ids
 
 PLACE_ID, OTHER_IDS = 294, range(290, 294)
 """The token id that stands for one vision token, and those of the marks around."""
-
-MOST_PATCHES = 1024
-"""n of the tensor that holds the buckets of every n."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +33,10 @@ class Input:
 
     axes: str
     about: str
-    make: Callable[["Case", Model], Any]
+    make: Callable[[Case, Model], Any]
 
 
-def case_inputs(case: "Case", model: Model, stages: Sequence[Stage]) -> dict[str, Array]:
+def case_inputs(case: Case, model: Model, stages: Sequence[Stage]) -> dict[str, Array]:
     """The tensors that those stages read and no earlier one of them gives."""
     given = {stage.name for stage in stages}
     names = dict.fromkeys(name for stage in stages for name in stage.reads if name not in given)
@@ -55,13 +50,13 @@ def case_inputs(case: "Case", model: Model, stages: Sequence[Stage]) -> dict[str
     return inputs
 
 
-def _sizes(case: "Case", model: Model) -> Ids:
+def _sizes(case: Case, model: Model) -> Ids:
     """The case's sizes, as the family's slices have them."""
     config = model.config
-    return sizes_of(*(config.family.slice_size(size, config) for size in case.sizes))
+    return sizes_of(*config.family.case_sizes(case.sizes, config))
 
 
-def _strips(case: "Case", model: Model) -> Sequence[Array]:
+def _strips(case: Case, model: Model) -> Sequence[Array]:
     """Each slice with pixels of its own."""
     vision, sizes = model.config.vision, _sizes(case, model).tolist()
     return [
@@ -70,14 +65,7 @@ def _strips(case: "Case", model: Model) -> Sequence[Array]:
     ]
 
 
-def picture(case: "Case") -> Pixels:
-    """uint8 (H, W, 3): channel c at (x, y) is (7x + 13y + 50c + x*y // 97) mod 256."""
-    width, height = case.picture
-    y, x = np.mgrid[:height, :width]
-    return np.stack([(7 * x + 13 * y + 50 * c + x * y // 97) % 256 for c in range(3)], axis=-1).astype(np.uint8)
-
-
-def _token_ids(case: "Case", model: Model) -> Ids:
+def _token_ids(case: Case, model: Model) -> Ids:
     """A text's ids: with a picture and a crop in it, or, for a family that counts places, with every slice of the case."""
     family = model.config.family
     if any("token_counts" in stage.reads for stage in family.stages):
@@ -102,24 +90,24 @@ def _runs(ids: Ids) -> Ids:
     return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)
 
 
-def _counts(case: "Case", model: Model) -> Ids:
+def _counts(case: Case, model: Model) -> Ids:
     """(N,) the vision tokens of each of the text's slices."""
     return np.diff(_runs(_token_ids(case, model)), axis=1)[:, 0]
 
 
-def _start_ids(case: "Case", model: Model) -> Ids:
+def _start_ids(case: Case, model: Model) -> Ids:
     """The ids that stand directly before places."""
     ids = _token_ids(case, model)
     return np.unique(ids[_runs(ids)[:, 0] - 1])
 
 
-def _end_ids(case: "Case", model: Model) -> Ids:
+def _end_ids(case: Case, model: Model) -> Ids:
     """The ids that stand directly after places."""
     ids = _token_ids(case, model)
     return np.unique(ids[_runs(ids)[:, 1]])
 
 
-def _vision_tokens(case: "Case", model: Model) -> Array:
+def _vision_tokens(case: Case, model: Model) -> Array:
     """What lies beyond a slice's own count is filled too: no port may take it."""
     counts = _counts(case, model)
     return fill("ramp", len(counts), int(counts.max()), model.config.embed_dim)

@@ -11,11 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from npembed import manifest, stops
+from npembed import families, manifest, stops
 from npembed.beside import PART, WHOLE, exchange, folder_beside, sweep
 from npembed.conformance.golden.contents import FORMAT, GIVEN, write_contents
 from npembed.conformance.golden.schema import fault
-from npembed.families import FAMILIES, MINICPM_V_2_6, get_family
 from npembed.family import Family
 from npembed.files import load_tensors, resolved, same_file
 from npembed.manifest import MANIFEST, digest
@@ -80,8 +79,8 @@ _write = write_contents
 def _family(key: str | None, model: Model | None) -> Family:
     """The family of that key, or the model's own, or the default one."""
     if key is None:
-        return model.config.family if model is not None else MINICPM_V_2_6.family
-    family = get_family(key, "golden write")
+        return model.config.family if model is not None else families.MINICPM_V_2_6.family
+    family = families.get_family(key, "golden write")
     if model is not None and model.config.family.key != key:
         raise ValueError(f"golden write: family is {key!r}, but the weights are of {model.config.family.key!r}")
     return family if model is None else model.config.family
@@ -277,7 +276,7 @@ def _read(root: Path) -> Pack:
 
 def _fault(told: dict[str, Any]) -> str | None:
     """What is wrong in a manifest of the right types: something that it names and does not have."""
-    if told["family"] not in FAMILIES:
+    if told["family"] not in families.FAMILIES:
         return f"family {told['family'][:60]!r} is not known"
     names = [case["name"] for case in told["cases"]]
     if len(set(names)) != len(names):

@@ -7,7 +7,7 @@ from typing import Any
 from npembed.conformance.bounds import DISTANCE_FLOOR, DISTANCE_MULTIPLE
 from npembed.conformance.golden.cases import BUCKET_COORDS
 from npembed.conformance.golden.inputs import INPUTS
-from npembed.families import FAMILIES
+from npembed.families import get_family
 from npembed.family import Stage
 
 TEMPLATE = Path(__file__).with_name("pack_readme.md")
@@ -15,7 +15,7 @@ TEMPLATE = Path(__file__).with_name("pack_readme.md")
 
 def readme(told: dict[str, Any]) -> str:
     """The text, for a manifest as far as it is made."""
-    family = FAMILIES[told["family"]]
+    family = get_family(told["family"], "golden write")
     stages = {stage.name: stage for stage in (*family.stages, BUCKET_COORDS)}
     used = dict.fromkeys(stage["stage"] for case in told["cases"] for stage in case["stages"])
     tolerances = {stage["stage"]: stage["tolerance"]["kind"] for case in told["cases"] for stage in case["stages"]}

@@ -18,8 +18,8 @@ from npembed.conformance.golden.contents import GIVEN
 from npembed.conformance.golden.flat import read_flat
 from npembed.conformance.golden.pack import Pack
 from npembed.conformance.outcome import SEPARATOR, Outcome, Status, around, failed, text_diff
-from npembed.families import FAMILIES
-from npembed.family import Stage
+from npembed.families import get_family
+from npembed.family import Family, Stage
 from npembed.files import load_tensors
 from npembed.model import Model
 from npembed.positions.rules import get_rule
@@ -117,13 +117,17 @@ def _check_rule(pack: Pack, rule: str) -> None:
     """An error unless the pack can be judged by that rule."""
     get_rule(rule, "golden check")
     if pack.manifest["rule"] is None:
-        title = FAMILIES[pack.manifest["family"]].title
+        title = _family(pack).title
         raise ValueError(f"golden check: {title} has positions that follow no rule, so that none can be chosen; got {rule!r}")
     if rule != pack.manifest["rule"] and GIVEN in pack.manifest["models"]:
         raise ValueError(
             f"golden check: the pack is for weights that are not in it, and for rule {pack.manifest['rule']!r}; write it with "
             f"--rule {rule}"
         )
+
+
+def _family(pack: Pack) -> Family:
+    return get_family(pack.manifest["family"], "golden check")
 
 
 def _nothing(cases: Sequence["_Case"], wanted: Collection[str]) -> str:
@@ -159,7 +163,7 @@ class _Case:
 
     def record(self, name: str) -> Stage | None:
         """The record of one of its stages."""
-        stages = (*FAMILIES[self.pack.manifest["family"]].stages, BUCKET_COORDS)
+        stages = (*_family(self.pack).stages, BUCKET_COORDS)
         return next((stage for stage in stages if stage.name == name), None)
 
 
