@@ -31,7 +31,7 @@ def fault(value: Any) -> str | None:
     Examples
     --------
     >>> fault({"format": 1})
-    "npembed is missing"
+    'npembed is missing'
     >>> fault([])
     'the manifest must be of type object; got []'
     """
