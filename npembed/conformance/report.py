@@ -50,12 +50,13 @@ def matrix_text(outcomes: Sequence[Outcome]) -> str:
     matrix = as_matrix(outcomes)
     cases = list(dict.fromkeys(outcome.name.partition(SEPARATOR)[0] for outcome in outcomes))
     width = max(map(len, matrix))
-    legend = fill(", ".join(f"{number}\xa0{case}" for number, case in enumerate(cases, 1)), 92, break_on_hyphens=False)
+    numbered = ", ".join(f"{number}\xa0{case}" for number, case in enumerate(cases, 1))
+    legend = fill(f"cases: {numbered}", 99, subsequent_indent=" " * 7, break_on_hyphens=False).replace("\xa0", " ")
     lines = [f"{'':<{width}}  {' '.join(f'{number:>2}' for number in range(1, len(cases) + 1))}"]
     for stage, found in matrix.items():
         cells = " ".join(f"{_CELLS[found[case]] if case in found else '':>2}" for case in cases)
         lines.append(f"{stage:<{width}}  {cells}".rstrip())
-    return "\n".join([*lines, *f"cases: {legend}".replace("\xa0", " ").splitlines(), _KEY])
+    return "\n".join([*lines, legend, _KEY])
 
 
 _CELLS = {Status.PASS.value: ".", Status.FAIL.value: "F", Status.KNOWN.value: "k", Status.ABSENT.value: "-"}
