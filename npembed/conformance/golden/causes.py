@@ -1,5 +1,6 @@
 """Why a stage departs: the known faults that give the port's answers in every case, not in one alone."""
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import npembed
 from npembed.conformance.compare import compare
 from npembed.family import Stage
 from npembed.model import Model
@@ -14,7 +16,7 @@ from npembed.positions import RULES
 from npembed.typing import Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tried:
     """One case in which a port gave a stage: what it was computed from, and what came.
 
@@ -65,23 +67,16 @@ def cause(stage: Stage, failing: Sequence[Tried], passing: Sequence[Tried]) -> s
 
     The smallest failing case is tried first, because most faults are out by it.
     """
-    ordered = [*sorted(failing, key=lambda tried: tried.came.size), *passing]
+    failing = sorted(failing, key=lambda tried: tried.came.size)
+    ordered = [*failing, *passing]
     found = [words for words, fault in _faults(stage, ordered[0].rule) if all(_explains(fault, tried) for tried in ordered)]
-    return " or: ".join(found) or None
-
-
-def can_draw() -> bool:
-    """Whether all the known faults can be looked at; some need Hypothesis."""
-    try:
-        _suspects_of("")
-    except ImportError:
-        return False
-    return True
+    return " or: ".join(found or _suspected(stage, failing, passing)) or None
 
 
 def _explains(fault: Fault, tried: Tried) -> bool:
     try:
-        return tried.is_from(_as_expected(fault(tried)))
+        with np.errstate(all="ignore"):
+            return tried.is_from(_as_expected(fault(tried)))
     except Exception:  # a faulty function may well fail
         return False
 
@@ -98,13 +93,37 @@ def _faults(stage: Stage, rule: str | None) -> Iterator[tuple[str, Fault]]:
     yield "it is right for the port's own result of the stage before, which is wrong; feed it with the pack's", _from_own(stage)
     if stage.by_rule:
         yield from ((f"matches rule `{name}`, not `{rule}`", _by_rule(stage, name)) for name in RULES if name != rule)
-    function = stage.function or getattr(stage.call, "__name__", "")
-    adapted = _ADAPTED.get(stage.name) or Adapted(function, partial(_called, stage))
+
+
+def _suspected(stage: Stage, failing: Sequence[Tried], passing: Sequence[Tried]) -> list[str]:
+    """The suspects of the stage's function that explain every case: one, or two at once."""
+    name = stage.function or getattr(stage.call, "__name__", "")
+    adapted = _ADAPTED.get(stage.name) or Adapted(name, stage.call, partial(_called, stage))
     try:
-        suspects = _suspects_of(adapted.function)
+        known, explain = (importlib.import_module(f"npembed.conformance.suspects{room}") for room in ("", ".explain"))
+    except ModuleNotFoundError:
+        return _probed(adapted, [*failing, *passing])
+    suspects = [suspect for suspect in known.SUSPECTS.get(adapted.name, ()) if suspect.rule is None]  # rules are tried already
+    trials = [explain.Tried(None, partial(_agrees, adapted, tried), tried in passing) for tried in (*failing, *passing)]
+    return [explain.words(faults) for faults in explain.explanations(trials, suspects, adapted.base)]
+
+
+def _probed(adapted: "Adapted", ordered: Sequence[Tried]) -> list[str]:
+    """What the probes of a public function suspect, which need Hypothesis, but for other rules."""
+    try:
+        from npembed.conformance.probes import CHECKS
     except ImportError:
-        return
-    yield from ((words, partial(adapted.call, faulty)) for words, faulty in suspects)
+        return []
+    suspects = CHECKS[adapted.name].suspects if adapted.name in CHECKS else ()
+    return [
+        suspect.words
+        for suspect in suspects
+        if "matches rule" not in suspect.words and all(_agrees(adapted, tried, suspect.function) for tried in ordered)
+    ]
+
+
+def _agrees(adapted: "Adapted", tried: Tried, function: Callable[..., Any]) -> bool:
+    return _explains(partial(adapted.call, function), tried)
 
 
 def _from_own(stage: Stage) -> Fault:
@@ -123,19 +142,22 @@ def _by_rule(stage: Stage, name: str) -> Fault:
     return lambda tried: stage.compute({**tried.values, "rule": name}, tried.model)
 
 
-def _suspects_of(function: str) -> list[tuple[str, Callable[..., Any]]]:
-    """What the probes of a public function suspect, but for other rules, which are tried already."""
-    from npembed.conformance.probes import CHECKS
-
-    suspects = CHECKS[function].suspects if function in CHECKS else ()
-    return [(suspect.words, suspect.function) for suspect in suspects if "matches rule" not in suspect.words]
-
-
 @dataclass(frozen=True)
 class Adapted:
-    """How a stage is made of a public function: that one's name; and (function, case) -> the stage's result by it."""
+    """How a stage is made of a function.
 
-    function: str
+    Attributes
+    ----------
+    name : str
+        The function's, by which its suspects are found.
+    base : callable
+        The function.
+    call : callable
+        (function, case) -> the stage's result by it.
+    """
+
+    name: str
+    base: Callable[..., Any]
     call: Callable[[Callable[..., Any], Tried], Any]
 
 
@@ -146,8 +168,14 @@ def _called(stage: Stage, function: Callable[..., Any], tried: Tried) -> Any:
 
 
 def _every_bucket(function: Callable[..., Any], tried: Tried) -> Any:
-    side = int(tried.values["num_patches_per_side"])
-    return np.concatenate([function(n, side) for n in tried.values["num_patches"].tolist()])
+    """n after n; up to the first that is not what came, because there are half a million buckets."""
+    side, found, start = int(tried.values["num_patches_per_side"]), [], 0
+    for n in tried.values["num_patches"].tolist():
+        found.append(function(n, side))
+        if not np.array_equal(found[-1], tried.came[start : start + n]):
+            break
+        start += n
+    return np.concatenate(found)
 
 
 def _text(function: Callable[..., Any], tried: Tried) -> Any:
@@ -160,9 +188,9 @@ def _sliced(function: Callable[..., Any], tried: Tried) -> Any:
 
 
 _ADAPTED: Mapping[str, Adapted] = {
-    "sliced_tgt_sizes": Adapted("slice_image", _sliced),
-    "sliced_strips": Adapted("slice_image", _sliced),
-    "bucket_coords": Adapted("bucket_coords", _every_bucket),
-    "text": Adapted("image_placeholder", _text),
+    "sliced_tgt_sizes": Adapted("slice_image", npembed.slice_image, _sliced),
+    "sliced_strips": Adapted("slice_image", npembed.slice_image, _sliced),
+    "bucket_coords": Adapted("bucket_coords", npembed.bucket_coords, _every_bucket),
+    "text": Adapted("image_placeholder", npembed.image_placeholder, _text),
 }
 """The stages that are not a public function's result as it stands."""
