@@ -171,6 +171,15 @@ BAD_GOLDEN = [
     bad("golden check pack unreadable", r"unreadable/seed\.safetensors cannot be read"),
     bad("golden check unreadable pack", r"the pack is damaged: unreadable/seed\.safetensors is not as it was written"),
     bad("golden check pack pack --precision int8", r"precision must be one of"),
+    bad("golden write new --family idefics", r"golden write: family must be one of .*; got 'idefics'; did you mean 'idefics"),
+    bad("golden write new --rule exakt", r"rule must be one of .*; got 'exakt'"),
+    bad("golden write new --family siglip --rule exact", r"positions that follow no rule, so that none can be chosen"),
+    bad("golden write new --family idefics2 --weights w/whole", r"family is 'idefics2', but the weights are of 'minicpm-v-2\.6'"),
+    bad("golden check pack pack --stage token", r"the pack has no stage 'token'; it has .*; did you mean 'tokens'\?"),
+    bad("golden check pack pack --require token", r"the pack has no stage 'token'"),
+    bad("golden check pack pack --rule exakt", r"rule must be one of .*; got 'exakt'"),
+    bad("golden check pack pack --expect none.json", r"--expect none\.json cannot be read: No such file"),
+    bad("golden check pack folder", r"golden check: folder has no file of any case: expected are one-patch\.safetensors"),
     bad("golden check pack pack --json none/report.json", r"the output's folder .*none does not exist"),
 ]
 
