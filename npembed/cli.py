@@ -381,6 +381,7 @@ def golden_check(
     """Compare a port's files with a pack, and name the first stage that departs."""
     from npembed.conformance import golden, report
     from npembed.conformance.expectations import as_expected, read_expectations
+    from npembed.conformance.golden.causes import can_explain
 
     pack = golden.read_pack(folder)
     answers = (path for case in pack.manifest["cases"] for path in outputs.glob(f"{case['name']}.*"))
@@ -391,6 +392,8 @@ def golden_check(
         outcomes = as_expected(outcomes, expected, golden.outcome_names(pack))
     first = golden.first_departing(pack, outcomes)
     more = f"The first stage that departs is {first}." if first else ""
+    if first and not can_explain():
+        more += " Most causes were not looked for, which needs Hypothesis: pip install 'npembed[testing]'."
     _report(outcomes, str(outputs), json_file, html_file, more, as_text=report.golden_text)
 
 

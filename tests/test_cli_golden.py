@@ -88,6 +88,17 @@ def test_a_wrong_tensor_is_found(pack: Path, outputs: Path, stage: str, change: 
     )
 
 
+def test_without_hypothesis_a_line_says_that_causes_were_not_looked_for(
+    pack: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = load_tensors(outputs / "ragged.safetensors")
+    save_tensors(outputs / "ragged.safetensors", tensors | {"tokens": tensors["tokens"] + 1}, {})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = npembed("golden", "check", pack, outputs)
+    assert done.code == 1
+    assert done.out.endswith("Most causes were not looked for, which needs Hypothesis: pip install 'npembed[testing]'.\n")
+
+
 def test_a_missing_file_of_the_port_is_a_failure(pack: Path, outputs: Path) -> None:
     (outputs / "ragged.safetensors").unlink()
     done = npembed("golden", "check", pack, outputs)
@@ -174,7 +185,9 @@ BAD_GOLDEN = [
     bad("golden write new --family idefics", r"golden write: family must be one of .*; got 'idefics'; did you mean 'idefics"),
     bad("golden write new --rule exakt", r"rule must be one of .*; got 'exakt'"),
     bad("golden write new --family siglip --rule exact", r"positions that follow no rule, so that none can be chosen"),
-    bad("golden write new --family idefics2 --weights w/whole", r"family is 'idefics2', but the weights are of 'minicpm-v-2\.6'"),
+    bad(
+        "golden write new --family idefics2 --weights w/whole", r"family is 'idefics2', but the weights are of 'minicpm-v-2\.6'"
+    ),
     bad("golden check pack pack --stage token", r"the pack has no stage 'token'; it has .*; did you mean 'tokens'\?"),
     bad("golden check pack pack --require token", r"the pack has no stage 'token'"),
     bad("golden check pack pack --rule exakt", r"rule must be one of .*; got 'exakt'"),

@@ -1,6 +1,7 @@
 """Why a stage departs: the known faults that give the port's answers in every case, not in one alone."""
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,6 +72,11 @@ def cause(stage: Stage, failing: Sequence[Tried], passing: Sequence[Tried]) -> s
     ordered = [*failing, *passing]
     found = [words for words, fault in _faults(stage, ordered[0].rule) if all(_explains(fault, tried) for tried in ordered)]
     return " or: ".join(found or _suspected(stage, failing, passing)) or None
+
+
+def can_explain() -> bool:
+    """Whether the known faults can be looked at, other rules and the port's own inputs apart."""
+    return any(importlib.util.find_spec(module) is not None for module in ("npembed.conformance.suspects", "hypothesis"))
 
 
 def _explains(fault: Fault, tried: Tried) -> bool:

@@ -52,7 +52,7 @@ def _models(models: dict[str, dict[str, Any]]) -> str:
     told = (
         "\n\nA model's folder is a checkpoint of the family: config.json, preprocessor_config.json, model.safetensors. In "
         "config.json `vision_config.hidden_size` is D, and a `hidden_size` elsewhere is E; G is `vision_config.image_size` "
-        "// P."
+        "// P, and an `image_size` at the top says nothing of it."
     )
     absent = "\n\nThe model is a checkpoint that is not in the pack."
     return head + rows + (absent if "given" in models else told)
