@@ -283,7 +283,7 @@ class Port:
 
     def image_placeholder(self, grid, image_id=None, config=MINICPM_V_2_6, tgt_sizes=None):
         places = "<unk>" * config.query_num
-        text = "" if image_id is None else f"<image_id>{image_id}</image_id>"
+        text = "" if image_id is None or not config.use_image_id else f"<image_id>{image_id}</image_id>"
         text += f"<image>{places}</image>"
         if grid is None:
             return text
@@ -318,8 +318,12 @@ class Port:
 
     def slice_image(self, image, config=MINICPM_V_2_6):
         picture = (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
-        source, refined, grid = self._plan(*picture.size, config.slicing)
-        slices = [np.asarray(picture.resize(source, Image.Resampling.BICUBIC))]
+        if config.slicing.slice_mode:
+            source, refined, grid = self._plan(*picture.size, config.slicing)
+            slices = [np.asarray(picture.resize(source, Image.Resampling.BICUBIC))]
+        else:
+            rows, columns = (length // config.slicing.patch_size * config.slicing.patch_size for length in picture.size[::-1])
+            slices, grid = [np.asarray(picture)[:rows, :columns]], None
         if grid is not None:
             pixels = np.asarray(picture.resize(refined, Image.Resampling.BICUBIC))
             width, height = refined[0] // grid[0], refined[1] // grid[1]
