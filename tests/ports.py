@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy.special import erf
 
-from npembed.config import MINICPM_V_2_6
+from npembed import MINICPM_V_2_6
 
 PUBLIC = (
     "pad_sequence",

@@ -4,7 +4,6 @@ They shrink to small, readable cases: one slice of one patch, pixels that are al
 released position rules apart are drawn often.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import combinations
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from npembed import Config, Model, SlicingConfig, VisionConfig, random_model
+from npembed.conformance.filling import KINDS as KINDS
 from npembed.positions import bucket_coords
 from npembed.positions.rules import RULES
 
@@ -23,15 +23,6 @@ except ImportError:
     raise ImportError("the conformance kit needs Hypothesis: pip install 'npembed[testing]'") from None
 
 Floats = NDArray[Any]
-
-KINDS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
-    "ones": lambda rng, shape: np.ones(shape),
-    "ramp": lambda rng, shape: np.arange(1, 1 + np.prod(shape), dtype=np.float64).reshape(shape) / 8,
-    "mixed": lambda rng, shape: rng.standard_normal(shape),
-    "one sign": lambda rng, shape: rng.uniform(0.5, 1.5, shape),
-    "faint": lambda rng, shape: rng.standard_normal(shape) / 128,
-}
-"""What fills an array of floats, simplest first. "one sign" shows a sum that is rounded too often, "faint" an epsilon."""
 
 
 @cache

@@ -1,8 +1,7 @@
 """What a check of a public function is made of: inputs, the distance that is allowed, and the faults to suspect."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import npembed
-from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import HALF_TYPES
 from npembed.conformance.compare import Departure, compare
+from npembed.conformance.filling import edited as edited
+from npembed.conformance.filling import fill as fill
+from npembed.conformance.filling import model_at as model_at
+from npembed.conformance.filling import sizes_of as sizes_of
 from npembed.model import Model
 
 Array = NDArray[Any]
@@ -93,12 +95,6 @@ class FunctionCheck:
         return compare(result, self.expected(call, function), allowed, places)
 
 
-@lru_cache(maxsize=64)
-def model_at(model: Model, dtype: str) -> Model:
-    """The model with its arrays in another float type."""
-    return Model(model.config, {name: array.astype(dtype) for name, array in model.weights.items()})
-
-
 def at_dtype(value: Any, dtype: str) -> Any:
     """An argument with its floats in another type."""
     if isinstance(value, Model):
@@ -112,21 +108,6 @@ def in_float64(call: Call) -> Call:
     """The call with every float in float64."""
     arguments = {name: at_dtype(value, "float64") for name, value in call.kwargs.items()}
     return Call(tuple(at_dtype(value, "float64") for value in call.args), arguments)
-
-
-def edited(model: Model, changes: Mapping[str, Callable[[Array], Array]]) -> Model:
-    """The model with some of its arrays changed."""
-    return Model(model.config, model.weights | {name: change(model.weights[name]) for name, change in changes.items()})
-
-
-def fill(kind: str, *shape: int, dtype: str = "float32") -> Array:
-    """An array of one of the strategies' kinds."""
-    return np.asarray(draw.KINDS[kind](np.random.default_rng(0), shape), dtype=dtype)
-
-
-def sizes_of(*sizes: tuple[int, int]) -> NDArray[np.int64]:
-    """int64 (B, 2)."""
-    return np.array(sizes, dtype=np.int64)
 
 
 def half_sums(call: Call, result: Any, departure: Departure) -> list[str]:
