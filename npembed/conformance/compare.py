@@ -1,6 +1,6 @@
 """Holding what came against what was expected, and saying where the first difference is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,3 +122,21 @@ def _first_difference_in_text(got: Any, expected: str) -> str:
         return f"a {type(got).__name__}, should be text"
     shared = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected)))
     return f"the text parts at character {shared}: {got[shared : shared + 24]!r}, should be {expected[shared : shared + 24]!r}"
+
+
+AROUND = 4
+"""Elements shown on either side of the first difference."""
+
+
+def around(value: Any, index: tuple[int, ...] | None, describe: Callable[[Any], str]) -> str:
+    """A result for a person; a large array by the row of the first difference, from a few elements before it to a few after."""
+    if not isinstance(value, (np.ndarray, list)) or index is None:
+        return describe(value)
+    array = _array(value)
+    if array.size <= 40 or array.ndim != len(index) or array.dtype == object:
+        return describe(value)
+    *row, place = index
+    start, stop = max(place - AROUND, 0), min(place + AROUND + 1, array.shape[-1])
+    numbers = np.array2string(array[(*row, slice(start, stop))], precision=9, separator=", ", max_line_width=200)
+    where = ", ".join([*map(str, row), f"{start}:{stop}"])
+    return f"[{where}] is {numbers} ({array.dtype}, shape {array.shape})"

@@ -1,13 +1,11 @@
 """What a suspect is, a fault that has been seen, and what faults are made of. Nothing here needs Hypothesis."""
 
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
-from unittest import mock
 
+from npembed.conformance.pieces import with_pieces
 from npembed.model import Model
 from npembed.typing import Array
 
@@ -57,32 +55,6 @@ class Suspect:
 def combined(suspects: Sequence[Suspect], base: Function) -> Function:
     """The function with all these faults, the first innermost."""
     return reduce(lambda function, suspect: suspect.fault(function), suspects, base)
-
-
-def pieces_of(name: str) -> list[tuple[Any, str]]:
-    """Every module of npembed that has the piece of that name, `module.piece`, under the same name or another."""
-    home, piece = name.rsplit(".", 1)
-    original = getattr(sys.modules[home], piece)
-    modules = [module for key, module in list(sys.modules.items()) if key.startswith("npembed.") and module is not None]
-    return [
-        (module, attribute)
-        for module in modules
-        if not module.__name__.startswith("npembed.conformance")
-        for attribute, value in list(vars(module).items())
-        if value is original
-    ]
-
-
-@contextmanager
-def with_pieces(pieces: Mapping[str, Function]) -> Iterator[None]:
-    """Within, npembed's own code has other pieces: (module.name -> (the piece now) -> another)."""
-    with ExitStack() as stack:
-        for name, change in pieces.items():
-            home, piece = name.rsplit(".", 1)
-            changed = change(getattr(sys.modules[home], piece))
-            for module, attribute in pieces_of(name):
-                stack.enter_context(mock.patch.object(module, attribute, changed))
-        yield
 
 
 def piece(name: str, change: Fault) -> Fault:
