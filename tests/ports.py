@@ -519,8 +519,11 @@ class Float64Inside(Port):
     def _enter(self, array, dtype):
         return np.asarray(array).astype(np.float64)
 
-    def _convolve(self, pixels, weight, bias):
-        return super()._convolve(pixels, weight, bias).astype(np.float32)
+    def patch_conv(self, pixel_values, weight, bias=None):
+        return super().patch_conv(pixel_values, weight, bias).astype(_as_floats(weight).dtype)
+
+    def embed(self, strips, tgt_sizes, model, rule="arange"):
+        return super().embed(strips, tgt_sizes, model, rule).astype(model.dtype)
 
     def _linear(self, x, weight, bias=0.0):
         return np.float64(x) @ np.float64(weight).T + bias
@@ -625,6 +628,48 @@ class NanInPadding(Port):
     def encode(self, embeddings, tgt_sizes, model):
         hidden = super().encode(embeddings, tgt_sizes, model)
         return np.where(self.patch_attention_mask(tgt_sizes)[:, 0, :, None], hidden, np.asarray(np.nan, hidden.dtype))
+
+
+class InHalf:
+    """To be mixed in: every linear map, norm, activation, softmax and product rounded to a half type, as a framework does."""
+
+    half = ml_dtypes.bfloat16
+
+    def _round(self, x):
+        with np.errstate(over="ignore"):
+            return np.asarray(x).astype(self.half).astype(np.float32)
+
+    def _real(self, x, allowed):
+        return self._round(super()._real(x, allowed))
+
+    def _linear(self, x, weight, bias=0.0):
+        return self._round(super()._linear(self._round(x), self._round(weight), self._round(bias)))
+
+    def _norm(self, x, model, name):
+        return self._round(super()._norm(self._round(x), model, name))
+
+    def _gelu(self, x):
+        return self._round(super()._gelu(x))
+
+    def _softmax(self, scores):
+        return self._round(super()._softmax(self._round(scores)))
+
+    def _attention(self, *args):
+        return self._round(super()._attention(*args))
+
+    def _keyed(self, x, positions):
+        return tuple(map(self._round, super()._keyed(x, positions)))
+
+    def encode(self, embeddings, tgt_sizes, model):
+        return super().encode(embeddings, tgt_sizes, model).astype(self.half)
+
+    def resample(self, hidden, tgt_sizes, model):
+        return super().resample(hidden, tgt_sizes, model).astype(self.half)
+
+
+def in_half(port, half=ml_dtypes.bfloat16):
+    """The port, right or wrong, in a half type."""
+    return type(f"Half{port.__name__}", (InHalf, port), {"half": half})
 
 
 RIGHT_PORTS: Mapping[str, type[Port]] = MappingProxyType(
@@ -786,6 +831,9 @@ class UnscaledInResampler(Unscaled):
 class AttendsToPadding(Port):
     stage = "encode"
 
+    def _real(self, x, allowed):
+        return x
+
     def _mask_scores(self, scores, allowed, stage):
         return scores if stage == self.stage else super()._mask_scores(scores, allowed, stage)
 
@@ -796,6 +844,9 @@ class AttendsToPaddingInResampler(AttendsToPadding):
 
 class AddsBooleanMask(Port):
     stage = "encode"
+
+    def _real(self, x, allowed):
+        return x
 
     def _mask_scores(self, scores, allowed, stage):
         return scores + allowed if stage == self.stage else super()._mask_scores(scores, allowed, stage)

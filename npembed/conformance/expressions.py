@@ -77,7 +77,8 @@ def _literal(array: Array) -> str:
     """Every element; NumPy's default types without their name."""
     with np.printoptions(threshold=array.size + 1, floatmode="unique"):
         text = np.array2string(array, separator=", ", max_line_width=10**9).replace("\n", "")
-    text = " ".join(text.split()).replace("[ ", "[").replace("nan", "np.nan").replace("inf", "np.inf")
+    text = " ".join(text.split()).replace("[ ", "[").replace(" ]", "]").replace(" ,", ",")
+    text = text.replace("nan", "np.nan").replace("inf", "np.inf")
     plain = array.dtype.name in ("int64", "float64", "bool") and array.size
     text = text.replace(" True", "True").replace(",True", ", True")
     suffix = "" if plain else f", dtype={array.dtype.name!r}"

@@ -52,12 +52,34 @@ def found(check: FunctionCheck, judged: Sequence[tuple[Call, Any, str]]) -> Foun
         return None
     best = max(gain for _, _, gain in pointed)
     told = [(suspect, share) for suspect, share, gain in pointed if gain > 0.9 * best]
-    many = f"{told[0][1]:.2f} times what this does: {told[0][0].words}"
+    many = f"{told[0][1]:.2f} times what this does: {told[0][0].kind}"
     return Found(f"the errors of {len(cases)} inputs together are no rounding; they are {many}", _words(told))
 
 
+def not_told_apart(check: FunctionCheck, precision: str) -> tuple[str, ...]:
+    """The known faults that this precision hides: in every input, and in all together, they are less than its rounding."""
+    calls = [call for call in check.sweep() if not call.refused and check.suits(call, precision)]
+    cases = [_case(check, call, check.expected(call), precision) for call in calls]
+    hidden = []
+    for suspect in check.suspects:
+        _, noise, _ = _share(suspect, cases)
+        if noise > NOISE and not any(_is_seen(check, suspect, call, precision) for call in calls):
+            hidden.append(suspect.kind)
+    return tuple(hidden)
+
+
+def _is_seen(check: FunctionCheck, suspect: Suspect, call: Call, precision: str) -> bool:
+    """Whether the fault, without any rounding, is out of the bound of one input."""
+    try:
+        with np.errstate(all="ignore"):
+            faulty = check.expected(call, suspect.function)
+    except Exception:  # a faulty function may well fail, which is seen
+        return True
+    return check.departure(call, faulty, precision) is not None
+
+
 def _words(told: Sequence[tuple[Suspect, float]]) -> str:
-    return " or: ".join(suspect.words for suspect, _ in told)
+    return " or: ".join(suspect.in_full for suspect, _ in told)
 
 
 def _case(check: FunctionCheck, call: Call, result: Any, precision: str) -> _Case:

@@ -17,7 +17,7 @@ def _sweep() -> Iterator[Call]:
     for kind in ("ones", "ramp", "mixed"):
         for model in (draw.small_model(), draw.small_model(channels=3, patch_size=2, hidden_size=4)):
             yield from (strips_call(model, kind, *sizes) for sizes in batches)
-    yield from (strips_call(draw.small_model(), "ramp", (1, n)) for n in draw.parting_sizes())
+    yield from (strips_call(draw.small_model(), "ramp", (1, n)) for n in draw.parting_sizes(up_to=300))
     yield from (strips_call(draw.small_model(side=27), "mixed", *sizes) for sizes in ([(2, 3)], [(41, 1)], [(1, 54), (2, 2)]))
     yield strips_call(draw.small_model(side=7, hidden_size=4), "mixed", (9, 2))
     yield strips_call(draw.small_model(channels=3, patch_size=14, one_sign=True), "one sign", (1, 3))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import npembed
-from npembed.conformance.bounds import HALF_TYPES
+from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
 from npembed.conformance.compare import Departure, compare
 from npembed.conformance.filling import edited as edited
 from npembed.conformance.filling import fill as fill
@@ -23,7 +23,7 @@ from npembed.model import Model
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """The arguments of one call.
 
@@ -118,9 +118,12 @@ class FunctionCheck:
         return arguments.of(function or self.reference)
 
     def departure(
-        self, call: Call, result: Any, precision: str, function: Callable[..., Any] | None = None
+        self, call: Call, result: Any, precision: str, function: Callable[..., Any] | None = None, slack: float = 1.0
     ) -> Departure | None:
-        """How the result differs from the reference's, or from another function's, which may overflow as the port does."""
+        """How the result differs, by more than `slack` times what is allowed, from the reference's, or another function's.
+
+        The other function may overflow as the port does.
+        """
         if self.examine is not None:
             return self.examine(call, result)
         if not self.suits(call, precision):
@@ -128,9 +131,17 @@ class FunctionCheck:
         expected = self.expected(call, function)
         if function is not None:
             result, expected = _overflowed_alike(result, expected)
-        allowed = None if self.allowed is None else self.allowed(call, precision)
+        allowed = None if self.allowed is None else _allowed(self.allowed, call, precision)
+        if allowed is not None and slack > 1:  # the bounds are those of the right result: a faulty one may be larger
+            allowed = slack * (allowed + 8 * UNIT_ROUNDOFF[precision] * np.abs(expected))
         places = None if self.places is None else self.places(call)
         return compare(result, expected, allowed, places)
+
+
+@lru_cache(maxsize=1024)
+def _allowed(allowed: Allowed, call: Call, precision: str) -> Any:
+    """Computed once for each input, however many faults are tried on it."""
+    return allowed(call, precision)
 
 
 def _overflowed_alike(result: Any, expected: Any) -> tuple[Any, Any]:

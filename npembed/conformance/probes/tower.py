@@ -48,6 +48,7 @@ def _fields(until: str) -> Iterator[Call]:
     for peak in (3.0, 10.0, 100.0):  # scores of 3 to 30, and over 88, where float32's powers overflow
         yield stage_call(of(peak=peak), "mixed", (3, 4))
         yield stage_call(of(peak=peak), "mixed", (2, 2), (1, 3))
+    yield stage_call(of(), "mixed", (1, 80))
     for model in (of(), of(layers=2)):
         yield with_empty_padding(stage_call(model, "mixed", (2, 3), (1, 2)))
 

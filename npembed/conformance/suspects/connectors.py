@@ -20,13 +20,17 @@ from npembed.conformance.suspects.tower import (
     ATTEND,
     GELU,
     NORM,
-    _overflowing,
-    _unbiased,
+    attend_with,
+    overflowing,
+    unbiased,
+    emptied,
+    exchanged,
     gelu_by_erf,
     gelu_quick,
     gelu_tanh,
     instead,
     norm_with,
+    reads_padding,
     scaled_by,
     without_norm,
 )
@@ -159,12 +163,10 @@ def _masked_keys(function: Function) -> Function:
     """A boolean mask is added to the scores as a number, over all places."""
 
     def faulty(hidden: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-        from npembed.conformance.suspects.tower import _attend_with
-
         results = []
         for own, size in zip(np.asarray(hidden), np.asarray(tgt_sizes), strict=True):
             added = np.arange(len(own)) < size.prod()
-            with_mask = piece(ATTEND, lambda attend, added=added: partial(_attend_with, added))(_all_places(function))
+            with_mask = piece(ATTEND, lambda attend, added=added: partial(attend_with, added))(_all_places(function))
             results.append(with_mask(own[None], size[None], model, *rest))
         return np.concatenate(results)
 
@@ -181,7 +183,7 @@ RESAMPLE = (
     _resample("eps 1e-5 in ln_q alone", norm_with(1e-5, "ln_q")),
     _resample("eps 1e-5 in ln_kv alone", norm_with(1e-5, "ln_kv")),
     _resample("eps 1e-5 in ln_post alone", norm_with(1e-5, "ln_post")),
-    _resample("the variance is the unbiased one", piece(NORM, _unbiased)),
+    _resample("the variance is the unbiased one", piece(NORM, unbiased)),
     _resample("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
     _resample("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
     _resample("the query is not normed", without_norm("ln_q")),
@@ -203,8 +205,10 @@ RESAMPLE = (
     ),
     _resample("the positions are added to keys and values", piece("npembed.resampler._keyed", _values_too)),
     _resample("padding takes part in the attention's softmax", _all_places),
+    _resample("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
     _resample("a boolean mask is added to the scores as a number", _masked_keys),
-    _resample("the softmax's maximum is not taken off its scores", piece(ATTEND, _overflowing)),
+    _resample("a boolean mask is added to the scores as a number, over padding set to 0", lambda function: emptied(_masked_keys(function))),
+    _resample("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
     _resample("kv_proj is looked for where D = E, which has none", _always_kv_proj),
     _resample("kv_proj is not looked for", _never_kv_proj),
 )
@@ -240,7 +244,7 @@ MERGE_PATCHES = (
     _merge("the places of a window go column by column", piece("npembed.mergers.windows", _by_columns)),
     _merge("the layer norm has eps 1e-5", norm_with(1e-5)),
     _merge("the layer norm is not run", without_norm("pre_norm")),
-    _merge("the variance is the unbiased one", piece(NORM, _unbiased)),
+    _merge("the variance is the unbiased one", piece(NORM, unbiased)),
 )
 
 WINDOW_MERGER = "npembed.mergers.window_merger"
@@ -327,13 +331,11 @@ PERCEIVE = (
     _perceive("the latents are not among the keys and values", piece(ATTEND, _context_alone)),
     _perceive("the key heads are tiled, not repeated", piece("npembed.families.idefics2._for_every_head", _tiled_heads)),
     _perceive("keys and values are exchanged", lambda function: _exchanged_projections(function)),
-    _perceive("the softmax's maximum is not taken off its scores", piece(ATTEND, _overflowing)),
+    _perceive("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
 )
 
 
 def _exchanged_projections(function: Function) -> Function:
-    from npembed.conformance.suspects.tower import exchanged
-
     return exchanged("k_proj", "v_proj")(function)
 
 

@@ -16,6 +16,7 @@ from npembed.conformance.suspects.suspect import (
     with_family,
 )
 from npembed.model import Model
+from npembed.positions.rules import RULES
 from npembed.patches import patches_to_strip, strip_to_patches
 from npembed.typing import Array, Ids
 
@@ -34,6 +35,12 @@ def _bias_in_padding(result: Array, strips: Any, tgt_sizes: Any, model: Model, *
 
 def _empty_padding(result: Array, strips: Any, tgt_sizes: Any, *_: Any) -> Array:
     result[_padded(tgt_sizes)] = 0
+    return result
+
+
+def _ones_in_padding(result: Array, strips: Any, tgt_sizes: Any, model: Model, *_: Any) -> Array:
+    """The strips are padded with 1: the padding holds the sum of each kernel, too."""
+    result[_padded(tgt_sizes)] += model.config.family.kernels(model).sum(axis=1)
     return result
 
 
@@ -92,9 +99,12 @@ def _one_dimensional(model: Model) -> Model:
 def _suspects() -> tuple[Suspect, ...]:
     base = npembed.embed
     ids = (suspect for suspect in positions.SUSPECTS["position_ids"] if suspect.rule is None)
+    odd = [rule.name for rule in RULES.values() if not rule.sound]
+    unsound = (suspect for suspect in positions.SUSPECTS["position_ids"] if suspect.rule in odd)
     return (
         Suspect("the padding holds the bias alone; upstream adds position 0", base, changed_result(_bias_in_padding)),
         Suspect("the padding holds zeros; upstream's holds bias + position 0", base, changed_result(_empty_padding)),
+        Suspect("the strips are padded with 1, not 0", base, changed_result(_ones_in_padding)),
         Suspect("the bias is missing", base, changed_arrays(np.zeros_like, BIAS)),
         Suspect("the kernels are transposed", base, changed_arrays(lambda k: _by_rows(lambda w: w.swapaxes(2, 3), k), KERNELS)),
         Suspect("the channels are reversed", base, changed_arrays(lambda k: _by_rows(lambda w: w[:, ::-1], k), KERNELS)),
@@ -111,6 +121,16 @@ def _suspects() -> tuple[Suspect, ...]:
                 f"the position ids: {suspect.kind}", base, changed_model(_with_ids(suspect.function)), shipped=suspect.shipped
             )
             for suspect in ids
+        ),
+        *(
+            Suspect(
+                f"the position ids: {suspect.kind}",
+                base,
+                changed_model(_with_ids(suspect.function)),
+                shipped=suspect.shipped,
+                rule=suspect.rule,
+            )
+            for suspect in unsound
         ),
         Suspect(
             "the position ids have two dimensions, as MiniCPM-V 2.6's",

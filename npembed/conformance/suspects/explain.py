@@ -80,4 +80,4 @@ def in_part(tried: Sequence[Tried], suspects: Sequence[Suspect], base: Function)
 
 def words(faults: Faults) -> str:
     """One explanation: its faults in words."""
-    return " and: ".join(suspect.words for suspect in faults)
+    return " and: ".join(suspect.in_full for suspect in faults)

@@ -53,15 +53,47 @@ def _linspace(num_patches: int, side: int) -> Array:
     return np.linspace(0, side - 1, num_patches).round().astype(np.int64)
 
 
+def _searched(boundaries: Callable[..., Array], num_patches: int, side: int) -> Array:
+    """The original coordinates among other boundaries."""
+    return npembed.bucketize(npembed.fractional_coords(num_patches), boundaries(side), right=True)
+
+
+def _products(count: int, *_: Any) -> Array:
+    """f32(k) * f32(1/G), k = 1 ... G - 1."""
+    return np.arange(1, count, dtype=np.float32) * (np.float32(1) / np.float32(count))
+
+
+def _divisions(count: int, *_: Any) -> Array:
+    """f32(k) / f32(G), k = 1 ... G - 1."""
+    return np.arange(1, count, dtype=np.float32) / np.float32(count)
+
+
 FAULTY_BUCKETS: tuple[tuple[str, Buckets, str], ...] = (
     ("off by one on boundaries: searchsorted side left", _left_buckets, ""),
     ("the boundaries are those of G - 1", partial(_buckets_of, -1), ""),
     ("the boundaries are those of G + 1", partial(_buckets_of, 1), ""),
+    ("the boundaries are f32(k) * f32(1/G)", partial(_searched, _products), ""),
+    ("the boundaries are f32(k) / f32(G)", partial(_searched, _divisions), ""),
     ("G is taken as 70, whatever is given", _of_70, "llama.cpp"),
     ("patches beyond the table's side are clamped to its last row", _clamped_table, ""),
     ("the buckets are spread evenly from 0 to G - 1 and rounded", _linspace, ""),
 )
 """Kind, buckets (n, G), who shipped it."""
+
+
+def unchecked(base: Function, words: str, fault: Callable[[Buckets], Fault]) -> tuple[Suspect, ...]:
+    """The rules of which the reference refuses some sizes, as a port has them: their buckets as they are."""
+    return tuple(
+        Suspect(
+            f"{words} `{rule.name}`, not `{ORIGINAL}`",
+            base,
+            fault(lambda n, side, name=rule.name: npembed.bucket_coords(n, side, name)),
+            shipped=rule.releases[0],
+            rule=rule.name,
+        )
+        for rule in RULES.values()
+        if not rule.sound
+    )
 
 
 def _bucket_suspects() -> tuple[Suspect, ...]:
@@ -140,6 +172,7 @@ def _ids_suspects() -> tuple[Suspect, ...]:
             shipped="mlx-vlm's Idefics3",
         ),
         *by_rule(base, "matches rule"),
+        *unchecked(base, "matches rule", fault),
         *(Suspect(kind, base, fault(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS),
         Suspect(
             "equals `flattened_position_ids`, the mapping along one axis",
@@ -166,7 +199,8 @@ def _flattened_suspects() -> tuple[Suspect, ...]:
         Suspect(kind, base, lambda function, buckets=buckets: partial(_flattened_of, buckets), shipped=shipped)
         for kind, buckets, shipped in FAULTY_BUCKETS
     )
-    return (first, *by_rule(base, "matches rule"), *faulty)
+    more = unchecked(base, "matches rule", lambda buckets: lambda function: partial(_flattened_of, buckets))
+    return (first, *by_rule(base, "matches rule"), *more, *faulty)
 
 
 def _opposite(function: Function) -> Function:
@@ -177,14 +211,9 @@ def _always(side: bool) -> Fault:
     return lambda function: lambda values, boundaries, right=False: function(values, boundaries, right=side)
 
 
-def _products(count: int, *_: Any) -> Array:
-    """f32(k) * (f32(1) / f32(G)), k = 1 ... G - 1."""
-    return np.arange(1, count, dtype=np.float32) * (np.float32(1) / np.float32(count))
-
-
-def _divisions(count: int, *_: Any) -> Array:
-    """f32(k) / f32(G), k = 1 ... G - 1."""
-    return np.arange(1, count, dtype=np.float32) / np.float32(count)
+def _summed_sizes(mask: Any) -> Array:
+    """Rows and columns of all slices, summed."""
+    return np.array([(int(mask[:, :, 0].sum()), int(mask[:, 0].sum()))] * len(mask), dtype=np.int64)
 
 
 def _whole_batch_sizes(mask: Any) -> Array:
@@ -195,6 +224,8 @@ def _whole_batch_sizes(mask: Any) -> Array:
 SUSPECTS: dict[str, tuple[Suspect, ...]] = {
     "boundaries": (
         *by_rule(npembed.boundaries, "matches the boundaries of rule", "boundaries"),
+        Suspect("the boundaries are those of G - 1", npembed.boundaries, lambda function: lambda side, **_: function(max(side - 1, 1))),
+        Suspect("the boundaries are those of G + 1", npembed.boundaries, lambda function: lambda side, **_: function(side + 1)),
         Suspect("the boundaries are f32(k) * f32(1/G)", npembed.boundaries, lambda function: _products),
         Suspect("the boundaries are f32(k) / f32(G)", npembed.boundaries, lambda function: _divisions),
     ),
@@ -214,6 +245,11 @@ SUSPECTS: dict[str, tuple[Suspect, ...]] = {
             "sums over the whole batch's mask, as the seed's code is printed",
             npembed.tgt_sizes_from_mask,
             lambda function: _whole_batch_sizes,
+        ),
+        Suspect(
+            "sums the first column and the first row over the whole batch",
+            npembed.tgt_sizes_from_mask,
+            lambda function: _summed_sizes,
         ),
     ),
     "flattened_position_ids": _flattened_suspects(),

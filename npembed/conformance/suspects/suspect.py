@@ -43,8 +43,14 @@ class Suspect:
 
     @property
     def words(self) -> str:
-        """The kind, and who released it."""
-        return f"{self.kind} (as {self.shipped})" if self.shipped else self.kind
+        """The kind, by which reports name it."""
+        return self.kind
+
+    @property
+    def in_full(self) -> str:
+        """The kind, its effect, and who released it."""
+        kind = f"{self.kind}: {self.effect}" if self.effect else self.kind
+        return f"{kind} (as {self.shipped})" if self.shipped else kind
 
     @property
     def function(self) -> Function:

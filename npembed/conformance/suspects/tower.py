@@ -86,7 +86,7 @@ def without_norm(*norms: str) -> Fault:
     return fault
 
 
-def _unbiased(layer_norm: Function) -> Function:
+def unbiased(layer_norm: Function) -> Function:
     def other(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.sqrt(x.var(axis=-1, keepdims=True) + eps) / np.sqrt(x.var(axis=-1, ddof=1, keepdims=True) + eps)
@@ -95,7 +95,7 @@ def _unbiased(layer_norm: Function) -> Function:
     return other
 
 
-def _overflowing(attend: Function) -> Function:
+def overflowing(attend: Function) -> Function:
     """The softmax's maximum is not taken off: in float32 its powers overflow from 88.7 on."""
 
     def other(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
@@ -133,6 +133,17 @@ def exchanged(first: str, second: str) -> Fault:
     return changed_model(change)
 
 
+def emptied(function: Function) -> Function:
+    """Padded places are set to 0 before anything else."""
+
+    def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        real = npembed.patch_attention_mask(tgt_sizes)[:, 0, :, None]
+        given = np.asarray(x)
+        return function(np.where(np.pad(real, ((0, 0), (0, given.shape[1] - real.shape[1]), (0, 0))), given, 0), tgt_sizes, model, *rest)
+
+    return faulty
+
+
 def _all_places(function: Function) -> Function:
     """Padded places take part in the attention like any other."""
 
@@ -150,17 +161,15 @@ def one_more(function: Function) -> Function:
         results = []
         for own, (h, w) in zip(np.asarray(x), np.asarray(tgt_sizes).tolist(), strict=True):
 
-            def change(attend: Function, length: int = h * w) -> Function:
-                return partial(_attend_with, np.arange(len(own)) < length)
-
-            with_mask = piece(ATTEND, change)(function)
+            added = np.arange(len(own)) < h * w
+            with_mask = piece(ATTEND, lambda attend, added=added: partial(attend_with, added))(function)
             results.append(with_mask(own[None], [(1, len(own))], model, *rest))
         return np.concatenate(results)
 
     return faulty
 
 
-def _attend_with(added: Array, queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
+def attend_with(added: Array, queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
     width = queries.shape[1] // heads
     result = np.empty_like(queries)
     for head in range(heads):
@@ -169,6 +178,17 @@ def _attend_with(added: Array, queries: Floats, keys: Floats, values: Floats, he
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         result[:, part] = powers @ values[:, part] / powers.sum(axis=1, keepdims=True)
     return result
+
+
+def reads_padding(function: Function) -> Function:
+    """What stands in padded places is multiplied by 0 and added: a NaN there reaches the whole slice."""
+
+    def faulty(x: Any, *rest: Any) -> Any:
+        result = np.array(function(x, *rest))
+        result[np.isnan(np.asarray(x)).any(axis=(1, 2))] = np.nan
+        return result
+
+    return faulty
 
 
 def _every_layer(model: Model) -> Model:
@@ -201,14 +221,17 @@ ENCODE = (
     _encode("eps 1e-5 in post_layernorm alone", norm_with(1e-5, "post_layernorm"), shipped="mlx-vlm's Idefics2 and 3"),
     _encode("eps 1e-5 in layer_norm1 alone", norm_with(1e-5, "layer_norm1")),
     _encode("eps 1e-5 in layer_norm2 alone", norm_with(1e-5, "layer_norm2")),
-    _encode("the variance is the unbiased one", piece(NORM, _unbiased)),
+    _encode("the variance is the unbiased one", piece(NORM, unbiased)),
     _encode("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
     _encode("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
     _encode("the number of heads is ignored: one head", changed_model(lambda model: with_vision(model, num_attention_heads=1))),
     _encode("keys and values are exchanged", exchanged("k_proj", "v_proj")),
     _encode("padding takes part in the attention's softmax", _all_places),
+    _encode("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
+    _encode("what stands in padded places is read: here NaN", reads_padding),
     _encode("a boolean mask is added to the scores as a number", one_more),
-    _encode("the softmax's maximum is not taken off its scores", piece(ATTEND, _overflowing), "it overflows"),
+    _encode("a boolean mask is added to the scores as a number, over padding set to 0", lambda function: emptied(one_more(function))),
+    _encode("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing), "it overflows"),
     _encode("the last layer is run though drop_vision_last_layer leaves it out", changed_model(_every_layer)),
     _encode("the last layer is not run", _tower_without(lambda steps: [*steps[:-2], steps[-1]])),
     _encode("post_layernorm is not run", _tower_without(lambda steps: steps[:-1])),
