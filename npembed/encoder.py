@@ -89,13 +89,16 @@ def post_layernorm(model: Model) -> Step:
     return lambda x, size: (layer_norm(x, weight, bias, model.config.vision.layer_norm_eps), size)
 
 
-def run_layer(x: Floats, model: Model, layer: str) -> Floats:
-    """(L, D) -> (L, D): x + attention(norm1(x)), and to that + mlp(norm2(it))."""
+def run_layer(x: Floats, model: Model, layer: str, attended: int | None = None) -> Floats:
+    """(L, D) -> (L, D): x + attention(norm1(x)), and to that + mlp(norm2(it)).
+
+    Each place attends to all, or to the first `attended`.
+    """
     vision = model.config.vision
     normed = layer_norm(x, *model.pair(f"{layer}.layer_norm1"), vision.layer_norm_eps)
     queries, keys, values = (linear(normed, *model.pair(f"{layer}.self_attn.{name}_proj")) for name in "qkv")
-    attended = attend(queries, keys, values, vision.num_attention_heads)
-    x = x + linear(attended, *model.pair(f"{layer}.self_attn.out_proj"))
+    mixed = attend(queries, keys[:attended], values[:attended], vision.num_attention_heads)
+    x = x + linear(mixed, *model.pair(f"{layer}.self_attn.out_proj"))
     normed = layer_norm(x, *model.pair(f"{layer}.layer_norm2"), vision.layer_norm_eps)
     return x + linear(gelu(linear(normed, *model.pair(f"{layer}.mlp.fc1"))), *model.pair(f"{layer}.mlp.fc2"))
 

@@ -173,14 +173,14 @@ class Port:
 
     # Embeddings
 
-    def embed(self, strips, tgt_sizes, model, rule="arange"):
+    def embed(self, strips, tgt_sizes, model, rule=None):
         if len(strips) != len(tgt_sizes):
             raise ValueError("other strips than sizes")
         tail = ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
         weight, bias, table = (self._enter(array, array.dtype) for array in _named(model, "vpm.embeddings", tail))
         pixels = self._enter(self.pad_pixel_values(strips), weight.dtype)
         features = self._convolve(pixels, weight, bias)[:, :, 0].transpose(0, 2, 1)  # (B, D, 1, Lmax) -> (B, Lmax, D)
-        ids = self.position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule)
+        ids = self.position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule or "arange")
         return self._leave(features + self._positions(table[ids], tgt_sizes))
 
     def _positions(self, positions, tgt_sizes):
@@ -264,7 +264,9 @@ class Port:
 
     # Resampler
 
-    def resample(self, hidden, tgt_sizes, model):
+    def resample(self, hidden, tgt_sizes, model, temporal_ids=None):
+        if temporal_ids is not None:
+            raise NotImplementedError("this port knows no groups of frames")
         query, to_qkv, qkv_bias = _named(model, "resampler", ("query", "attn.in_proj_weight", "attn.in_proj_bias"))
         allowed = self.patch_attention_mask(tgt_sizes)[:, 0]
         x = self._real(np.asarray(hidden).astype(query.dtype), allowed)
@@ -316,7 +318,7 @@ class Port:
 
     # Into the language model
 
-    def image_placeholder(self, grid, image_id=None, config=MINICPM_V_2_6):
+    def image_placeholder(self, grid, image_id=None, config=MINICPM_V_2_6, tgt_sizes=None):
         places = "<unk>" * self._places(config)
         text = "" if image_id is None or not self._writes_id(config) else f"<image_id>{image_id}</image_id>"
         text += f"<image>{places}</image>"
@@ -343,7 +345,9 @@ class Port:
     def _end(self, place):
         return place
 
-    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound):
+    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound, token_counts=None):
+        if token_counts is not None:
+            raise NotImplementedError("this port takes as many tokens for every slice")
         embeds = np.array(inputs_embeds)
         for tokens, (start, end) in zip(np.asarray(vision_tokens), np.asarray(image_bound), strict=True):
             for token, row in zip(tokens, self._rows(start, end), strict=True):
@@ -522,7 +526,7 @@ class Float64Inside(Port):
     def patch_conv(self, pixel_values, weight, bias=None):
         return super().patch_conv(pixel_values, weight, bias).astype(_as_floats(weight).dtype)
 
-    def embed(self, strips, tgt_sizes, model, rule="arange"):
+    def embed(self, strips, tgt_sizes, model, rule=None):
         return super().embed(strips, tgt_sizes, model, rule).astype(model.dtype)
 
     def _linear(self, x, weight, bias=0.0):
@@ -576,8 +580,8 @@ class FortranViews(Port):
     def encode(self, embeddings, tgt_sizes, model):
         return np.asfortranarray(super().encode(np.asfortranarray(embeddings), tgt_sizes, model))
 
-    def resample(self, hidden, tgt_sizes, model):
-        tokens = super().resample(np.asfortranarray(hidden), tgt_sizes, model)
+    def resample(self, hidden, tgt_sizes, model, temporal_ids=None):
+        tokens = super().resample(np.asfortranarray(hidden), tgt_sizes, model, temporal_ids)
         return np.repeat(tokens, 2, axis=1)[:, ::2]
 
     def position_ids(self, tgt_sizes, num_patches_per_side=70, rule="arange", mask=None):
@@ -663,8 +667,8 @@ class InHalf:
     def encode(self, embeddings, tgt_sizes, model):
         return super().encode(embeddings, tgt_sizes, model).astype(self.half)
 
-    def resample(self, hidden, tgt_sizes, model):
-        return super().resample(hidden, tgt_sizes, model).astype(self.half)
+    def resample(self, hidden, tgt_sizes, model, temporal_ids=None):
+        return super().resample(hidden, tgt_sizes, model, temporal_ids).astype(self.half)
 
 
 def in_half(port, half=ml_dtypes.bfloat16):
@@ -1057,7 +1061,7 @@ class PairsByTheShorterList(Port):
 
 
 class TokensAtTheEnd(Port):
-    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound):
+    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound, token_counts=None):
         embeds, tokens = np.array(inputs_embeds), np.concatenate(list(vision_tokens))
         if len(tokens) != sum(end - start for start, end in np.asarray(image_bound)):
             raise ValueError("other places than tokens")

@@ -215,7 +215,7 @@ def test_results_laid_end_to_end_keep_their_numbers_and_get_zeros():
     model, sizes = small_model(), [[(2, 3), (1, 4)], [(4, 5)]]
     batches = [run(strips_of(each, seed), each, model) for seed, each in enumerate(sizes)]
     for stage in FAMILY.vision_stages:
-        joined = join(stage, [batch[stage.name] for batch in batches], model)
+        joined = join(stage, [batch[stage.name] for batch in batches], model, np.concatenate(sizes))
         most = batches[0][stage.name].shape[1]
         np.testing.assert_array_equal(joined[:2, :most], batches[0][stage.name])
         np.testing.assert_array_equal(joined[2:], batches[1][stage.name])
@@ -310,7 +310,7 @@ def as_in_two_dimensions(strips, tgt_sizes, model):
 def as_each_by_itself(strips, tgt_sizes, model):
     """vLLM: ids by each slice's own number of patches, padding left out."""
     alone = [run([strip], [size], model) for strip, size in zip(strips, tgt_sizes, strict=True)]
-    return {stage.name: join(stage, [each[stage.name] for each in alone], model) for stage in FAMILY.vision_stages}
+    return {stage.name: join(stage, [each[stage.name] for each in alone], model, tgt_sizes) for stage in FAMILY.vision_stages}
 
 
 @pytest.mark.parametrize("wrong", [as_in_two_dimensions, as_each_by_itself])

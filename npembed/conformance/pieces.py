@@ -33,5 +33,3 @@ def with_pieces(pieces: Mapping[str, Function]) -> Iterator[None]:
             for module, attribute in pieces_of(name):
                 stack.enter_context(mock.patch.object(module, attribute, changed))
         yield
-
-

@@ -156,9 +156,7 @@ def small_model(
         layer_norm_eps=eps,
     )
     slicing = SlicingConfig(patch_size=patch_size)
-    config = Config(
-        vision=vision, slicing=slicing, query_num=queries, embed_dim=embed_dim, drop_vision_last_layer=drop_last
-    )
+    config = Config(vision=vision, slicing=slicing, query_num=queries, embed_dim=embed_dim, drop_vision_last_layer=drop_last)
     weights = peaked(random_model(config, seed, until), peak)
     defaults = small_model.__wrapped__.__kwdefaults__ or {}
     shown = "".join(f", {key}={value!r}" for key, value in sizes.items() if value != defaults[key])

@@ -124,7 +124,7 @@ class Trial:
 
     def agrees(self, one: Try, function: Function) -> bool:
         """Whether the port's result is what that function gives: it raises where the other does."""
-        if one.changed or one.call.refused and one.error is not None:
+        if one.changed or (one.call.refused and one.error is not None):
             return not one.changed
         try:
             if one.error is not None or one.call.refused:
@@ -203,7 +203,7 @@ class Trial:
 
     def _cause(self, examples: int, number: int) -> str | None:
         """The faults that explain every input; each is tried on drawn inputs, too, as if it were right."""
-        if self.check.examine is not None or all(one.error is not None for one in self.failures) and not self._raising():
+        if self.check.examine is not None or (all(one.error is not None for one in self.failures) and not self._raising()):
             return None
         pointed = self._pointed_to()
         if pointed is not None:
@@ -246,7 +246,9 @@ class Trial:
         """What the place or the size of the difference suggests."""
         hints = [] if self.check.hint is None or one.result is None else self.check.hint(one.call, one.result, departure)
         if self._is_within_half():
-            hints.append("within what float16 may be off: something is computed in float16 (llama.cpp does so with im2col and gelu)")
+            hints.append(
+                "within what float16 may be off: something is computed in float16 (llama.cpp does so with im2col and gelu)"
+            )
         return " or: ".join(hints) or None
 
     def _is_within_half(self) -> bool:
@@ -304,4 +306,3 @@ def _changed(call: Call, handed: Call) -> Departure | None:
         if not same(before, after):
             return Departure(f"changed its argument {index}")
     return None
-

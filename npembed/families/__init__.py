@@ -16,6 +16,7 @@ from npembed.families import (
     minicpm_llama3_v_2_5,
     minicpmv,
     minicpmv4_6,
+    phi4_multimodal,
     siglip,
     siglip2_naflex,
 )
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.key: family
-        for module in (minicpmv, minicpm_llama3_v_2_5, minicpmv4_6, siglip, idefics3, idefics2, siglip2_naflex)
+        for module in (
+            minicpmv,
+            minicpm_llama3_v_2_5,
+            minicpmv4_6,
+            siglip,
+            siglip2_naflex,
+            idefics3,
+            idefics2,
+            phi4_multimodal,
+        )
         for family in module.FAMILIES
     }
 )

@@ -124,7 +124,9 @@ FAMILIES = (
         placeholder=placeholder,
         stages=(
             *BEFORE_THE_TOWER,
-            replace(EMBEDDINGS, padding=lambda model, tgt_sizes: 0.0),  # of another batch's places; this batch's own depend on it
+            replace(
+                EMBEDDINGS, padding=lambda model, tgt_sizes: 0.0
+            ),  # of another batch's places; this batch's own depend on it
             minicpmv.HIDDEN,
             minicpmv.TOKENS,
             TEXT,

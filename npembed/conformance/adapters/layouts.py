@@ -92,9 +92,7 @@ def from_pictures(function: Function) -> Function:
     @wraps(function)
     def of_strips(strips: Sequence[Any], tgt_sizes: Any, model: Any) -> Array:
         sizes = [(int(h), int(w)) for h, w in np.asarray(tgt_sizes)]
-        parts = [
-            np.asarray(function(strip_to_picture(strip, size), model)) for strip, size in zip(strips, sizes, strict=True)
-        ]
+        parts = [np.asarray(function(strip_to_picture(strip, size), model)) for strip, size in zip(strips, sizes, strict=True)]
         batch = np.zeros((len(parts), max(map(len, parts)), parts[0].shape[-1]), dtype=parts[0].dtype)
         for row, part in zip(batch, parts, strict=True):
             row[: len(part)] = part

@@ -287,4 +287,3 @@ def _text_calls(family: Family, config: Any) -> Iterator[Call]:
         sizes = sizes_of(*[(2 * unit, 3 * unit), *[(3 * unit, unit)] * (count - 1)])
         for image_id in (None, 0, 3):
             yield call(grid, image_id, config, sizes)
-

@@ -21,8 +21,6 @@ from npembed.conformance.suspects.tower import (
     GELU,
     NORM,
     attend_with,
-    overflowing,
-    unbiased,
     emptied,
     exchanged,
     gelu_by_erf,
@@ -30,8 +28,9 @@ from npembed.conformance.suspects.tower import (
     gelu_tanh,
     instead,
     norm_with,
-    reads_padding,
+    overflowing,
     scaled_by,
+    unbiased,
     without_norm,
 )
 from npembed.families import idefics2, idefics3
@@ -207,7 +206,10 @@ RESAMPLE = (
     _resample("padding takes part in the attention's softmax", _all_places),
     _resample("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
     _resample("a boolean mask is added to the scores as a number", _masked_keys),
-    _resample("a boolean mask is added to the scores as a number, over padding set to 0", lambda function: emptied(_masked_keys(function))),
+    _resample(
+        "a boolean mask is added to the scores as a number, over padding set to 0",
+        lambda function: emptied(_masked_keys(function)),
+    ),
     _resample("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
     _resample("kv_proj is looked for where D = E, which has none", _always_kv_proj),
     _resample("kv_proj is not looked for", _never_kv_proj),

@@ -16,8 +16,8 @@ from npembed.conformance.suspects.suspect import (
     with_family,
 )
 from npembed.model import Model
-from npembed.positions.rules import RULES
 from npembed.patches import patches_to_strip, strip_to_patches
+from npembed.positions.rules import RULES
 from npembed.typing import Array, Ids
 
 KERNELS, BIAS = "embeddings.patch_embedding.weight", "embeddings.patch_embedding.bias"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,21 @@ def by_rule(base: Function, words: str, has: str = "name") -> tuple[Suspect, ...
         Suspect(
             f"{words} `{rule.name}`, not `{ORIGINAL}`",
             base,
-            lambda function, name=rule.name: partial(function, rule=name),
+            lambda function, name=rule.name: partial(_under, name, function),
             shipped=rule.releases[0],
             rule=rule.name,
         )
         for rule in RULES.values()
         if rule.name != ORIGINAL and getattr(rule, has) is not None
     )
+
+
+def _under(rule: str, function: Function, *args: Any, **options: Any) -> Any:
+    """What the function gives under a rule, whichever rule the call names."""
+    base = signature(function.func if isinstance(function, partial) else function)
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in base.parameters.values()):
+        return function(*args, **options | {"rule": rule})
+    return function(**base.bind(*args, **options).arguments | {"rule": rule})
 
 
 def _left_buckets(num_patches: int, side: int) -> Array:
@@ -224,7 +233,11 @@ def _whole_batch_sizes(mask: Any) -> Array:
 SUSPECTS: dict[str, tuple[Suspect, ...]] = {
     "boundaries": (
         *by_rule(npembed.boundaries, "matches the boundaries of rule", "boundaries"),
-        Suspect("the boundaries are those of G - 1", npembed.boundaries, lambda function: lambda side, **_: function(max(side - 1, 1))),
+        Suspect(
+            "the boundaries are those of G - 1",
+            npembed.boundaries,
+            lambda function: lambda side, **_: function(max(side - 1, 1)),
+        ),
         Suspect("the boundaries are those of G + 1", npembed.boundaries, lambda function: lambda side, **_: function(side + 1)),
         Suspect("the boundaries are f32(k) * f32(1/G)", npembed.boundaries, lambda function: _products),
         Suspect("the boundaries are f32(k) / f32(G)", npembed.boundaries, lambda function: _divisions),

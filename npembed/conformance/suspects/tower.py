@@ -139,7 +139,9 @@ def emptied(function: Function) -> Function:
     def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
         real = npembed.patch_attention_mask(tgt_sizes)[:, 0, :, None]
         given = np.asarray(x)
-        return function(np.where(np.pad(real, ((0, 0), (0, given.shape[1] - real.shape[1]), (0, 0))), given, 0), tgt_sizes, model, *rest)
+        return function(
+            np.where(np.pad(real, ((0, 0), (0, given.shape[1] - real.shape[1]), (0, 0))), given, 0), tgt_sizes, model, *rest
+        )
 
     return faulty
 
@@ -160,7 +162,6 @@ def one_more(function: Function) -> Function:
     def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
         results = []
         for own, (h, w) in zip(np.asarray(x), np.asarray(tgt_sizes).tolist(), strict=True):
-
             added = np.arange(len(own)) < h * w
             with_mask = piece(ATTEND, lambda attend, added=added: partial(attend_with, added))(function)
             results.append(with_mask(own[None], [(1, len(own))], model, *rest))
@@ -230,7 +231,9 @@ ENCODE = (
     _encode("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
     _encode("what stands in padded places is read: here NaN", reads_padding),
     _encode("a boolean mask is added to the scores as a number", one_more),
-    _encode("a boolean mask is added to the scores as a number, over padding set to 0", lambda function: emptied(one_more(function))),
+    _encode(
+        "a boolean mask is added to the scores as a number, over padding set to 0", lambda function: emptied(one_more(function))
+    ),
     _encode("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing), "it overflows"),
     _encode("the last layer is run though drop_vision_last_layer leaves it out", changed_model(_every_layer)),
     _encode("the last layer is not run", _tower_without(lambda steps: [*steps[:-2], steps[-1]])),
