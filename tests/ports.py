@@ -190,7 +190,7 @@ class Port:
     # Encoder
 
     def encode(self, embeddings, tgt_sizes, model):
-        vision, allowed = model.config.vision, self.patch_attention_mask(tgt_sizes)[:, 0]  # (B, Lmax)
+        allowed = self.patch_attention_mask(tgt_sizes)[:, 0]  # (B, Lmax)
         hidden = self._real(np.asarray(embeddings).astype(_dtype(model)), allowed)
         for number in range(self._layers(model)):
             hidden = self._layer(hidden, allowed, model, f"vpm.encoder.layers.{number}")

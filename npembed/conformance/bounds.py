@@ -21,7 +21,7 @@ from npembed.patches import patch_conv
 Floats = NDArray[Any]
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int8": 1 / 254}
-"""u: half the distance from 1 to the next number of each type; of int8, half of one of 127 steps, in units of a row's largest."""
+"""u: half the distance from 1 to the next number of each type; of int8, half a step, in units of a row's largest."""
 
 HALF_TYPES = ("float16", "bfloat16", "int8")
 """Coarser than float32. int8 is of the weights alone: each row in 255 equal steps, the rest in float16."""
@@ -174,7 +174,8 @@ def stage_allowed(in_float32: Floats, in_float64: Floats, precision: str = "floa
 HALF_MULTIPLE = 6
 """A port in half precision may be this many times as far from float64 as the furthest of three runs that round as it does.
 
-Right ports were measured at up to a third of it: torch in bfloat16 and float16, pure and by autocast, transformers' own encoder.
+Right ports were measured at up to a third of it: torch in bfloat16 and float16, whole and by autocast, and transformers' own
+encoder.
 """
 
 HALF_FLOOR = 2
@@ -209,3 +210,25 @@ def half_allowed(function: Callable[..., Floats], args: Sequence[Any], exact: Fl
 def precision_factor(precision: str) -> float:
     """By what a distance that is allowed in float32 grows at that precision; at least 1."""
     return max(UNIT_ROUNDOFF[check_precision(precision)] / UNIT_ROUNDOFF["float32"], 1.0)
+
+
+INDISTINGUISHABLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "float32": {},
+    "float16": {"encode": (), "resample": ("eps 1e-5 in ln_post alone",)},
+    "bfloat16": {
+        "encode": (
+            "gelu in its erf form, not the tanh form",
+            "eps 1e-5 in post_layernorm alone",
+            "eps 1e-5 in layer_norm2 alone",
+        ),
+        "resample": ("eps 1e-5 in ln_q alone", "eps 1e-5 in ln_post alone"),
+    },
+    "int8": {
+        "encode": ("gelu in its erf form, not the tanh form",),
+        "resample": ("eps 1e-5 in ln_q alone", "eps 1e-5 in ln_post alone"),
+    },
+}
+"""Per precision and function, the known faults that are less than its rounding, in every input and in all together.
+
+A port with one of them passes at that precision; check it in float32, too.
+"""

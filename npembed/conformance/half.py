@@ -1,9 +1,9 @@
 """A run of the reference that rounds where a framework rounds: the yardstick of ports in half precision and with int8 weights.
 
 A framework in float16 or bfloat16 computes each operation (a linear map, a layer norm, a softmax, an activation, a sum of two
-arrays) in float32 and rounds its result to the type. So does this. How far such a run is from float64, on the very case, is what
-a port in that precision is measured by. Each run rounds another way, to the nearest or at random, so that luck in one of them
-does not make the yardstick short.
+arrays) in float32 and rounds its result to the type. So does this. How far such a run is from float64, on the very case, is
+what a port in that precision is measured by. Each run rounds another way, to the nearest or at random, so that luck in one of
+them does not make the yardstick short.
 """
 
 from collections.abc import Callable, Sequence

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from npembed.conformance.outcome import Status
-from npembed.conformance.port import check_function, load_port
-from npembed.conformance.probes import CHECKS
+from npembed.conformance.port import check_function, checks_of, load_port, named
 from npembed.conformance.report import as_text
 
 
@@ -20,7 +19,7 @@ def port_tests(port: Any, **options: Any) -> Callable[[str], None]:
     port : module, object or str
         As `check_port` takes it, or a module's name or file.
     options
-        `require`, `examples`, `seed`, `precision`, as `check_port` takes them.
+        `stage`, `require`, `rule`, `family`, `examples`, `seed`, `precision`, as `check_port` takes them.
 
     Returns
     -------
@@ -31,16 +30,21 @@ def port_tests(port: Any, **options: Any) -> Callable[[str], None]:
     ------
     ImportError
         Without the extra `testing`.
+    ValueError
+        An unknown name, rule, family or precision.
     """
     try:
         import pytest
     except ImportError:
         raise ImportError("port_tests needs pytest: pip install 'npembed[testing]'") from None
     subject = load_port(port) if isinstance(port, str) else port
+    checks = checks_of(options.get("family"))
+    looked_at, required = named(options.pop("stage", ()), checks), named(options.pop("require", ()), checks)
+    names = [name for name in checks if name in required or name in (looked_at or checks)]
 
-    @pytest.mark.parametrize("function", CHECKS)
+    @pytest.mark.parametrize("function", names)
     def test_port(function: str) -> None:
-        outcome = check_function(subject, function, **options)
+        outcome = check_function(subject, function, require=required, **options)
         if outcome.status is Status.ABSENT:
             pytest.skip(outcome.summary)
         assert outcome.status is Status.PASS, as_text([outcome], "the port departs from the reference")

@@ -1,8 +1,9 @@
 """Known faults in half precision: not by how far single numbers are off, but by whether all errors together point their way.
 
 Rounding scatters; a fault pushes. For each known fault, the errors of all inputs are projected on what the fault does, as a
-fraction of it: near 0 for a right port, near 1 for one with the fault. How far a right port is from 0 is measured by runs of the
-reference that round (`half`). A fault for which that is too much cannot be told apart in that precision, and is not looked for.
+fraction of it: near 0 for a right port, near 1 for one with the fault. How far a right port is from 0 is measured by runs of
+the reference that round (`half`). A fault for which that is too much cannot be told apart in that precision, and is not looked
+for.
 """
 
 from collections.abc import Sequence

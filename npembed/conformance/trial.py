@@ -232,8 +232,8 @@ class Trial:
         function = suspect.fault(self.reference)
         rest = min((one for one in self.failures if not self.agrees(one, function)), key=lambda one: _size(one.call))
         return (
-            f"no known cause explains every input. {suspect.in_full}: explains {count} of {len(self.failures)} failures; with it "
-            f"taken out, the smallest input that still departs is {self._words(rest.call)}: {self._what(rest, function)}"
+            f"no known cause explains every input. {suspect.in_full}: explains {count} of {len(self.failures)} failures; with "
+            f"it taken out, the smallest input that still departs is {self._words(rest.call)}: {self._what(rest, function)}"
         )
 
     def _what(self, one: Try, function: Function) -> str:

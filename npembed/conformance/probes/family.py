@@ -22,7 +22,7 @@ from npembed.family import Family, Promise, Stage
 from npembed.model import Model
 from npembed.typing import Size
 
-SMALL_SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (1, 5), (4, 4))
+SMALL_SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (1, 5))
 """Of slices, in the family's units."""
 
 OTHER = {
@@ -55,7 +55,9 @@ def variants(key: str) -> tuple[dict[str, Any], ...]:
     config = get_family(key, "check").small(get_family(key, "check"))
     patch = config.vision.patch_size
     sides = [{"image_size": side * patch} for side in (27, 70) if side != config.vision.num_patches_per_side]
-    changes = [{}, *({name: value} for name, value in _other_values(config)), *sides]
+    few = {"image_size": 5 * patch, "size": (5 * patch, 5 * patch)}  # where the sizes of pictures and of the table are one
+    tied = few if hasattr(config, "size") else {}
+    changes = [{}, *({name: value, **tied} for name, value in _other_values(config)), *sides]
     return tuple(change for change in changes if _is_config(key, change))
 
 
@@ -88,8 +90,9 @@ def _is_config(key: str, change: Mapping[str, Any]) -> bool:
 def sizes_for(model: Model) -> tuple[Size, ...]:
     """Rows and columns of slices that the model takes, smallest first: found by trying."""
     unit, side = model.config.family.unit(model.config), model.config.vision.num_patches_per_side
-    tried = [*((h * unit, w * unit) for h, w in SMALL_SIZES), (side, side)]
-    return tuple(size for size in dict.fromkeys(tried) if _takes(model, size))
+    small = [(h * unit, w * unit) for h, w in SMALL_SIZES]
+    found = tuple(size for size in small if _takes(model, size))
+    return found or tuple(size for size in [(side, side)] if _takes(model, size))  # a family of one size takes the table's
 
 
 def _takes(model: Model, size: Size) -> bool:
@@ -204,8 +207,9 @@ def _distant_sweep(family: Family, stage: Stage) -> Iterator[Call]:
         for sizes in batches if number == 0 else batches[-2:]:
             yield _distant_call(family, stage, model, "mixed", sizes)
         yield _distant_call(family, stage, model, "faint", batches[0])
+    fewest = variants(family.key)[1]
     for peak in (3.0, 10.0, 100.0):
-        model = draw.family_model(family.key, last, peak=peak)
+        model = draw.family_model(family.key, last, peak=peak, **fewest)
         yield from (_distant_call(family, stage, model, "mixed", sizes) for sizes in _batches(model)[-3:])
     plain = draw.family_model(family.key, last)
     for sizes in _batches(plain)[-2:]:

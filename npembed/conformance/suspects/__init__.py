@@ -3,7 +3,7 @@
 A suspect has a kind in words, what it does, who shipped it, and a function that makes a faulty function of a right one, so
 that two faults can be tried at once. Nothing here needs Hypothesis: checks of Python ports and golden packs use the same.
 
-- `positions`, `padding` (with the mask and the convolution), `embeddings`, `tower`, `connectors`, `images`, `merge`: the faults.
+- `positions`, `padding` (with the mask and the convolution), `embeddings`, `tower`, `connectors`, `images`, `merge`: faults.
 - `suspect`: what they are made of.
 - `explain`: which of them explain what a port gave.
 """

@@ -207,8 +207,7 @@ RESAMPLE = (
     _resample("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
     _resample("a boolean mask is added to the scores as a number", _masked_keys),
     _resample(
-        "a boolean mask is added to the scores as a number, over padding set to 0",
-        lambda function: emptied(_masked_keys(function)),
+        "a boolean mask is added to the scores as a number, padding set to 0", lambda inner: emptied(_masked_keys(inner))
     ),
     _resample("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
     _resample("kv_proj is looked for where D = E, which has none", _always_kv_proj),

@@ -220,6 +220,10 @@ def _always(side: bool) -> Fault:
     return lambda function: lambda values, boundaries, right=False: function(values, boundaries, right=side)
 
 
+def _of_another_side(change: int, function: Function) -> Function:
+    return lambda side, **options: function(max(side + change, 1), **options)
+
+
 def _summed_sizes(mask: Any) -> Array:
     """Rows and columns of all slices, summed."""
     return np.array([(int(mask[:, :, 0].sum()), int(mask[:, 0].sum()))] * len(mask), dtype=np.int64)
@@ -233,12 +237,8 @@ def _whole_batch_sizes(mask: Any) -> Array:
 SUSPECTS: dict[str, tuple[Suspect, ...]] = {
     "boundaries": (
         *by_rule(npembed.boundaries, "matches the boundaries of rule", "boundaries"),
-        Suspect(
-            "the boundaries are those of G - 1",
-            npembed.boundaries,
-            lambda function: lambda side, **_: function(max(side - 1, 1)),
-        ),
-        Suspect("the boundaries are those of G + 1", npembed.boundaries, lambda function: lambda side, **_: function(side + 1)),
+        Suspect("the boundaries are those of G - 1", npembed.boundaries, partial(_of_another_side, -1)),
+        Suspect("the boundaries are those of G + 1", npembed.boundaries, partial(_of_another_side, 1)),
         Suspect("the boundaries are f32(k) * f32(1/G)", npembed.boundaries, lambda function: _products),
         Suspect("the boundaries are f32(k) / f32(G)", npembed.boundaries, lambda function: _divisions),
     ),

@@ -137,11 +137,9 @@ def emptied(function: Function) -> Function:
     """Padded places are set to 0 before anything else."""
 
     def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-        real = npembed.patch_attention_mask(tgt_sizes)[:, 0, :, None]
-        given = np.asarray(x)
-        return function(
-            np.where(np.pad(real, ((0, 0), (0, given.shape[1] - real.shape[1]), (0, 0))), given, 0), tgt_sizes, model, *rest
-        )
+        lengths = np.prod(tgt_sizes, axis=1)
+        real = np.arange(np.shape(x)[1])[:, None] < lengths[:, None, None]  # (B, Lmax, 1)
+        return function(np.where(real, x, 0), tgt_sizes, model, *rest)
 
     return faulty
 
