@@ -79,7 +79,7 @@ class Trial:
             if self.reference is self.check.reference or self._is_judged(call):
                 self.tries.append(self.attempt(call))
         if examples and (not self.failures or _size(self.failures[0].call) > LARGE):
-            self._draw(self.reference, examples, number)
+            self.draw(self.reference, examples, number)
         if self.failures:
             return self._failed(examples, number)
         found = self._signed()
@@ -135,7 +135,7 @@ class Trial:
         except Exception:  # a faulty function may well fail, as the port did
             return one.error is not None
 
-    def _draw(self, judge: Function, examples: int, number: int) -> bool:
+    def draw(self, judge: Function, examples: int, number: int) -> bool:
         """Drawn inputs; whether one departs from what `judge` gives: it is shrunk, and kept."""
         last: list[Try] = []
 
@@ -212,7 +212,7 @@ class Trial:
             found = explanations(self._tried(), self.check.suspects, self.reference)
             if not found:
                 return self._in_part()
-            if not examples or not self._draw(combined(found[0], self.reference), examples, number):
+            if not examples or not self.draw(combined(found[0], self.reference), examples, number):
                 break
         return " or: ".join(dict.fromkeys(map(words, found)))
 

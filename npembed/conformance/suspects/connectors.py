@@ -28,6 +28,7 @@ from npembed.conformance.suspects.tower import (
     gelu_tanh,
     instead,
     norm_with,
+    reads_padding,
     overflowing,
     scaled_by,
     unbiased,
@@ -205,6 +206,7 @@ RESAMPLE = (
     _resample("the positions are added to keys and values", piece("npembed.resampler._keyed", _values_too)),
     _resample("padding takes part in the attention's softmax", _all_places),
     _resample("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
+    _resample("what stands in padded places is read: here NaN", reads_padding),
     _resample("a boolean mask is added to the scores as a number", _masked_keys),
     _resample(
         "a boolean mask is added to the scores as a number, padding set to 0", lambda inner: emptied(_masked_keys(inner))
