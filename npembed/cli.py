@@ -372,7 +372,8 @@ app.add_typer(cli_weights.app, name="weights")
 JsonOption: TypeAlias = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")]
 HtmlOption: TypeAlias = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as one HTML page, too.")]
 PrecisionOption: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="TYPE", help="What the port computes in: float32, float64, bfloat16 or float16.")
+    str | None,
+    typer.Option(metavar="TYPE", help="What the port computes in: float32, float64, bfloat16, float16, or int8 weights."),
 ]
 
 
@@ -443,7 +444,14 @@ def golden_check(
 @app.command()
 def check(
     module: Annotated[str, typer.Argument(metavar="MODULE", help="The port: a dotted name or a .py file.")],
+    stage: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Look at this function or stage alone.")] = None,
     require: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A function that must be there.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The port's position rule, to be judged by; npembed rules lists them.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Check that family's functions; npembed families lists them.")
+    ] = None,
     examples: Annotated[int, typer.Option(metavar="N", help="Drawn inputs per function.", min=0)] = 100,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the drawn inputs.", min=0)] = 0,
     precision: PrecisionOption = None,
@@ -461,7 +469,16 @@ def check(
     _check_reports(json_file, html_file, [module] if module.endswith(".py") else [])
     with IsolatedPort(module, timeout=timeout) as port:
         _check_reports(json_file, html_file, port.files)
-        outcomes = check_port(port, require=require or (), examples=examples, seed=seed, precision=precision)
+        outcomes = check_port(
+            port,
+            stage=stage or (),
+            require=require or (),
+            rule=rule,
+            family=family,
+            examples=examples,
+            seed=seed,
+            precision=precision,
+        )
     _report(outcomes, module, json_file, html_file)
 
 
