@@ -10,10 +10,12 @@ from types import ModuleType
 from typing import Any
 
 from npembed.conformance.bounds import check_precision
+from npembed.conformance.isolation import IsolatedPort
 from npembed.conformance.outcome import Outcome, Status
 from npembed.conformance.probes import CHECKS, FunctionCheck, family_checks
 from npembed.conformance.trial import Trial
 from npembed.positions.rules import get_rule
+from npembed.words import raised
 
 EXAMPLES = 100
 """Drawn inputs per function, beside the fixed ones."""
@@ -47,7 +49,7 @@ def load_port(name: str) -> ModuleType:
             sys.path.insert(0, "")  # as `python -m` does: a port in the current folder is found
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a port may raise anything as it is imported, or leave
-        raise ValueError(f"check: the port {name} cannot be imported: {type(error).__name__}: {error}") from None
+        raise ValueError(f"check: the port {name} cannot be imported: {raised(error)}") from None
 
 
 def checks_of(family: str | None) -> Mapping[str, FunctionCheck]:
@@ -70,7 +72,7 @@ def check_port(
 
     Parameters
     ----------
-    port : module or object
+    port : module, object or IsolatedPort
         With functions under the names of the public ones, in their argument order. `Model` is the reference's and is handed
         to them. An attribute `PRECISION` names the float type that it computes in, where the results' dtype does not say.
     stage : iterable of str
@@ -142,6 +144,9 @@ def check_function(
     precision: str | None = None,
 ) -> Outcome:
     """Check one function of a port; the arguments are those of `check_port`."""
+    if isinstance(port, IsolatedPort):
+        options = {"rule": rule, "family": family, "examples": examples, "seed": seed, "precision": precision}
+        return port.check(name, {"require": sorted(require), **options})
     stated = precision or getattr(port, "PRECISION", None)
     if stated is not None:
         check_precision(stated)
@@ -184,7 +189,8 @@ def _by_rule(check: FunctionCheck, rule: str | None) -> Callable[..., Any]:
 
 def _module_of(port: Any) -> str:
     """The name that the port is imported by; "" for an object."""
-    return port.__name__ if isinstance(port, ModuleType) else ""
+    name = getattr(port, "__name__", "")
+    return name if isinstance(name, str) else ""
 
 
 def _is_ours(error: ImportError) -> bool:

@@ -18,6 +18,7 @@ from npembed.conformance.outcome import Outcome, Status, describe
 from npembed.conformance.probes.probe import Call, FunctionCheck, copied, dtype_of, same
 from npembed.conformance.suspects.explain import Tried, explanations, in_part, words
 from npembed.conformance.suspects.suspect import combined
+from npembed.words import raised
 
 Function = Callable[..., Any]
 
@@ -103,8 +104,8 @@ class Trial:
         handed, result, error = copied(call), None, None
         try:
             result = handed.of(self.function)
-        except (Exception, SystemExit) as raised:  # whatever a port raises is its failure, and so is leaving
-            error = raised
+        except (Exception, SystemExit) as came:  # whatever a port raises is its failure, and so is leaving
+            error = came
         precision = self._precision(call, result)
         change = _changed(call, handed)
         departure = self._departure(call, result, error, precision) or (None if call.refused else change)
@@ -114,9 +115,14 @@ class Trial:
         if call.refused:
             return None if error is not None else Departure("was not refused: there is no right result")
         if error is not None:
-            return Departure(f"raised {type(error).__name__}: {error}") if self._is_judged(call) else None
+            return Departure(f"raised {raised(error)}") if self._is_judged(call) else None
         function = None if self.reference is self.check.reference else self.reference
-        return self.check.departure(call, result, precision, function)
+        try:
+            return self.check.departure(call, result, precision, function)
+        except ImportError:
+            raise
+        except (Exception, SystemExit) as failed:  # a list that holds itself, say
+            return Departure(f"gave what cannot be compared: {raised(failed)}")
 
     def _precision(self, call: Call, result: Any) -> str:
         """The coarsest of the inputs' float type, the result's, and the one that the port states."""
@@ -239,7 +245,7 @@ class Trial:
 
     def _what(self, one: Try, function: Function) -> str:
         if one.error is not None:
-            return f"raised {type(one.error).__name__}: {one.error}"
+            return f"raised {raised(one.error)}"
         departure = None if one.call.refused else self.check.departure(one.call, one.result, one.precision, function)
         return "was not refused" if departure is None else departure.what
 
