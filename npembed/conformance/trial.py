@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -227,7 +228,7 @@ class Trial:
         return any(one.error is None for one in self.tries)
 
     def _tried(self) -> list[Tried]:
-        return [Tried(one.call, lambda f, one=one: self.agrees(one, f), one.departure is None) for one in self.tries]
+        return [Tried(one.call, partial(self.agrees, one), one.departure is None) for one in self.tries]
 
     def _in_part(self) -> str | None:
         """A fault that explains most of the failures, and the smallest that it does not."""

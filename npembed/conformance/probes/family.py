@@ -115,9 +115,18 @@ def _models(family: Family, until: str, *changes: dict[str, Any]) -> Iterator[Mo
         yield draw.family_model(family.key, until, **change)
 
 
+@cache
+def _of_pictures(model: Model) -> list[list[Size]]:
+    """The slices of small pictures, for a family whose slices belong together."""
+    cut = (model.config.family.cut(images.picture(height, width), model.config) for height, width in PICTURES[3:5])
+    return [[(int(h), int(w)) for h, w in slices.tgt_sizes] for slices in cut]
+
+
 def _batches(model: Model) -> list[list[Size]]:
     """Slices of one size, and, where there are several, of two."""
     sizes = sizes_for(model)
+    if not sizes:
+        return _of_pictures(model)
     return [*([size] for size in sizes[:6]), *([[sizes[-1], sizes[0]], [sizes[0], sizes[-1]]] if len(sizes) > 1 else [])]
 
 
@@ -166,7 +175,10 @@ def _drawn_models(family: Family, until: str) -> st.SearchStrategy[Any]:
 
 
 def _drawn_sizes(family: Family) -> st.SearchStrategy[Any]:
-    sizes = sizes_for(draw.family_model(family.key, family.vision_stages[-1].name))
+    whole = draw.family_model(family.key, family.vision_stages[-1].name)
+    sizes = sizes_for(whole)
+    if not sizes:
+        return st.sampled_from(_of_pictures(whole)).map(lambda chosen: sizes_of(*chosen))
     return st.lists(st.sampled_from(sizes), min_size=1, max_size=3).map(lambda chosen: sizes_of(*chosen))
 
 
