@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 import npembed
-from npembed import MINICPM_V_2_6, load_model, random_model, stops
+from npembed import MINICPM_V_2_6, cli_explain, load_model, random_model, stops
 from npembed import run as run_stages
 from npembed.families import FAMILIES
 from npembed.family import Slices
@@ -52,6 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(cli_explain.explain)
 SAMPLE = Path(__file__).with_name("data") / "sample.png"
 SEED = 0
 """Of the random weights that stand in for a checkpoint."""

@@ -1,0 +1,86 @@
+"""The command `npembed explain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npembed import MINICPM_V_2_6, load_model
+from npembed.files import check_output, replacing
+from npembed.images import read_image
+
+DEFAULT = Path("explain.html")
+
+
+def explain(
+    image: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help="A picture; without one, the sample picture.")] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="SOURCE", help="A checkpoint, whose numbers the page shows, too.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Without weights: the family; npembed families lists them.")
+    ] = None,
+    until: Annotated[str, typer.Option(metavar="STAGE", help="With weights: the last stage to show.")] = "embeddings",
+    rule: Annotated[str | None, typer.Option(metavar="NAME", help="The position rule; the family's own by default.")] = None,
+    compare: Annotated[str | None, typer.Option(metavar="NAME", help="The rule that the page compares with at first.")] = None,
+    upright: Annotated[bool, typer.Option("--upright", help="Turn the picture as its EXIF asks; upstream does not.")] = False,
+    article: Annotated[
+        bool, typer.Option("--article", help="The seed article's figures beside ours, instead of a picture.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, one HTML file.")] = DEFAULT,
+) -> None:
+    """Show, on one page, how a picture becomes numbers step by step."""
+    inputs = [path for path in (image, Path(weights) if weights and Path(weights).exists() else None) if path is not None]
+    target = check_output(output, (".html", ".htm"), inputs)
+    if article:
+        if image or weights or family or rule or compare:
+            raise ValueError("explain: --article takes no picture, weights, family or rule")
+        from npembed.pages.article import article_page
+
+        page, what = article_page(), "the article's figures beside ours"
+    else:
+        page, what = _page(image, weights, family, until, rule, compare, upright)
+    write_page(target, page, what)
+
+
+def _page(
+    image: Path | None,
+    weights: str | None,
+    family: str | None,
+    until: str,
+    rule: str | None,
+    compare: str | None,
+    upright: bool,
+) -> tuple[str, str]:
+    """The page of one picture, and what it shows in words."""
+    from npembed.pages import explain as pages
+    from npembed.pages.steps import Subject
+
+    if weights is not None and family is not None:
+        raise ValueError("explain: --family is for a page without weights; with --weights the checkpoint says its family")
+    if weights is None and until != "embeddings":
+        raise ValueError(f"explain: --until {until} needs --weights")
+    model = None if weights is None else load_model(weights, until)
+    config = model.config if model else MINICPM_V_2_6 if family is None else pages.default_config(family)
+    picture, turned = read_image(image or pages.SAMPLE, upright=upright)
+    subject = Subject(
+        picture=picture,
+        name=str(image) if image else "",
+        config=config,
+        origin=weights or "",
+        model=model,
+        until=until,
+        rule=rule,
+        compare=compare,
+        turned=turned,
+        upright=upright,
+    )
+    return pages.explain(subject), f"{image or 'the sample picture'} through {config.family.title}"
+
+
+def write_page(target: Path, page: str, what: str) -> None:
+    """The page into its file, and a line that says so."""
+    replaced = ", which replaces the earlier file" if target.exists() else ""
+    with replacing(target) as beside:
+        beside.write_text(page, encoding="utf-8", errors="backslashreplace")
+    print(f"{what}: {len(page.encode(errors='backslashreplace')) / 1e6:.1f} MB are in {target}{replaced}", flush=True)
