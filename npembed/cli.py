@@ -212,13 +212,16 @@ def rules(
         tuple[str, str] | None, typer.Option(metavar="A B", help="Show the buckets of two rules side by side, for --n.")
     ] = None,
     n: Annotated[int | None, typer.Option(help="With --compare: the number of patches.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all of it as one page to look at.")] = None,
 ) -> None:
     """Show where the position rules of released software part from the original."""
     if as_json and as_markdown:
         raise ValueError("rules: --json and --markdown exclude each other")
     if (compare is None) != (n is None):
         raise ValueError("rules: --compare A B and --n N go together")
-    if compare is not None and n is not None:
+    if html is not None:
+        cli_explain.write_rules(html, side, up_to, as_json or as_markdown or compare is not None)
+    elif compare is not None and n is not None:
         pair = compare_two(*compare, n, side)
         _say(json.dumps(pair) if as_json else _pair_table(pair))
     elif as_json:

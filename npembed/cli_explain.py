@@ -1,4 +1,4 @@
-"""The command `npembed explain`."""
+"""The commands that write pages: `npembed explain`, and `npembed rules` with --html."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from npembed.files import check_output, replacing
 from npembed.images import read_image
 
 DEFAULT = Path("explain.html")
+PAGES = (".html", ".htm")
 
 
 def explain(
@@ -31,7 +32,7 @@ def explain(
 ) -> None:
     """Show, on one page, how a picture becomes numbers step by step."""
     inputs = [path for path in (image, Path(weights) if weights and Path(weights).exists() else None) if path is not None]
-    target = check_output(output, (".html", ".htm"), inputs)
+    target = check_output(output, PAGES, inputs)
     if article:
         if image or weights or family or rule or compare:
             raise ValueError("explain: --article takes no picture, weights, family or rule")
@@ -76,6 +77,16 @@ def _page(
         upright=upright,
     )
     return pages.explain(subject), f"{image or 'the sample picture'} through {config.family.title}"
+
+
+def write_rules(file: Path, side: int, up_to: int, more: bool) -> None:
+    """The page of the rules, unless another form is asked for with it."""
+    if more:
+        raise ValueError("rules: --html excludes --json, --markdown and --compare")
+    target = check_output(file, PAGES)
+    from npembed.pages.rules import rules_page
+
+    write_page(target, rules_page(side, up_to), "the rules")
 
 
 def write_page(target: Path, page: str, what: str) -> None:

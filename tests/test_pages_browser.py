@@ -1,0 +1,294 @@
+"""The pages in a real browser: what they show, that they ask for nothing, keyboard, widths, light and dark, contrast."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import npembed
+from npembed import FAMILIES, position_ids
+from npembed.pages.explain import default_config, explain
+from npembed.pages.steps import Subject
+from npembed.positions.differences import compare_two
+from tests.synthetic import synthetic_picture
+
+CHROMIUM = shutil.which("chromium")
+QUIET = """
+--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync
+""".split()
+WIDTHS = (390, 768, 1440)
+
+if CHROMIUM is None:
+    pytest.skip("no chromium; apt-get install chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; pip install 'npembed[dev]'")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Any]:
+    """One browser for all the tests here, with a folder of its own."""
+    with playwright.sync_playwright() as started:
+        context = started.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("user"), executable_path=CHROMIUM, args=QUIET, headless=True
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """Every page, made once."""
+    folder = tmp_path_factory.mktemp("pages")
+    picture = Image.fromarray(synthetic_picture(1000, 700))
+    texts = {"explain": explain(Subject(picture=picture, name="a.png", config=npembed.MINICPM_V_2_6))}
+    for key in FAMILIES:
+        texts[f"explain {key}"] = explain(Subject(picture=picture, name="a.png", config=default_config(key)))
+    for name, text in texts.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in texts}
+
+
+EACH = ["explain"]
+"""The pages that are looked at in every way."""
+
+
+@pytest.fixture
+def opened(browser, pages) -> Iterator[Any]:
+    """Opens a page, and fails if that page says an error or asks for anything."""
+    found: list[str] = []
+    made = []
+
+    def open_page(name: str, width: int = 1440, scheme: str = "light") -> Any:
+        page = browser.new_page()
+        made.append(page)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        own = pages[name].as_uri()
+        page.on("console", lambda message: found.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: found.append(f"error: {error}"))
+        page.on("request", lambda request: found.append(request.url[:80]) if not _own(request.url, own) else None)
+        page.goto(own)
+        return page
+
+    yield open_page
+    for page in made:
+        page.close()
+    assert found == []
+
+
+def _own(url: str, own: str) -> bool:
+    return url.partition("#")[0] == own or url.startswith("data:image/")
+
+
+def point_at(page: Any, selector: str, across: float, down: float) -> None:
+    """The pointer over that share of the element."""
+    element = page.locator(selector)
+    element.scroll_into_view_if_needed()
+    page.evaluate("selector => document.querySelector(selector).scrollIntoView({block: 'start'})", selector)
+    box = element.bounding_box()
+    page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+
+# explain
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_the_page_of_each_family_opens(key, opened):
+    page = opened(f"explain {key}")
+    page.wait_for_function("document.getElementById('row').textContent.length > 0")
+    assert "patch" in page.locator("#readout").inner_text()
+
+
+def sizes_of(page: Any) -> list[list[int]]:
+    return page.evaluate("DATA.slices.map(slice => slice.size)")
+
+
+def test_pointing_at_a_patch_shows_its_id_and_place(opened):
+    page = opened("explain")
+    sizes = sizes_of(page)
+    h, w = sizes[1]
+    page.select_option("#choose-slice", "1")
+    point_at(page, "#slice", 5.5 / w, 3.5 / h)
+    words = page.locator("#readout").inner_text()
+    assert words.startswith("Slice 1 (crop in column 0, row 0) · ")
+    assert f"patch {3 * w + 5} · row 3, column 5 · " in words
+    assert words.endswith(f"id {position_ids(sizes)[1, 3 * w + 5]}")
+    box = page.evaluate("DATA.slices[1].box")
+    assert f"pixels ({_pixels(5, w, box[0], box[2])}, {_pixels(3, h, box[1], box[3])}) to" in words
+
+
+def _pixels(place: int, count: int, start: float, end: float) -> str:
+    return f"{round(start + (end - start) * place / count, 2):g}"
+
+
+def test_a_lit_patch_is_lit_in_every_figure(opened):
+    page = opened("explain")
+    h, w = sizes_of(page)[1]
+    point_at(page, "#slice", 7.5 / w, 2.5 / h)
+    for lit in ("#slice .lit", "#ids-over .lit"):
+        assert [page.locator(lit).get_attribute(name) for name in "xy"] == ["7", "2"]
+    assert f"Patch {2 * w + 7} of {h * w}" in page.locator("#strip-words").inner_text()
+    assert f"Patch 2 of {h}" in page.locator("#rows-words").inner_text()
+    assert f"Patch 7 of {w}" in page.locator("#columns-words").inner_text()
+    x, y = (float(page.locator("#overview .lit").get_attribute(name)) for name in "xy")
+    left, top, right, bottom = page.evaluate("DATA.slices[1].box")
+    assert (x, y) == pytest.approx((left + (right - left) * 7 / w, top + (bottom - top) * 2 / h))
+
+
+def test_the_row_of_numbers_is_the_patchs(opened):
+    strips, tgt_sizes = npembed.slice_image(Image.fromarray(synthetic_picture(1000, 700)))
+    page = opened("explain")
+    w = tgt_sizes[1, 1]
+    patch = npembed.patches.strip_to_patches(strips[1])[3 * w + 5]
+    page.wait_for_function("document.getElementById('row').textContent.length > 0")
+    lines = [line for line in page.locator("#row").inner_text().splitlines() if not line.startswith("#")]
+    shown = [number for line in lines for number in line.split()]
+    assert shown == [re.sub(r"\.0$", "", str(number)) for number in patch]
+
+
+@pytest.mark.parametrize("rule", ["exact", "shrunk", "step-bfloat16", "candle-left"])
+def test_another_rule_lights_exactly_the_patches_that_differ(rule, opened):
+    page = opened("explain")
+    sizes = sizes_of(page)
+    h, w = sizes[1]
+    page.select_option("#rule", rule)
+    rows, columns = (compare_two("arange", rule, n)["differ"] for n in (h, w))
+    expected = [r * w + c for r in range(h) for c in range(w) if r in rows or c in columns]
+    for figure in ("#slice", "#ids-over"):
+        lit = page.locator(f"{figure} .changed").evaluate_all("all => all.map(each => Number(each.dataset.patch))")
+        assert lit == expected
+    assert f"the ids of {len(expected):,} of this slice's {h * w:,} patches change" in page.locator("#count").inner_text()
+    page.select_option("#rule", "")
+    assert page.locator(".changed").count() == 0
+
+
+def test_a_ruler_shows_coordinates_and_boundaries(opened):
+    page = opened("explain")
+    h, _ = sizes_of(page)[1]
+    point_at(page, "#rows", 0.001 + 8 / 1016, 0.28)
+    assert page.locator("#rows-words").inner_text().startswith(f"Patch 0 of {h}. arange: coordinate 0, bucket 0.")
+    point_at(page, "#rows", (8 + 1000 * 0.5 / 70) / 1016, 0.8)
+    edge = npembed.boundaries(70)[0]
+    assert f"bucket 0 of 70, from the beginning to {edge}: patch" in page.locator("#rows-words").inner_text()
+
+
+def test_the_arrow_keys_move_the_patch(opened):
+    page = opened("explain")
+    h, w = sizes_of(page)[1]
+    page.locator("#slice").focus()
+    for key, place in [
+        ("ArrowRight", (3, 6)),
+        ("ArrowDown", (4, 6)),
+        ("ArrowLeft", (4, 5)),
+        ("ArrowUp", (3, 5)),
+        ("End", (3, w - 1)),
+        ("Home", (3, 0)),
+    ]:
+        page.keyboard.press(key)
+        assert f"row {place[0]}, column {place[1]} " in page.locator("#readout").inner_text()
+    page.keyboard.press("PageUp")
+    assert page.locator("#readout").inner_text().startswith("Slice 0 (the whole picture)")
+    page.keyboard.press("ArrowUp")
+    assert "row 0, column 0" in page.locator("#readout").inner_text()
+    page.locator("#columns").focus()
+    page.keyboard.press("ArrowRight")
+    assert "row 0, column 1" in page.locator("#readout").inner_text()
+
+
+def test_a_tap_lights_a_patch(opened):
+    page = opened("explain", 390)
+    h, w = sizes_of(page)[1]
+    page.evaluate("document.querySelector('#slice').scrollIntoView({block: 'start'})")
+    box = page.locator("#slice").bounding_box()
+    page.locator("#slice").dispatch_event(
+        "pointerdown",
+        {"pointerType": "touch", "clientX": box["x"] + 2.5 / w * box["width"], "clientY": box["y"] + 1.5 / h * box["height"]},
+    )
+    assert "row 1, column 2 " in page.locator("#readout").inner_text()
+
+
+# Every page
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", EACH)
+def test_nothing_overflows(name, width, opened):
+    page = opened(name, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    beyond = page.evaluate(
+        """width => [...document.querySelectorAll('main *, header *, .bar *')].filter(each =>
+            !each.closest('svg, .scroll, .numbers') && each.getBoundingClientRect().right > width + 1).map(each => each.outerHTML.slice(0, 80))""",
+        width,
+    )
+    assert beyond == []
+
+
+CONTRAST = """
+() => {
+  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1]; };
+  const light = ([r, g, b]) => { const f = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
+  const behind = (element) => { for (let each = element; each; each = each.parentElement) {
+    const found = parse(getComputedStyle(each).backgroundColor); if (found[3] === 1) return found; } return [255, 255, 255, 1]; };
+  const low = [];
+  for (const element of document.querySelectorAll("body *")) {
+    if (element.closest("svg:not(.plot), script, style, noscript") || !element.checkVisibility()) continue;
+    if (![...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
+    const style = getComputedStyle(element), front = light(parse(style.color)), back = light(behind(element));
+    const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
+    if (ratio < 4.5) low.push(`${ratio.toFixed(2)}: ${element.outerHTML.slice(0, 100)}`);
+  }
+  return low;
+}
+"""
+"""Text whose contrast with what is behind it is below 4.5, which is WCAG 2's AA for text of any size."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", EACH)
+def test_text_stands_out_in_light_and_dark(name, scheme, opened):
+    page = opened(name, scheme=scheme)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) > 384) == (scheme == "light")
+    assert page.evaluate(CONTRAST) == []
+
+
+def test_text_that_does_not_stand_out_is_seen(opened):
+    page = opened(EACH[0])
+    page.evaluate("document.querySelector('h1').style.color = '#999'")
+    (found,) = page.evaluate(CONTRAST)
+    assert "<h1" in found
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_the_tab_key_visits_everything_that_can_be_used_in_order(name, opened):
+    page = opened(name)
+    wanted = page.evaluate(
+        """() => [...document.querySelectorAll('a[href], button, select, input, summary, [tabindex="0"]')]
+            .filter(each => each.checkVisibility() && !each.disabled && (!each.closest('details:not([open])') || each.matches('summary')))
+            .map((each, i) => (each.dataset.tab = i))"""
+    )
+    visited = []
+    for _ in wanted:
+        page.keyboard.press("Tab")
+        visited.append(page.evaluate("document.activeElement.dataset.tab"))
+    assert visited == list(map(str, wanted))
+    assert page.evaluate("[...document.querySelectorAll('[tabindex]')].every(each => each.tabIndex <= 0)")
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_everything_that_can_be_used_has_a_name(name, opened):
+    page = opened(name)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, select, input, [tabindex="0"], [role=img], img, svg:not([aria-hidden])')].filter(each =>
+            !(each.getAttribute('aria-label') || each.getAttribute('aria-labelledby') || each.labels?.length || each.textContent.trim() || each.hasAttribute('alt')))
+            .map(each => each.outerHTML.slice(0, 100))"""
+    )
+    assert nameless == []
+    headings = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(each => Number(each.tagName[1]))")
+    assert headings[0] == 1
+    assert headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(headings, headings[1:], strict=False))
