@@ -16,7 +16,7 @@ PRODUCT = "product"
 
 
 class DisagreementError(Exception):
-    """Two contestants do not compute the same thing, so that their times mean nothing."""
+    """Two contestants do not compute the same thing, so their times mean nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What the encoder and the resampler are made of: linear maps, layer norm, attention, gelu.
 
-Each works on one slice, so that there is no padding to mask, and in the float type of what it is given.
+Each works on one slice, so there is no padding to mask, and in the float type of what it is given.
 """
 
 import math

@@ -45,6 +45,7 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from npembed import MINICPM_V_2_6, random_model
     >>> strips = [np.zeros((3, 14, h * w * 14), dtype=np.float32) for h, w in [(28, 37), (39, 26)]]
     >>> embed(strips, [[28, 37], [39, 26]], random_model(MINICPM_V_2_6)).shape

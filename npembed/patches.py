@@ -70,7 +70,7 @@ def patches_to_strip(patches: NDArray[Any], patch_size: int) -> NDArray[Any]:
 def patch_conv(pixel_values: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> NDArray[Any]:
     """(B, C, H, W), (D, C, P, P), (D,) -> (B, D, H//P, W//P): the convolution whose stride is its kernel's side.
 
-    No patch overlaps another, so that it is one matrix product over the pixels of each patch. On a padded batch of
+    No patch overlaps another, so it is one matrix product over the pixels of each patch. On a padded batch of
     strips, (B, C, P, Lmax*P), the result is (B, D, 1, Lmax).
 
     Parameters

@@ -107,7 +107,7 @@ def resample(
     Notes
     -----
     Source: SPEC 8 and 13.3. The tables of positions and times are float32 in a float64 model too: they are what the weights
-    were trained with, so that float64 is exact about the same function. They are added to the keys alone. Without `kv_proj`,
+    were trained with, so float64 is exact about the same function. They are added to the keys alone. Without `kv_proj`,
     where D = E, the hidden states are taken as they are. A NaN stays in its group.
 
     Examples

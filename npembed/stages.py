@@ -1,6 +1,7 @@
 """The stages of the path that the families share, as records; and what runs a family's stages one after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from npembed.family import Promise, Stage
 from npembed.merge import image_bounds, scatter_image_embeds, token_places
 from npembed.model import Model, as_model
 from npembed.padding import pad_pixel_values, patch_attention_mask
+from npembed.positions import position_ids
 from npembed.typing import Array, Ids, Shapes
 
 Progress = Callable[[int, int], None]
@@ -27,7 +29,13 @@ def _strips(values: Mapping[str, Any]) -> list[Array]:
 def _ids(tgt_sizes: Any, model: Model, rule: str | None = None) -> Ids:
     """The rows of the position table, as the model's family numbers its patches."""
     family = model.config.family
-    return family.position_ids(arguments.as_tgt_sizes(tgt_sizes, "position_ids"), model.config, rule or family.rule)
+    sizes = arguments.as_tgt_sizes(tgt_sizes, "position_ids")
+    return family.position_ids(sizes, model.config, family.rule if rule is None else rule)
+
+
+def _asked_rule(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The rule, where one is asked for; without it a stage is called as a port is."""
+    return () if values.get("rule") is None else (values["rule"],)
 
 
 def _cut(picture: Any, config: Any) -> Any:
@@ -66,11 +74,22 @@ POSITION_IDS = Stage(
     call=_ids,
     arguments=lambda values, model: (values["tgt_sizes"], model, values.get("rule")),
 )
+BUCKETED_IDS = replace(
+    POSITION_IDS,
+    call=position_ids,
+    arguments=lambda values, model: (
+        values["tgt_sizes"],
+        model.config.vision.num_patches_per_side,
+        model.config.family.rule if values.get("rule") is None else values["rule"],
+    ),
+    function="position_ids",
+)
+"""The stage `position_ids` of a family whose ids are those of `position_ids`: a port's can be explained by its faults."""
 EMBEDDINGS = Stage(
     name="embeddings",
     reads=("strips.*", "tgt_sizes"),
     call=embed,
-    arguments=lambda values, model: (_strips(values), values["tgt_sizes"], model, values.get("rule")),
+    arguments=lambda values, model: (_strips(values), values["tgt_sizes"], model, *_asked_rule(values)),
     function="embed",
     arrays=embedding_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
@@ -91,7 +110,7 @@ def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Id
         arrays=arrays,
         sizes=after,
         compares_padding=False,
-        companions=lambda tgt_sizes, config: {"hidden_sizes": after(tgt_sizes, config)},
+        companions=lambda tgt_sizes, config: {"hidden_sizes": after(tgt_sizes, config).copy()},
         promise=Promise.DISTANCE,
         steps=True,
     )
@@ -160,7 +179,8 @@ TEXT = Stage(
     arguments=lambda values, model: (values["grid"].tolist(), int(values["image_id"]), model.config, None),
 )
 
-BEFORE_THE_TOWER = (SLICED_TGT_SIZES, SLICED_STRIPS, PIXEL_VALUES, PATCH_ATTN_MASK, POSITION_IDS)
+TO_THE_MASK = (SLICED_TGT_SIZES, SLICED_STRIPS, PIXEL_VALUES, PATCH_ATTN_MASK)
+BEFORE_THE_TOWER = (*TO_THE_MASK, POSITION_IDS)
 """From a picture to what the embeddings read."""
 
 
@@ -211,7 +231,7 @@ def run(
     who = "run"
     family = as_model(model, who).config.family
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
-    stages = family.stages_until(until or last_stage(model), who)
+    stages = family.stages_until(last_stage(model) if until is None else until, who)
     values: dict[str, Any] = {"strips": strips, "tgt_sizes": sizes, "rule": rule}
     for stage in stages:
         values[stage.name] = stage.compute(values, model, **({"progress": progress} if stage.steps else {}))
@@ -238,9 +258,9 @@ def companions(
     A family whose position table is interpolated has no ids.
     """
     arrays: dict[str, Array] = {"patch_attn_mask": patch_attention_mask(tgt_sizes)}
-    if POSITION_IDS in model.config.family.stages:
+    if any(stage.name == "position_ids" for stage in model.config.family.stages):
         arrays["position_ids"] = _ids_of_calls(tgt_sizes, model, rule, batches or [len(tgt_sizes)])
-    arrays["tgt_sizes"] = tgt_sizes
+    arrays["tgt_sizes"] = tgt_sizes.copy()
     for stage in stages:
         arrays |= stage.companions(tgt_sizes, model.config)
     return arrays

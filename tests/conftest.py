@@ -1,12 +1,18 @@
 """Settings and fixtures that the tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from npembed import Model, load_model
+
+pytest.register_assert_rewrite("tests.command_line")
+from tests.command_line import saved, state  # noqa: E402
+from tests.synthetic import synthetic_picture  # noqa: E402
+from tests.wrong_things import make_site  # noqa: E402
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True)
@@ -25,3 +31,42 @@ def data() -> Path:
 def tiny() -> Model:
     """The small checkpoint that upstream's answers were made with."""
     return load_model(DATA / "tiny-minicpmv")
+
+
+# Of the command line
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def weights(data: Path) -> Path:
+    return data / "tiny-minicpmv"
+
+
+@pytest.fixture
+def picture(here: Path) -> Path:
+    """A small picture, of one slice."""
+    return saved(synthetic_picture(60, 40), here / "picture.png")
+
+
+@pytest.fixture
+def old_output(picture: Path) -> Iterator[Path]:
+    """The file that holds what it held before, when the test is over."""
+    output = picture.with_name("out.safetensors")
+    output.write_bytes(b"old")
+    before = state(picture.parent)
+    yield output
+    assert state(picture.parent) == before
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of things that are wrong, and of old outputs; no test may change a byte of it."""
+    folder = tmp_path_factory.mktemp("site")
+    make_site(folder)
+    return folder

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy.special import erf
 
-from npembed.config import MINICPM_V_2_6
+from npembed import MINICPM_V_2_6
 
 PUBLIC = (
     "pad_sequence",
@@ -168,12 +168,12 @@ class Port:
 
     # Embeddings
 
-    def embed(self, strips, tgt_sizes, model, rule="arange"):
+    def embed(self, strips, tgt_sizes, model, rule=None):
         tail = ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
         weight, bias, table = (self._enter(array, array.dtype) for array in _named(model, "vpm.embeddings", tail))
         pixels = self._enter(self.pad_pixel_values(strips), weight.dtype)
         features = self._convolve(pixels, weight, bias)[:, :, 0].transpose(0, 2, 1)  # (B, D, 1, Lmax) -> (B, Lmax, D)
-        ids = self.position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule)
+        ids = self.position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule or "arange")
         return self._leave(features + self._positions(table[ids], tgt_sizes))
 
     def _positions(self, positions, tgt_sizes):
@@ -238,7 +238,9 @@ class Port:
 
     # Resampler
 
-    def resample(self, hidden, tgt_sizes, model):
+    def resample(self, hidden, tgt_sizes, model, temporal_ids=None):
+        if temporal_ids is not None:
+            raise NotImplementedError("this port knows no groups of frames")
         query, to_qkv, qkv_bias = _named(model, "resampler", ("query", "attn.in_proj_weight", "attn.in_proj_bias"))
         x = np.asarray(hidden).astype(query.dtype)
         if "resampler.kv_proj.weight" in model.weights:
@@ -279,7 +281,7 @@ class Port:
 
     # Into the language model
 
-    def image_placeholder(self, grid, image_id=None, config=MINICPM_V_2_6):
+    def image_placeholder(self, grid, image_id=None, config=MINICPM_V_2_6, tgt_sizes=None):
         places = "<unk>" * config.query_num
         text = "" if image_id is None else f"<image_id>{image_id}</image_id>"
         text += f"<image>{places}</image>"
@@ -300,7 +302,9 @@ class Port:
     def _end(self, place):
         return place
 
-    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound):
+    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound, token_counts=None):
+        if token_counts is not None:
+            raise NotImplementedError("this port takes as many tokens for every slice")
         embeds = np.array(inputs_embeds)
         for tokens, (start, end) in zip(np.asarray(vision_tokens), np.asarray(image_bound), strict=True):
             for token, row in zip(tokens, self._rows(start, end), strict=True):

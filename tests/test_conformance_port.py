@@ -13,7 +13,7 @@ from npembed.conformance import Status, check_function, check_port, load_port, p
 from npembed.conformance.probes import CHECKS
 from tests.ports import RIGHT_PORTS, WRONG_PORTS, WrongPort, as_module
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "plain_python_port.py"
+EXAMPLE = Path(npembed.__file__).parent / "conformance" / "examples" / "plain_python_port.py"
 
 CAUSES = {
     "padding with 1": ("pad_pixel_values", "pads with 1, not 0"),

@@ -1,8 +1,8 @@
 """Strips to embeddings: the seed from end to end, upstream's own answers, and what must not matter."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-import npembed.embeddings
 from npembed import (
     Config,
     Model,
@@ -25,13 +24,15 @@ from npembed import (
     random_model,
     slice_image,
 )
+from npembed.conformance import strategies as draw
 from tests.oracles import float32_gamma, seed_embeddings
 from tests.synthetic import synthetic_picture
 
 WEIGHT, BIAS, TABLE = (
     f"vpm.embeddings.{name}" for name in ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
 )
-Batch = tuple[list[NDArray[Any]], list[tuple[int, int]]]
+Sizes = Sequence[tuple[int, int]] | NDArray[np.int64]
+Batch = tuple[list[NDArray[Any]], Sizes]
 
 
 @lru_cache
@@ -44,18 +45,13 @@ def small_model(channels: int = 3, side: int = 2, grid: int = 70, width: int = 6
     return Model(config, weights)
 
 
-def batch_of(
-    sizes: list[tuple[int, int]], model: Model, seed: int = 0, dtype: type = np.float32, positive: bool = False
-) -> Batch:
+def batch_of(sizes: Sizes, model: Model, seed: int = 0, dtype: type = np.float32) -> Batch:
     vision, rng = model.config.vision, np.random.default_rng(seed)
     shapes = [(vision.num_channels, vision.patch_size, h * w * vision.patch_size) for h, w in sizes]
-    strips = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
-    return [np.abs(strip) for strip in strips] if positive else strips, sizes
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes], sizes
 
 
-def exact_and_bound(
-    strips: list[NDArray[Any]], sizes: list[tuple[int, int]], model: Model
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def exact_and_bound(strips: list[NDArray[Any]], sizes: Sizes, model: Model) -> tuple[NDArray[Any], NDArray[Any]]:
     """The seed's float64 result, and how far a float32 one may be from it (SPEC 11)."""
     weight, bias, table = (model.weights[name] for name in (WEIGHT, BIAS, TABLE))
     grid = model.config.vision.num_patches_per_side
@@ -64,18 +60,12 @@ def exact_and_bound(
     return exact, float32_gamma(weight[0].size + 3) * magnitude
 
 
-sides = st.integers(1, 9)
-sizes_lists = st.lists(st.tuples(sides, sides), min_size=1, max_size=4)
-models = st.builds(
-    small_model, channels=st.integers(1, 3), side=st.integers(1, 3), grid=st.integers(1, 9), width=st.integers(1, 5)
-)
+batches = draw.tgt_sizes(max_slices=4, max_patches=81)
 
 
-@given(sizes=sizes_lists, model=models, seed=st.integers(0, 2**32), positive=st.booleans())
-def test_float32_lies_within_the_bound_of_the_seeds_float64(
-    sizes: list[tuple[int, int]], model: Model, seed: int, positive: bool
-) -> None:
-    strips, _ = batch_of(sizes, model, seed, positive=positive)
+@given(sizes=batches, model=draw.models(), data=st.data())
+def test_float32_lies_within_the_bound_of_the_seeds_float64(sizes: Sizes, model: Model, data: st.DataObject) -> None:
+    strips = data.draw(draw.strips(sizes, model.config.vision.num_channels, model.config.vision.patch_size))
     found = embed(strips, sizes, model)
     exact, bound = exact_and_bound(strips, sizes, model)
     assert found.dtype == np.float32
@@ -83,8 +73,8 @@ def test_float32_lies_within_the_bound_of_the_seeds_float64(
     assert (np.abs(found - exact) <= bound).all()
 
 
-@given(sizes=sizes_lists, seed=st.integers(0, 2**32))
-def test_float64_equals_the_seeds_float64(sizes: list[tuple[int, int]], seed: int) -> None:
+@given(sizes=batches, seed=st.integers(0, 2**32))
+def test_float64_equals_the_seeds_float64(sizes: Sizes, seed: int) -> None:
     model = small_model(dtype=np.float64)
     strips, _ = batch_of(sizes, model, seed, dtype=np.float64)
     found = embed(strips, sizes, model)
@@ -92,8 +82,8 @@ def test_float64_equals_the_seeds_float64(sizes: list[tuple[int, int]], seed: in
     assert np.allclose(found, exact_and_bound(strips, sizes, model)[0], rtol=1e-13, atol=1e-13)
 
 
-@given(sizes=sizes_lists, seed=st.integers(0, 2**32))
-def test_embed_is_the_padded_path_of_the_packages_own_functions(sizes: list[tuple[int, int]], seed: int) -> None:
+@given(sizes=batches, seed=st.integers(0, 2**32))
+def test_embed_is_the_padded_path_of_the_packages_own_functions(sizes: Sizes, seed: int) -> None:
     model = small_model()
     strips, _ = batch_of(sizes, model, seed)
     patches = patch_conv(pad_pixel_values(strips), model.weights[WEIGHT], model.weights[BIAS])  # (B, D, 1, Lmax)
@@ -113,8 +103,8 @@ def test_a_padded_place_holds_the_bias_and_the_first_position(dtype: type) -> No
         assert not (row[: h * w] == filler).all(axis=1).any()
 
 
-@given(sizes=st.lists(st.tuples(sides, sides), min_size=2, max_size=4), seed=st.integers(0, 99), data=st.data())
-def test_slices_do_not_touch_one_another(sizes: list[tuple[int, int]], seed: int, data: st.DataObject) -> None:
+@given(sizes=batches, seed=st.integers(0, 99), data=st.data())
+def test_slices_do_not_touch_one_another(sizes: Sizes, seed: int, data: st.DataObject) -> None:
     model = small_model(dtype=np.float64)
     strips, _ = batch_of(sizes, model, seed, dtype=np.float64)
     found = embed(strips, sizes, model)
@@ -126,35 +116,12 @@ def test_slices_do_not_touch_one_another(sizes: list[tuple[int, int]], seed: int
         assert np.allclose(alone[0], found[b, : h * w], rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("most", [1, 5, 6, 11, 10**9])
-def test_how_many_patches_are_multiplied_at_once_does_not_matter(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small_model()
-    strips, sizes = batch_of([(2, 3), (1, 5), (1, 1), (4, 4), (1, 1), (1, 1)], model)
-    monkeypatch.setattr(npembed.embeddings, "PATCHES_AT_ONCE", most)
-    exact, bound = exact_and_bound(strips, sizes, model)
-    assert (np.abs(embed(strips, sizes, model) - exact) <= bound).all()
-
-
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8), most=st.integers(1, 20))
-def test_groups_are_runs_of_slices_no_larger_than_need_be(lengths: list[int], most: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(npembed.embeddings, "PATCHES_AT_ONCE", most)
-        groups = list(npembed.embeddings._groups(lengths))
-    assert [b for group in groups for b, _ in group] == list(range(len(lengths)))
-    assert all([rows.stop - rows.start for _, rows in group] == [lengths[b] for b, _ in group] for group in groups)
-    assert all(group[0][1].start == 0 for group in groups)
-    assert all(one.stop == other.start for group in groups for (_, one), (_, other) in pairwise(group))
-    totals = [group[-1][1].stop for group in groups]
-    assert all(len(group) == 1 or total <= most for group, total in zip(groups, totals, strict=True))
-    assert all(total + lengths[following[0][0]] > most for total, (_, following) in zip(totals, pairwise(groups), strict=False))
-
-
-def test_a_rule_that_gives_no_usable_id_is_refused_in_embeds_name() -> None:
+def test_a_rule_that_gives_no_usable_id_is_refused() -> None:
     model = small_model()
     strips, sizes = batch_of([(1, 2)], model)
-    with pytest.raises(ValueError, match=r"^embed: rule 'digitize', as released, gives bucket -1, outside 0\.\."):
+    with pytest.raises(ValueError, match=r"^position_ids: rule 'digitize', as released, gives bucket -1, outside 0\.\."):
         embed(strips, sizes, model, "digitize")
-    with pytest.raises(ValueError, match=r"^embed: rule must be one of arange, .*; got 'floor'$"):
+    with pytest.raises(ValueError, match=r"^position_ids: rule must be one of arange, .*; got 'floor'$"):
         embed(strips, sizes, model, "floor")
 
 

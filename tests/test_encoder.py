@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from npembed import Config, Model, VisionConfig, embed, encode, load_model, random_model, slice_image
+from npembed.conformance import strategies as draw
 from tests.oracles import torch_encoder
 from tests.synthetic import synthetic_picture
 
@@ -40,7 +41,7 @@ def valid(array: np.ndarray, tgt_sizes) -> list[np.ndarray]:
     return [rows[: h * w] for rows, (h, w) in zip(array, tgt_sizes, strict=True)]
 
 
-batches = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4)
+batches = draw.tgt_sizes(max_slices=4, max_patches=25)
 
 
 @pytest.mark.parametrize("name", ["synth_300x200", "synth_640x480"])
@@ -152,10 +153,10 @@ def test_the_last_layer_can_be_dropped():
     np.testing.assert_allclose(only_norm.std(axis=-1), 1, atol=0.2)
 
 
-def test_progress_is_told_of_each_layer():
+def test_progress_is_told_of_each_step_of_each_slice():
     calls = []
     encode(drawn([(1, 2), (2, 2)]), [(1, 2), (2, 2)], small_model(layers=3), progress=lambda *call: calls.append(call))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [(done, 8) for done in range(1, 9)], "two slices, of three layers and a norm each"
     with pytest.raises(TypeError, match="positional"):
         encode(drawn([(1, 2)]), [(1, 2)], small_model(), print)
 

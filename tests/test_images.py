@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from npembed import MINICPM_V_2_6, Config, SlicingConfig, slice_image
-from npembed.images import plan_slices, read_image
+from npembed.families.cutting import plan_slices
+from npembed.images import read_image
 from npembed.patches import strip_to_picture
 from tests.synthetic import synthetic_picture
 

@@ -59,7 +59,8 @@ called = {
     "run": run(strips, sizes, model), "FAMILIES": FAMILIES, "token_places": token_places([1, 5, 5], 5, [2]),
     "merge_patches": merge_patches(np.ones((1, 4, 16)), [[4, 4]], random_model(merging, until="tokens")),
     "random_model": model, "Model": model, "Config": tiny, "SlicingConfig": tiny.slicing, "VisionConfig": tiny.vision,
-    "MINICPM_V_2_6": MINICPM_V_2_6, "RULES": RULES,
+    "MINICPM_V_2_6": MINICPM_V_2_6, "RULES": RULES, "FAMILIES": FAMILIES,
+    "run": run(strips, sizes, model),
 }
 for rule in RULES:
     if "bfloat16" not in rule:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from npembed import Config, image_bounds, image_placeholder, scatter_image_embeds
-from npembed.images import plan_slices
+from npembed.conformance import strategies as draw
+from npembed.families.cutting import plan_slices
 
 STARTS, ENDS, UNK, TEXT = [290, 292], [291, 293], 294, 7
 SEED_BOUNDS = [[18, 82], [84, 148], [150, 214]]
@@ -84,6 +85,12 @@ def test_the_seeds_bounds(expected):
     bounds = image_bounds(expected["scatter.input_ids"], STARTS, ENDS)
     assert bounds.tolist() == expected["scatter.image_bound"].tolist() == SEED_BOUNDS
     assert bounds.dtype == np.int64
+
+
+@given(draw.token_sequences())
+def test_bounds_are_what_a_drawn_text_carries(sequence):
+    found = image_bounds(sequence.input_ids, sequence.start_ids, sequence.end_ids)
+    np.testing.assert_array_equal(found, sequence.image_bound)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.booleans())), st.integers(1, 4))

@@ -1,6 +1,7 @@
 """A model's arrays: their shapes, their one float type, and the seeded random ones."""
 
 import re
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npembed import MINICPM_V_2_6, Config, Model, VisionConfig, random_model
-from npembed.model import STAGES, shapes_until, stage_shapes
+from tests.shapes import STAGES, shapes_until, stage_shapes
 
 VISION = VisionConfig(
     hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, image_size=28, num_channels=1
@@ -63,11 +64,13 @@ def test_each_stage_adds_its_own_arrays() -> None:
         assert shapes_until(SMALL, stage) == whole
 
 
-@pytest.mark.parametrize("call", [stage_shapes, shapes_until])
-def test_an_unknown_stage_is_refused(call: object) -> None:
-    message = rf"^{call.__name__}: until must be one of embeddings, hidden, tokens; got 'vision'$"  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=message):
-        call(SMALL, "vision")  # type: ignore[operator]
+@pytest.mark.parametrize("name", ["vision", "", "Hidden", "text", None, 1])
+def test_an_unknown_stage_is_refused(name: Any) -> None:
+    """Also one that reads no array of the model: `until` cannot be it."""
+    for call in (SMALL.family.stage, SMALL.family.stages_until):
+        message = f"test: MiniCPM-V 2.6 has no stage {name!r}; it has embeddings, hidden, tokens"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            call(name, "test")
 
 
 # Model
@@ -117,7 +120,7 @@ def test_a_model_says_what_it_is() -> None:
 
 def test_what_a_model_lacks_is_named() -> None:
     model = Model(SMALL, {name: array for name, array in arrays().items() if name != BIAS})
-    assert model.missing("embeddings") == [BIAS]
+    assert model.missing(SMALL.family.stage("embeddings", "test")) == [BIAS]
     with pytest.raises(ValueError, match=rf"^test: the model lacks {re.escape(BIAS)}, which the stage 'embeddings' needs$"):
         model.require("embeddings", "test")
     names = ", ".join(list(stage_shapes(SMALL, "hidden"))[:3])
@@ -217,7 +220,7 @@ def test_what_random_models_refuse() -> None:
         random_model(SMALL, -1)
     with pytest.raises(TypeError, match=r"^random_model: seed must be a whole number of at least 0; got 1\.5$"):
         random_model(SMALL, 1.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^random_model: until must be one of embeddings, hidden, tokens; got 'all'$"):
-        random_model(SMALL, 0, "all")
-    with pytest.raises(ValueError, match=r"^random_model: until must be one of embeddings, hidden, tokens; got None$"):
-        random_model(SMALL, 0, None)  # type: ignore[arg-type]
+    for until in ("all", None):
+        words = f"random_model: MiniCPM-V 2.6 has no stage {until!r}; it has embeddings, hidden, tokens"
+        with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+            random_model(SMALL, 0, until)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from npembed import pad_pixel_values, pad_sequence, patch_attention_mask
+from npembed.conformance import strategies as draw
 from tests.oracles import seed_mask, seed_pixel_values, torch_pad_sequence
 
 DTYPES = [np.float32, np.float64, np.float16, np.int64, np.int32, np.uint8, np.bool_]
@@ -108,10 +109,16 @@ def test_a_padding_value_that_the_dtype_cannot_hold_is_refused(dtype: type, valu
 
 
 @given(
-    lengths=st.lists(SMALL, min_size=1, max_size=4), channels=SMALL, side=SMALL, dtype=st.sampled_from([np.float32, np.float64])
+    sizes=draw.tgt_sizes(max_slices=4, max_patches=9),
+    channels=SMALL,
+    side=SMALL,
+    dtype=st.sampled_from([np.float32, np.float64]),
+    data=st.data(),
 )
-def test_pixels_equal_the_seeds_steps(lengths: list[int], channels: int, side: int, dtype: type) -> None:
-    strips = [ramp((channels, side, length * side), dtype) for length in lengths]
+def test_pixels_equal_the_seeds_steps(
+    sizes: NDArray[np.int64], channels: int, side: int, dtype: type, data: st.DataObject
+) -> None:
+    strips, lengths = data.draw(draw.strips(sizes, channels, side, dtype)), sizes.prod(axis=1).tolist()
     found, expected = pad_pixel_values(strips), seed_pixel_values(strips)
     assert found.dtype == dtype
     assert found.shape == expected.shape == (len(lengths), channels, side, max(lengths) * side)
@@ -164,8 +171,8 @@ def test_strips_that_do_not_go_together_are_refused(strips: object, error: type,
         pad_pixel_values(strips)
 
 
-@given(sizes=st.lists(st.tuples(SMALL, SMALL), min_size=1, max_size=5))
-def test_the_mask_equals_the_seeds_loop(sizes: list[tuple[int, int]]) -> None:
+@given(sizes=draw.tgt_sizes(max_slices=5, max_patches=40))
+def test_the_mask_equals_the_seeds_loop(sizes: NDArray[np.int64]) -> None:
     mask = patch_attention_mask(sizes)
     assert mask.dtype == np.bool_
     assert np.array_equal(mask, seed_mask(sizes))

@@ -216,7 +216,7 @@ def test_sums_in_float16_break_the_bound() -> None:
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    path = Path(__file__).parent.parent / "examples" / "plain_python_port.py"
+    path = Path(npembed.__file__).parent / "conformance" / "examples" / "plain_python_port.py"
     spec = importlib.util.spec_from_file_location("plain_python_port", path)
     assert spec is not None
     assert spec.loader is not None

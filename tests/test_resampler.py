@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from npembed import Config, Model, VisionConfig, encode, random_model, resample
+from npembed.conformance import strategies as draw
 from npembed.resampler import sincos_table
 from tests.oracles import sincos_naive, torch_resampler
 
@@ -35,7 +36,7 @@ def drawn(tgt_sizes, seed: int = 0, extra: int = 0, width: int = 12) -> np.ndarr
     return np.random.default_rng(seed).standard_normal((len(tgt_sizes), longest, width))
 
 
-batches = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3)
+batches = draw.tgt_sizes(max_slices=3, max_patches=25)
 
 
 @pytest.mark.parametrize("name", ["synth_300x200", "synth_640x480"])

@@ -14,7 +14,16 @@ from npembed.family import Family, Slices, Step
 from npembed.model import Model
 from npembed.positions import position_ids
 from npembed.resampler import HEAD_DIM, resample, resampler_shapes
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, IMAGE_BOUND, INPUTS_EMBEDS, TEXT, hidden_stage, tokens_stage
+from npembed.stages import (
+    BUCKETED_IDS,
+    EMBEDDINGS,
+    IMAGE_BOUND,
+    INPUTS_EMBEDS,
+    TEXT,
+    TO_THE_MASK,
+    hidden_stage,
+    tokens_stage,
+)
 from npembed.typing import Ids, Shapes, Size
 
 
@@ -262,7 +271,7 @@ def _family(
         tower=tower,
         frames=frames,
         placeholder=placeholder,
-        stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, IMAGE_BOUND, INPUTS_EMBEDS),
+        stages=(*TO_THE_MASK, BUCKETED_IDS, EMBEDDINGS, HIDDEN, TOKENS, TEXT, IMAGE_BOUND, INPUTS_EMBEDS),
         checked=checked,
     )
 

@@ -1,4 +1,4 @@
-"""Where the released position rules part from the original: the figures behind `npembed rules`."""
+"""Where the released position rules differ from the original: the figures behind `npembed rules`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ ORIGINAL = next(iter(RULES))
 
 @dataclass(frozen=True)
 class RuleComparison:
-    """One rule held against the original, for one G and every n from 1 to some N.
+    """One rule compared with the original, for one G and every n from 1 to some N.
 
     Attributes
     ----------

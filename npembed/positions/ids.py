@@ -356,7 +356,7 @@ def flattened_position_ids(tgt_sizes: ArrayLike, num_patches_per_side: int = 70,
     tgt_sizes : int (B, 2)
         Rows and columns of patches per slice; h*w at most 32,768.
     num_patches_per_side : int
-        G, at most 181, so that G*G is at most 32,768.
+        G, at most 181, because G*G is at most 32,768.
     rule : str
         A name in `RULES`.
 

@@ -42,8 +42,8 @@ def read_config(folder: str | Path) -> FamilyConfig:
     Raises
     ------
     ValueError
-        No config.json; a file that is not a JSON object; a family that is not supported; a key that is not known and may
-        change the numbers; a size that is not a size. Each is named with its folder.
+        No folder, no config.json; a file that is not a JSON object; a family that is not supported; a key that is not known
+        and may change the numbers; a size that is not a size. Each is named with its folder.
 
     Notes
     -----
@@ -54,9 +54,9 @@ def read_config(folder: str | Path) -> FamilyConfig:
     >>> read_config("no/such/folder")
     Traceback (most recent call last):
     ...
-    ValueError: read_config: no/such/folder has no config.json
+    ValueError: read_config: no/such/folder is not a folder
     """
-    return _config(Folder(folder), "read_config")
+    return _config(Folder(folder, "read_config"), "read_config")
 
 
 def _config(source: Source, who: str) -> FamilyConfig:

@@ -22,11 +22,11 @@ class Folder:
         Without the extra `weights`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, who: str = "load_model") -> None:
         self._folder = Path(folder)
         self.where = str(folder)
         if not self._folder.is_dir():
-            raise ValueError(f"load_model: {folder} is not a folder")
+            raise ValueError(f"{who}: {folder} is not a folder")
 
     def json(self, name: str) -> Mapping[str, Any] | None:
         """The JSON object in one of its files; None where there is no such file."""

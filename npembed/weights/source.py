@@ -124,7 +124,9 @@ def check_entry(entry: Entry, shape: tuple[int, ...] | None, where: str) -> None
 
 def finite(array: Floats, where: str) -> Floats:
     """The array, or an error that names its first element that is no number."""
-    if np.isfinite(array.sum(dtype=np.float64)):  # one pass; only a sum that is not finite is looked into
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum(dtype=np.float64)  # one pass; only a sum that is not finite is looked into
+    if np.isfinite(total):
         return array
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):

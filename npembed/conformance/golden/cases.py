@@ -110,16 +110,15 @@ def answer(
 
 def case_inputs(case: Case, model: Model) -> dict[str, Array]:
     """What the stages of a case read: a picture, strips and their sizes, the ids and embeddings of a text."""
-    config: Any = model.config
-    vision = config.vision
+    config, vision, tokens = model.config, model.config.vision, _tokens_of_a_slice(model)
     inputs: dict[str, Array] = {"picture": _picture(*case.picture), "tgt_sizes": sizes_of(*case.sizes)}
     for number, (h, w) in enumerate(case.sizes):
         pixels = fill(case.kind, len(case.sizes), vision.num_channels, vision.patch_size, h * w * vision.patch_size)
         inputs[f"strips.{number}"] = pixels[number]  # each slice with pixels of its own
     inputs |= {"grid": np.array([3, 2]), "image_id": np.array(0)}
-    inputs |= {"input_ids": _token_ids(config.query_num), "start_ids": np.array([290, 292]), "end_ids": np.array([291, 293])}
+    inputs |= {"input_ids": _token_ids(tokens), "start_ids": np.array([290, 292]), "end_ids": np.array([291, 293])}
     inputs["text_embeds"] = fill("mixed", len(inputs["input_ids"]), config.embed_dim)
-    inputs["vision_tokens"] = fill("ramp", 2, config.query_num, config.embed_dim)
+    inputs["vision_tokens"] = fill("ramp", 2, tokens, config.embed_dim)
     return inputs
 
 
@@ -129,9 +128,15 @@ def _picture(width: int, height: int) -> Pixels:
     return np.stack([(7 * x + 13 * y + 50 * c + x * y // 97) % 256 for c in range(3)], axis=-1).astype(np.uint8)
 
 
-def _token_ids(query_num: int) -> Ids:
+def _tokens_of_a_slice(model: Model) -> int:
+    """How many tokens the text has for an image or a slice: as many as 4 x 4 patches give; 1 where no stage gives any."""
+    stage = next((stage for stage in model.config.family.vision_stages if stage.name == "tokens"), None)
+    return 1 if stage is None else int(stage.sizes_of(sizes_of((4, 4)), model.config).prod())
+
+
+def _token_ids(tokens: int) -> Ids:
     """Text with an image and a slice in it."""
-    return np.array([7, 8, 290, *[294] * query_num, 291, 292, *[294] * query_num, 293, 9])
+    return np.array([7, 8, 290, *[294] * tokens, 291, 292, *[294] * tokens, 293, 9])
 
 
 def case_answers(inputs: dict[str, Array], model: Model) -> Iterator[Answer]:

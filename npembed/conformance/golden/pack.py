@@ -172,7 +172,7 @@ def _write(folder: Path, model: Model | None, progress: Callable[[int, int], Non
         "format": FORMAT,
         "npembed": npembed.__version__,
         "numpy": np.__version__,
-        "rule": "arange",
+        "rule": "arange" if model is None else model.config.family.rule,
         "files": files,
         "cases": cases,
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,13 @@ def _count_cases(most: int) -> Callable[[], st.SearchStrategy[Call]]:
 def _by_rule(function: Callable[..., Any], words: str, has: str) -> tuple[Suspect, ...]:
     """The function under every other rule, of which the attribute `has` is not None."""
     names = [rule.name for rule in RULES.values() if rule.name != "arange" and getattr(rule, has) is not None]
-    return tuple(Suspect(f"{words} `{name}`, not `arange`", partial(function, rule=name)) for name in names)
+    return tuple(Suspect(f"{words} `{name}`, not `arange`", partial(_under, name, function)) for name in names)
+
+
+def _under(rule: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What the function gives under a rule, whichever rule the call names."""
+    arguments = signature(function).bind(*args, **options).arguments
+    return function(**arguments | {"rule": rule})
 
 
 def _bucketize_sweep() -> Iterator[Call]:

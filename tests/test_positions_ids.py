@@ -20,12 +20,13 @@ from npembed import (
     randomized_positions,
     tgt_sizes_from_mask,
 )
+from npembed.conformance import strategies as draw
 from npembed.positions.arange import torch_arange
 from tests.oracles import seed_mask, seed_position_ids, torch_arange_coords, torch_boundaries, torch_bucketize
 
 MAX_SIDE = 32_768
 sides = st.integers(1, MAX_SIDE) | st.integers(1, 100)
-batches = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=4)
+batches = draw.tgt_sizes(max_slices=4, max_patches=400)
 
 
 def bits(values: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -33,7 +34,7 @@ def bits(values: NDArray[np.float32]) -> NDArray[np.int32]:
     return values.view(np.int32)
 
 
-def masks_for(sizes: list[tuple[int, int]], seed: int, spare: tuple[int, int]) -> NDArray[np.bool_]:
+def masks_for(sizes: NDArray[np.int64], seed: int, spare: tuple[int, int]) -> NDArray[np.bool_]:
     """bool (B, H, W) with room to spare, h*w random places of each slice True."""
     rows, columns = (max(side) + more for side, more in zip(zip(*sizes, strict=True), spare, strict=True))
     mask = np.zeros((len(sizes), rows * columns), dtype=bool)
@@ -110,7 +111,7 @@ def test_any_n_and_side_equal_torch(n: int, side: int) -> None:
 
 
 @given(sizes=batches, side=st.integers(1, 80))
-def test_ids_equal_the_seeds_loop(sizes: list[tuple[int, int]], side: int) -> None:
+def test_ids_equal_the_seeds_loop(sizes: NDArray[np.int64], side: int) -> None:
     expected = seed_position_ids(sizes, side, seed_mask(sizes))
     assert np.array_equal(position_ids(sizes, side), expected)
     assert np.array_equal(position_ids(sizes, side, mask=seed_mask(sizes)), expected)
@@ -118,7 +119,7 @@ def test_ids_equal_the_seeds_loop(sizes: list[tuple[int, int]], side: int) -> No
 
 @given(sizes=batches, side=st.integers(1, 80), seed=st.integers(0, 99), spare=st.tuples(st.integers(0, 9), st.integers(0, 9)))
 def test_ids_go_to_the_true_places_of_a_mask_as_in_the_seeds_loop(
-    sizes: list[tuple[int, int]], side: int, seed: int, spare: tuple[int, int]
+    sizes: NDArray[np.int64], side: int, seed: int, spare: tuple[int, int]
 ) -> None:
     mask = masks_for(sizes, seed, spare)
     expected = seed_position_ids(sizes, side, mask)
@@ -234,15 +235,11 @@ def test_a_float64_step_would_be_another_formula() -> None:
 # Sizes from a mask
 
 
-@given(sizes=batches, spare=st.tuples(st.integers(0, 3), st.integers(0, 3)))
-def test_sizes_are_read_off_a_mask(sizes: list[tuple[int, int]], spare: tuple[int, int]) -> None:
-    rows, columns = (max(side) + more for side, more in zip(zip(*sizes, strict=True), spare, strict=True))
-    mask = np.zeros((len(sizes), rows, columns), dtype=bool)
-    for places, (h, w) in zip(mask, sizes, strict=True):
-        places[:h, :w] = True
+@given(draw.rectangles(max_slices=4, max_side=40))
+def test_sizes_are_read_off_a_mask(mask: NDArray[np.bool_]) -> None:
     found = tgt_sizes_from_mask(mask)
     assert found.dtype == np.int64
-    assert found.tolist() == [list(size) for size in sizes]
+    assert found.tolist() == [[int(places[:, 0].sum()), int(places[0].sum())] for places in mask]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +309,7 @@ def test_more_randomized_positions_than_there_are_is_refused() -> None:
 
 
 @given(sizes=batches, side=st.integers(1, 181))
-def test_flattened_ids_are_one_axis_of_side_squared_buckets(sizes: list[tuple[int, int]], side: int) -> None:
+def test_flattened_ids_are_one_axis_of_side_squared_buckets(sizes: NDArray[np.int64], side: int) -> None:
     ids = flattened_position_ids(sizes, side)
     assert ids.dtype == np.int64
     assert ids.shape == (len(sizes), max(h * w for h, w in sizes))

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from npembed import RULES, bucket_coords, comparison
+from npembed import RULES, bucket_coords
+from npembed.positions import differences
 from npembed.positions.differences import (
     ORIGINAL,
     TABLE_HEAD,
@@ -75,7 +76,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, RuleComparison]:
     def buckets(n: int, side: int, rule: str = "arange") -> NDArray[np.int64]:
         return np.array(MADE_UP.get(rule, [[0], [0, 1], [0, 1, 2]])[n - 1])
 
-    monkeypatch.setattr(comparison, "bucket_coords", buckets)
+    monkeypatch.setattr(differences, "bucket_coords", buckets)
     return {row.rule.name: row for row in compare_rules(3, 3)}
 
 

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's folder: one file or shards, each type and prefix, only what is needed, and what is broken."""
+"""Reading a checkpoint's folder: one file or shards, each type, only what is needed, and what is broken or not known."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from npembed import Config, VisionConfig, embed, load_model, random_model
-from npembed.model import STAGES, shapes_until, stage_shapes
+from tests.shapes import STAGES, shapes_until, stage_shapes
 
 VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
 CONFIG = Config(vision=VisionConfig(**VISION), query_num=3, embed_dim=128)
@@ -32,10 +32,11 @@ def arrays(until: str = "tokens") -> Arrays:
     return dict(random_model(CONFIG, seed=3, until=until).weights)
 
 
-def folder(path: Path, files: Mapping[str, Arrays], index: Any = None) -> Path:
+def folder(path: Path, files: Mapping[str, Arrays], index: Any = None, drop: bool = False) -> Path:
     """A checkpoint's folder: config.json, these files and, if there are several, an index."""
     path.mkdir(exist_ok=True)
-    top = {"query_num": 3, "hidden_size": 128, "vision_config": VISION}
+    stated = {"model_type": "minicpmv", "version": 2.6, "drop_vision_last_layer": drop}
+    top = stated | {"query_num": 3, "hidden_size": 128, "vision_config": VISION}
     (path / "config.json").write_text(json.dumps(top))
     for file, content in files.items():
         save_file({name: np.array(array, order="C") for name, array in content.items()}, path / file)
@@ -105,50 +106,16 @@ def test_types_can_be_mixed(tmp_path: Path) -> None:
     assert load_model(single(tmp_path / "b", content)).dtype == np.float64
 
 
-PREFIXES = ["vpm.", "model.vision_model.", "model.vision_tower.", "my.very.own.tower.", ""]
+@pytest.mark.parametrize("name", ["lm_head.weight", "llm.embeddings.patch_embedding.bias", "vpmx.weight", "apm.resampler.proj"])
+def test_arrays_that_are_not_the_towers_or_the_connectors_are_passed_over(name: str, tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    assert equal(load_model(single(tmp_path, content | {name: np.ones(3)})).weights, content)
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize("resampler", ["resampler.", "model.connector.", ""])
-def test_other_prefixes_are_found_out(prefix: str, resampler: str, tmp_path: Path) -> None:
+def test_the_layer_that_is_left_out_may_be_there(tmp_path: Path) -> None:
     content = arrays()
-    renamed = {
-        prefix + name.removeprefix("vpm.") if name.startswith("vpm.") else resampler + name.removeprefix("resampler."): array
-        for name, array in content.items()
-    }
-    assert equal(load_model(single(tmp_path, renamed | {"lm_head.weight": np.ones(3)})).weights, content)
-
-
-def test_the_checkpoints_own_prefix_wins_over_others(tmp_path: Path) -> None:
-    content = arrays("embeddings")
-    others = {name.replace("vpm.", "apm."): array + 1 for name, array in content.items()}
-    assert equal(load_model(single(tmp_path, content | others)).weights, content)
-
-
-def test_a_prefix_that_could_be_two_towers_is_refused(tmp_path: Path) -> None:
-    content = arrays("embeddings")
-    twice = {name.replace("vpm.", prefix): array for name, array in content.items() for prefix in ("a.", "b.")}
-    message = (
-        f"load_model: {tmp_path} has embeddings.patch_embedding.weight under several prefixes, 'a.', 'b.'; which one is meant"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)} cannot be told$"):
-        load_model(single(tmp_path, twice))
-
-
-def test_an_ambiguous_resampler_does_not_stand_in_the_way_of_the_embeddings(tmp_path: Path) -> None:
-    content = arrays()
-    twice = {name.replace("resampler.", prefix): array for name, array in content.items() for prefix in ("a.", "b.")}
-    path = single(tmp_path, twice)
-    assert not load_model(path, "hidden").missing("hidden")
-    with pytest.raises(ValueError, match=r"has ln_kv.weight under several prefixes, 'a.', 'b.'; which one is meant"):
-        load_model(path, "tokens")
-
-
-def test_a_name_that_only_ends_alike_is_no_prefix(tmp_path: Path) -> None:
-    content = arrays("embeddings")
-    renamed = {name.replace("vpm.", "model."): array for name, array in content.items()}
-    decoy = {"other_embeddings.patch_embedding.weight": np.ones(3)}
-    assert equal(load_model(single(tmp_path, renamed | decoy)).weights, content)
+    model = load_model(folder(tmp_path, {SINGLE: content}, drop=True))
+    assert equal(model.weights, {name: content[name] for name in content if ".layers.1." not in name})
 
 
 def test_folders_with_spaces_and_other_letters(tmp_path: Path) -> None:
@@ -242,8 +209,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_no_config(tmp_path: Path) -> None:
     (single(tmp_path, arrays("embeddings")) / "config.json").unlink()
-    with pytest.raises(ValueError, match=f"^read_config: {re.escape(str(tmp_path))} has no config.json$"):
-        load_model(tmp_path)
+    refused(tmp_path, f"{tmp_path} has no config.json")
 
 
 @pytest.mark.parametrize("files", [{}, {"a.safetensors": {"x": np.ones(1)}, "b.safetensors": {"y": np.ones(1)}}])
@@ -253,7 +219,7 @@ def test_no_weights_or_several_files_without_an_index(files: dict[str, Arrays], 
 
 
 def test_an_unknown_stage(tmp_path: Path) -> None:
-    refused(single(tmp_path, arrays()), "until must be one of embeddings, hidden, tokens; got 'logits'", "logits")
+    refused(single(tmp_path, arrays()), "MiniCPM-V 2.6 has no stage 'logits'; it has embeddings, hidden, tokens", "logits")
 
 
 @pytest.mark.parametrize("name", [WEIGHT, BIAS, TABLE])
@@ -279,10 +245,57 @@ def test_a_stage_that_is_asked_for_is_not_held(tmp_path: Path) -> None:
     refused(tmp_path, f"{tmp_path} lacks {names}, which the stage 'tokens' needs; until='hidden' still works", "tokens")
 
 
-def test_the_names_that_are_missing_are_the_checkpoints_own(tmp_path: Path) -> None:
-    content = {name.replace("vpm.", "model.vision_model."): array for name, array in arrays("embeddings").items()}
-    del content["model.vision_model.embeddings.position_embedding.weight"]
-    refused(single(tmp_path, content), f"{tmp_path} lacks model.vision_model.embeddings.position_embedding.weight, which")
+@pytest.mark.parametrize("prefix", ["model.vision_model.", "model.vision_tower.", ""])
+def test_nothing_is_guessed_from_a_tensors_name(prefix: str, tmp_path: Path) -> None:
+    """The same arrays under another prefix are no MiniCPM-V 2.6, whatever config.json says."""
+    renamed = {prefix + name.removeprefix("vpm."): array for name, array in arrays("embeddings").items()}
+    refused(single(tmp_path, renamed), f"{tmp_path} lacks {WEIGHT}, {BIAS}, {TABLE}, which the stage 'embeddings' needs")
+
+
+@pytest.mark.parametrize(
+    ("name", "until"),
+    [
+        ("vpm.embeddings.class_embedding", "embeddings"),
+        ("vpm.encoder.layers.2.layer_norm1.bias", "embeddings"),
+        ("vpm.head.probe", None),
+        ("resampler.temporal_pos_embed", "hidden"),
+        ("resampler.pos_embed", "tokens"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_array_of_the_tower_or_the_connector_that_no_stage_reads(
+    name: str, until: str | None, count: int, tmp_path: Path
+) -> None:
+    """Whatever is asked for: it would change the numbers of a later stage, so the family is not the one that is stated."""
+    content = arrays() | {name: np.ones(3, dtype=np.float32)}
+    path = single(tmp_path, content) if count == 1 else folder(tmp_path, shards(content, count))
+    refused(path, f"{tmp_path} has {name}, which no stage of MiniCPM-V 2.6 reads; so it is refused", until)
+
+
+def test_many_arrays_that_no_stage_reads_are_counted(tmp_path: Path) -> None:
+    more = {f"vpm.encoder.layers.2.{part}": np.ones(3) for part in "edcba"}
+    names = "vpm.encoder.layers.2.a, vpm.encoder.layers.2.b, vpm.encoder.layers.2.c and 2 more"
+    refused(single(tmp_path, arrays() | more), f"{tmp_path} has {names}, which no stage of MiniCPM-V 2.6 reads")
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_a_number_that_is_not_finite(number: float, dtype: type, tmp_path: Path) -> None:
+    content = arrays("embeddings")
+    content[WEIGHT] = content[WEIGHT].astype(dtype)
+    content[WEIGHT][3, 2, 1, 0] = number
+    content[WEIGHT][7] = number
+    words = (
+        f"{WEIGHT} in {single(tmp_path, content) / SINGLE} holds {np.float64(number)} at [3, 2, 1, 0]; weights must be finite"
+    )
+    refused(tmp_path, words)
+
+
+def test_numbers_whose_sum_is_too_large_are_finite(tmp_path: Path) -> None:
+    content = {name: array.astype(np.float64) for name, array in arrays("embeddings").items()}
+    content[BIAS][:2] = np.finfo(np.float64).max
+    with np.errstate(over="raise"):
+        assert equal(load_model(single(tmp_path, content)).weights, content)
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
