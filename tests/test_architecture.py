@@ -49,7 +49,8 @@ FLOORS = (
     ("weights.*",),
     ("",),  # the public names
     ("conformance.*",),
-    ("cli",),
+    ("pages.*",),
+    ("cli", "cli_explain"),
     ("__main__",),
     ("data.*",),
 )
@@ -387,6 +388,7 @@ POOLING = random_model(FAMILIES["siglip"].small(FAMILIES["siglip"]), until="pool
 
 CALLS: dict[str, list[Call]] = {
     "attend": [Call((zeros(3, 4), zeros(5, 4), zeros(5, 4), 2))],
+    "attention_weights": [Call((zeros(3, 4), zeros(5, 4), 2))],
     "attend_in_windows": [Call((zeros(3, 4, 6), zeros(3, 4, 6), zeros(3, 4, 6), 2))],
     "boundaries": [Call((70,)), Call((7,))],
     "bucket_coords": [Call((n,)) for n in (1, 25, 70)],

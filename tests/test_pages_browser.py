@@ -1,5 +1,6 @@
 """The pages in a real browser: what they show, that they ask for nothing, keyboard, widths, light and dark, contrast."""
 
+import itertools
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ import pytest
 from PIL import Image
 
 import npembed
-from npembed import FAMILIES, position_ids
-from npembed.pages.explain import default_config, explain
+from npembed import FAMILIES, RULES, position_ids
+from npembed.images import read_image
+from npembed.pages.article import article_page
+from npembed.pages.explain import SAMPLE, default_config, explain
+from npembed.pages.rules import rules_page
 from npembed.pages.steps import Subject
 from npembed.positions.differences import compare_two
 from tests.synthetic import synthetic_picture
@@ -20,6 +24,8 @@ CHROMIUM = shutil.which("chromium")
 QUIET = """
 --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync
 """.split()
+PICTURE = Image.fromarray(synthetic_picture(1000, 700))
+AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (390, 768, 1440)
 
 if CHROMIUM is None:
@@ -42,16 +48,20 @@ def browser(tmp_path_factory) -> Iterator[Any]:
 def pages(tmp_path_factory) -> dict[str, Path]:
     """Every page, made once."""
     folder = tmp_path_factory.mktemp("pages")
-    picture = Image.fromarray(synthetic_picture(1000, 700))
-    texts = {"explain": explain(Subject(picture=picture, name="a.png", config=npembed.MINICPM_V_2_6))}
+    texts = {
+        "rules": rules_page(up_to=200),
+        "article": article_page(),
+        "explain": explain(Subject(picture=PICTURE, name="a.png", config=npembed.MINICPM_V_2_6)),
+    }
+    sample, _ = read_image(SAMPLE)
     for key in FAMILIES:
-        texts[f"explain {key}"] = explain(Subject(picture=picture, name="a.png", config=default_config(key)))
+        texts[f"explain {key}"] = explain(Subject(picture=sample, config=default_config(key)))
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in texts}
 
 
-EACH = ["explain"]
+EACH = ["explain", "rules", "article"]
 """The pages that are looked at in every way."""
 
 
@@ -64,6 +74,7 @@ def opened(browser, pages) -> Iterator[Any]:
     def open_page(name: str, width: int = 1440, scheme: str = "light") -> Any:
         page = browser.new_page()
         made.append(page)
+        page.set_default_timeout(5000)
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=scheme)
         own = pages[name].as_uri()
@@ -98,7 +109,7 @@ def point_at(page: Any, selector: str, across: float, down: float) -> None:
 @pytest.mark.parametrize("key", FAMILIES)
 def test_the_page_of_each_family_opens(key, opened):
     page = opened(f"explain {key}")
-    page.wait_for_function("document.getElementById('row').textContent.length > 0")
+    playwright.expect(page.locator("#row")).not_to_be_empty()
     assert "patch" in page.locator("#readout").inner_text()
 
 
@@ -139,11 +150,11 @@ def test_a_lit_patch_is_lit_in_every_figure(opened):
 
 
 def test_the_row_of_numbers_is_the_patchs(opened):
-    strips, tgt_sizes = npembed.slice_image(Image.fromarray(synthetic_picture(1000, 700)))
+    strips, tgt_sizes = npembed.slice_image(PICTURE)
     page = opened("explain")
     w = tgt_sizes[1, 1]
     patch = npembed.patches.strip_to_patches(strips[1])[3 * w + 5]
-    page.wait_for_function("document.getElementById('row').textContent.length > 0")
+    playwright.expect(page.locator("#row")).not_to_be_empty()
     lines = [line for line in page.locator("#row").inner_text().splitlines() if not line.startswith("#")]
     shown = [number for line in lines for number in line.split()]
     assert shown == [re.sub(r"\.0$", "", str(number)) for number in patch]
@@ -171,7 +182,7 @@ def test_a_ruler_shows_coordinates_and_boundaries(opened):
     point_at(page, "#rows", 0.001 + 8 / 1016, 0.28)
     assert page.locator("#rows-words").inner_text().startswith(f"Patch 0 of {h}. arange: coordinate 0, bucket 0.")
     point_at(page, "#rows", (8 + 1000 * 0.5 / 70) / 1016, 0.8)
-    edge = npembed.boundaries(70)[0]
+    edge = str(npembed.boundaries(70)[0])  # as NumPy writes a float32
     assert f"bucket 0 of 70, from the beginning to {edge}: patch" in page.locator("#rows-words").inner_text()
 
 
@@ -208,6 +219,84 @@ def test_a_tap_lights_a_patch(opened):
         {"pointerType": "touch", "clientX": box["x"] + 2.5 / w * box["width"], "clientY": box["y"] + 1.5 / h * box["height"]},
     )
     assert "row 1, column 2 " in page.locator("#readout").inner_text()
+
+
+# rules
+
+
+def test_a_bar_says_how_many_patches_differ_and_a_click_compares_there(opened):
+    page = opened("rules")
+    bar = '[data-rule="exact"] canvas'
+    point_at(page, bar, 48.5 / 70, 0.5)
+    count = len(compare_two("arange", "exact", 49)["differ"])
+    assert page.locator("#cell").inner_text() == f"exact, n = 49: {count} of 49 patches differ from arange."
+    page.locator(bar).click(position={"x": 48.5 / 70 * page.locator(bar).bounding_box()["width"], "y": 5})
+    differ = ", ".join(map(str, compare_two("arange", "exact", 49)["differ"]))
+    assert page.locator("#differ").inner_text() == f"{count} of 49 patches differ: {differ}."
+    assert 'compare_two("arange", "exact", 49, 70)' in page.locator("#line").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "n"), [("shrunk", "candle-left", 70), ("candle-right", "arange", 107), ("exact", "mlx", 1)]
+)
+def test_any_two_rules_are_compared_as_compare_two_does(one, two, n, opened):
+    page = opened("rules")
+    page.select_option("#one", one)
+    page.select_option("#two", two)
+    page.fill("#n", str(n))
+    page.keyboard.press("Enter")
+    differ = compare_two(one, two, n)["differ"]
+    words = (
+        f"{len(differ)} of {n} patches differ: {', '.join(map(str, differ))}." if differ else f"No patch differs at n = {n}."
+    )
+    assert page.locator("#differ").inner_text() == words
+
+
+def test_a_size_whose_rulers_the_page_does_not_hold_is_said(opened):
+    page = opened("rules")
+    page.fill("#n", "150")
+    page.keyboard.press("Enter")
+    count = len(compare_two("arange", "exact", 150)["differ"])
+    words = page.locator("#differ").inner_text()
+    assert words.startswith("This page holds the rulers of n up to 128. exact, n = 150: ")
+    assert (f"{count} of 150 patches differ" if count else "no patch differs") in words
+
+
+@pytest.mark.parametrize(
+    ("software", "version", "rules"),
+    [
+        ("transformers", "4.56.1", ["arange", "shrunk", "shrunk-bfloat16", "shrunk-float16"]),
+        ("transformers", "4.54", ["arange"]),
+        ("transformers", "5.20", ["step", "step-bfloat16", "step-float16", "quotient"]),
+        ("the checkpoints' own code", "", ["arange", "arange-lanes4"]),
+        ("mllm", "", ["mllm"]),
+        ("mistral.rs", "0.5.0", ["candle-left"]),
+        ("llama.cpp", "9.9", []),
+    ],
+)
+def test_the_filters_leave_the_rules_of_a_release(software, version, rules, opened):
+    page = opened("rules")
+    page.select_option("#software", software)
+    page.fill("#version", version)
+    shown = page.evaluate("[...document.querySelectorAll('.rule:not([hidden])')].map(each => each.dataset.rule)")
+    assert shown == rules
+    assert page.locator("#none").is_visible() == (not shown)
+
+
+def test_the_keyboard_goes_through_the_sizes(opened):
+    page = opened("rules")
+    page.locator('[data-rule="step"] canvas').focus()
+    page.keyboard.press("Home")
+    assert page.locator("#cell").inner_text().startswith("step, n = 1: no patch differs")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#cell").inner_text().startswith("step, n = 2:")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    assert page.input_value("#n") == "70"
+    about = page.locator('[data-rule="step"] .about')
+    assert not about.is_visible()
+    page.locator('[data-rule="step"] button').click()
+    assert RULES["step"].arithmetic in about.inner_text()
 
 
 # Every page
@@ -263,6 +352,18 @@ def test_text_that_does_not_stand_out_is_seen(opened):
     assert "<h1" in found
 
 
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core; npm install --no-save axe-core in the checkout")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", EACH)
+def test_axe_finds_nothing(name, scheme, opened):
+    page = opened(name, scheme=scheme)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate(
+        "axe.run().then(result => result.violations.map(each => [each.id, each.nodes.map(node => node.html)]))"
+    )
+    assert found == []
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_the_tab_key_visits_everything_that_can_be_used_in_order(name, opened):
     page = opened(name)
@@ -291,4 +392,4 @@ def test_everything_that_can_be_used_has_a_name(name, opened):
     headings = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(each => Number(each.tagName[1]))")
     assert headings[0] == 1
     assert headings.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(headings, headings[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(headings))

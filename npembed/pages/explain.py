@@ -21,7 +21,6 @@ from npembed.patches import strip_to_patches
 from npembed.positions import RULES, bucket_coords
 from npembed.positions.rules import get_rule
 from npembed.resampler import resampler_attention
-from npembed.stages import POSITION_IDS
 from npembed.typing import Floats, Ids
 
 SAMPLE = Path(npembed.__file__).with_name("data") / "sample.png"
@@ -68,7 +67,7 @@ def ids_by_rule(subject: Subject, slices: Slices) -> dict[str | None, Ids | str]
     Empty for a family without ids.
     """
     family, config = subject.family, subject.config
-    if POSITION_IDS not in family.stages:
+    if not any(stage.name == "position_ids" for stage in family.stages):
         return {}
     if family.rule is None:
         return {None: family.position_ids(slices.tgt_sizes, config, None)}

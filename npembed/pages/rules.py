@@ -75,7 +75,7 @@ def rules_data(side: int, up_to: int) -> dict[str, Any]:
         "up_to": up_to,
         "original": ORIGINAL,
         "counts": counts,
-        "releases": {name: [release(words) for words in rule.releases] for name, rule in RULES.items()},
+        "releases": releases(),
         "rulers": {name: [ruler(n, side, name) for n in sizes[:RULERS_UP_TO]] for name in RULES},
         "edges": {name: edges_of(side, name) for name in RULES},
         "first": first_difference(counts),
@@ -93,6 +93,21 @@ def differing(own: Ids, other: Ids) -> int:
     """Patches whose buckets are not the same, or that only one of the two has."""
     shared = min(len(own), len(other))
     return int(np.count_nonzero(own[:shared] != other[:shared])) + abs(len(own) - len(other))
+
+
+def releases() -> dict[str, list[dict[str, Any]]]:
+    """Rule -> its releases. "the same" is the software of the entry before, "the same code as `rule`" that rule's first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, rule in RULES.items():
+        found[name] = []
+        for words in rule.releases:
+            entry = release(words)
+            other = re.match("the same code as `(.*?)`", words)
+            before = found[other[1]][:1] if other else found[name][-1:]
+            if not entry["software"] and words.startswith("the same") and before:
+                entry["software"] = before[0]["software"]
+            found[name].append(entry)
+    return found
 
 
 def release(words: str) -> dict[str, Any]:
