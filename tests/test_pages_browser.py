@@ -308,8 +308,9 @@ def test_nothing_overflows(name, width, opened):
     page = opened(name, width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     beyond = page.evaluate(
-        """width => [...document.querySelectorAll('main *, header *, .bar *')].filter(each =>
-            !each.closest('svg, .scroll, .numbers') && each.getBoundingClientRect().right > width + 1).map(each => each.outerHTML.slice(0, 80))""",
+        """width => [...document.querySelectorAll('main *, header *, .bar *')]
+            .filter(each => !each.closest('svg, .scroll, .numbers') && each.getBoundingClientRect().right > width + 1)
+            .map(each => each.outerHTML.slice(0, 80))""",
         width,
     )
     assert beyond == []
@@ -318,8 +319,8 @@ def test_nothing_overflows(name, width, opened):
 CONTRAST = """
 () => {
   const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1]; };
-  const light = ([r, g, b]) => { const f = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-    return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
+  const straight = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * straight(r) + 0.7152 * straight(g) + 0.0722 * straight(b);
   const behind = (element) => { for (let each = element; each; each = each.parentElement) {
     const found = parse(getComputedStyle(each).backgroundColor); if (found[3] === 1) return found; } return [255, 255, 255, 1]; };
   const low = [];
@@ -369,7 +370,8 @@ def test_the_tab_key_visits_everything_that_can_be_used_in_order(name, opened):
     page = opened(name)
     wanted = page.evaluate(
         """() => [...document.querySelectorAll('a[href], button, select, input, summary, [tabindex="0"]')]
-            .filter(each => each.checkVisibility() && !each.disabled && (!each.closest('details:not([open])') || each.matches('summary')))
+            .filter(each => each.checkVisibility() && !each.disabled)
+            .filter(each => !each.closest('details:not([open])') || each.matches('summary'))
             .map((each, i) => (each.dataset.tab = i))"""
     )
     visited = []
@@ -384,8 +386,9 @@ def test_the_tab_key_visits_everything_that_can_be_used_in_order(name, opened):
 def test_everything_that_can_be_used_has_a_name(name, opened):
     page = opened(name)
     nameless = page.evaluate(
-        """() => [...document.querySelectorAll('button, select, input, [tabindex="0"], [role=img], img, svg:not([aria-hidden])')].filter(each =>
-            !(each.getAttribute('aria-label') || each.getAttribute('aria-labelledby') || each.labels?.length || each.textContent.trim() || each.hasAttribute('alt')))
+        """() => [...document.querySelectorAll('button, select, input, [tabindex="0"], [role=img], img, svg:not([aria-hidden])')]
+            .filter(each => !['aria-label', 'aria-labelledby', 'alt'].some(name => each.hasAttribute(name)))
+            .filter(each => !each.labels?.length && !each.textContent.trim())
             .map(each => each.outerHTML.slice(0, 100))"""
     )
     assert nameless == []
