@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,14 @@ from npembed.pages.explain import SAMPLE, default_config, explain
 from npembed.pages.rules import rules_page
 from npembed.pages.steps import Subject
 from npembed.positions.differences import compare_two
+from tests import chromium
 from tests.synthetic import synthetic_picture
 
-CHROMIUM = shutil.which("chromium")
-QUIET = """
---headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync
-""".split()
 PICTURE = Image.fromarray(synthetic_picture(1000, 700))
 AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (390, 768, 1440)
 
-if CHROMIUM is None:
+if chromium.PATH is None:
     pytest.skip("no chromium; apt-get install chromium", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; pip install 'npembed[dev]'")
 
@@ -36,12 +32,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; p
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Any]:
     """One browser for all the tests here, with a folder of its own."""
-    with playwright.sync_playwright() as started:
-        context = started.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("user"), executable_path=CHROMIUM, args=QUIET, headless=True
-        )
-        yield context
-        context.close()
+    with chromium.browser(tmp_path_factory.mktemp("user")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +180,7 @@ def test_a_ruler_shows_coordinates_and_boundaries(opened):
 
 def test_the_arrow_keys_move_the_patch(opened):
     page = opened("explain")
-    h, w = sizes_of(page)[1]
+    _, w = sizes_of(page)[1]
     page.locator("#slice").focus()
     for key, place in [
         ("ArrowRight", (3, 6)),
@@ -322,7 +314,8 @@ CONTRAST = """
   const straight = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = ([r, g, b]) => 0.2126 * straight(r) + 0.7152 * straight(g) + 0.0722 * straight(b);
   const behind = (element) => { for (let each = element; each; each = each.parentElement) {
-    const found = parse(getComputedStyle(each).backgroundColor); if (found[3] === 1) return found; } return [255, 255, 255, 1]; };
+    const found = parse(getComputedStyle(each).backgroundColor);
+    if (found[3] === 1) return found; } return [255, 255, 255, 1]; };
   const low = [];
   for (const element of document.querySelectorAll("body *")) {
     if (element.closest("svg:not(.plot), script, style, noscript") || !element.checkVisibility()) continue;
@@ -386,7 +379,8 @@ def test_the_tab_key_visits_everything_that_can_be_used_in_order(name, opened):
 def test_everything_that_can_be_used_has_a_name(name, opened):
     page = opened(name)
     nameless = page.evaluate(
-        """() => [...document.querySelectorAll('button, select, input, [tabindex="0"], [role=img], img, svg:not([aria-hidden])')]
+        """() => [...document.querySelectorAll('button, select, input, img, [tabindex="0"], [role=img], svg')]
+            .filter(each => !each.ariaHidden)
             .filter(each => !['aria-label', 'aria-labelledby', 'alt'].some(name => each.hasAttribute(name)))
             .filter(each => !each.labels?.length && !each.textContent.trim())
             .map(each => each.outerHTML.slice(0, 100))"""
