@@ -5,9 +5,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -43,7 +44,9 @@ from npembed.stages import companions, join
 from npembed.typing import Array
 
 if TYPE_CHECKING:
+    from npembed.cli_explain import Arrays
     from npembed.conformance.outcome import Outcome
+    from npembed.pages.report import Results
 
 app = typer.Typer(
     name="npembed",
@@ -365,7 +368,13 @@ def golden_check(
     _check_reports(json_file, html_file, [*pack.files(), *(outputs / case["expected"] for case in pack.manifest["cases"])])
     outcomes = check_outputs(pack, outputs, precision)
     stage = first_departing(pack, outcomes)
-    _report(outcomes, str(outputs), json_file, html_file, f"The first stage that departs is {stage}." if stage else "")
+
+    def arrays() -> "Mapping[str, Results]":
+        from npembed.pages.report import golden_results
+
+        return golden_results(pack, outputs, outcomes, precision)
+
+    _report(outcomes, str(outputs), json_file, html_file, f"The first stage that departs is {stage}." if stage else "", arrays)
 
 
 @app.command()
@@ -401,7 +410,12 @@ def _check_reports(json_file: Path | None, html_file: Path | None, inputs: Seque
 
 
 def _report(
-    outcomes: "Sequence[Outcome]", subject: str, json_file: Path | None, html_file: Path | None, more: str = ""
+    outcomes: "Sequence[Outcome]",
+    subject: str,
+    json_file: Path | None,
+    html_file: Path | None,
+    more: str = "",
+    arrays: "Arrays" = dict,
 ) -> None:
     """The report in each form that is asked for; exit 1 if anything failed."""
     from npembed.conformance import report
@@ -409,7 +423,7 @@ def _report(
 
     wrong = failed(outcomes)
     verdict = f"{subject} {'departs from' if wrong else 'agrees with'} the reference: {report.counts(outcomes)}. {more}".strip()
-    for file, text in ((json_file, report.json_text), (html_file, report.as_html)):
+    for file, text in ((json_file, report.json_text), (html_file, partial(cli_explain.report_html, arrays=arrays))):
         if file is not None:
             replaced = file.exists()
             with replacing(file) as beside:

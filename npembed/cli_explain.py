@@ -1,13 +1,21 @@
-"""The commands that write pages: `npembed explain`, and `npembed rules` with --html."""
+"""The commands that write pages: `npembed explain`, `npembed rules` with --html, and the reports of ports."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from npembed import MINICPM_V_2_6, load_model
 from npembed.files import check_output, replacing
 from npembed.images import read_image
+
+if TYPE_CHECKING:
+    from npembed.conformance.outcome import Outcome
+    from npembed.pages.report import Results
+
+Arrays: TypeAlias = "Callable[[], Mapping[str, Results]]"
+"""Gives the arrays of failures by their names; called only if they are drawn."""
 
 DEFAULT = Path("explain.html")
 PAGES = (".html", ".htm")
@@ -87,6 +95,19 @@ def write_rules(file: Path, side: int, up_to: int, more: bool) -> None:
     from npembed.pages.rules import rules_page
 
     write_page(target, rules_page(side, up_to), "the rules")
+
+
+def report_html(outcomes: "Sequence[Outcome]", verdict: str, subject: str, arrays: Arrays = dict) -> str:
+    """The kit's report as a page; without the extra `pages` a plain table, and a line that says so."""
+    try:
+        from npembed.pages.report import report_page
+
+        return report_page(outcomes, verdict, subject, arrays())
+    except ImportError as error:
+        from npembed.conformance.report import as_html
+
+        print(f"{error}, for a page with a matrix and pictures; this one is a table", flush=True)
+        return as_html(outcomes, verdict, subject)
 
 
 def write_page(target: Path, page: str, what: str) -> None:

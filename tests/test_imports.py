@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers")
+EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers", "jinja2")
 
 BLOCKED = f"""
 import sys
@@ -95,6 +95,7 @@ MISSING = [
     ("npembed.slice_image(np.zeros((9, 9, 3), dtype=np.uint8))", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.images.read_image('a.png')", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.load_model(TINY)", "reading checkpoints needs safetensors and ml_dtypes: pip install 'npembed[weights]'"),
+    ("npembed.pages.page.render('base.html.j2')", "pages need Jinja: pip install 'npembed[pages]'"),
     ("npembed.fractional_coords(5, 'step-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
     ("npembed.bucket_coords(5, rule='shrunk-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
 ]
@@ -105,7 +106,7 @@ def test_what_needs_an_extra_says_which(call: str, message: str, data: Path) -> 
     ran = run(
         f"""
 import numpy as np
-import npembed, npembed.images
+import npembed, npembed.images, npembed.pages.page
 TINY = {str(data / "tiny-minicpmv")!r}
 try:
     {call}

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import npembed
 from npembed import FAMILIES, RULES, position_ids
+from npembed.conformance import Outcome, Status
 from npembed.images import read_image
 from npembed.pages.article import article_page
 from npembed.pages.explain import SAMPLE, default_config, explain
+from npembed.pages.report import Results, report_page
 from npembed.pages.rules import rules_page
 from npembed.pages.steps import Subject
 from npembed.positions.differences import compare_two
@@ -27,6 +30,16 @@ WIDTHS = (390, 768, 1440)
 if chromium.PATH is None:
     pytest.skip("no chromium; apt-get install chromium", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; pip install 'npembed[dev]'")
+
+
+OUTCOMES = [
+    Outcome("a / position_ids", Status.FAIL, "element [0, 1] is 3", came="[0, 3]", expected="[0, 2]", cause="rule `exact`"),
+    Outcome("a / embeddings", Status.FAIL, "far", worst=9.0),
+    Outcome("b / position_ids", Status.FAIL, "element [0, 1] is 4", cause="rule `exact`"),
+    Outcome("b / text", Status.ABSENT, "not provided"),
+    *(Outcome(f"a-rather-long-name-{i} / text", Status.PASS, "equal") for i in range(30)),
+]
+RESULTS = {"a / position_ids": Results(np.array([[0, 3, 7]]), np.array([[0, 2, 7]]), None, np.array([[1, 3]]))}
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +61,13 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     sample, _ = read_image(SAMPLE)
     for key in FAMILIES:
         texts[f"explain {key}"] = explain(Subject(picture=sample, config=default_config(key)))
+    texts["report"] = report_page(OUTCOMES, "the port departs", "port", RESULTS)
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in texts}
 
 
-EACH = ["explain", "rules", "article"]
+EACH = ["explain", "rules", "article", "report"]
 """The pages that are looked at in every way."""
 
 
@@ -289,6 +303,27 @@ def test_the_keyboard_goes_through_the_sizes(opened):
     assert not about.is_visible()
     page.locator('[data-rule="step"] button').click()
     assert RULES["step"].arithmetic in about.inner_text()
+
+
+# report
+
+
+def test_the_report_draws_where_arrays_differ(opened):
+    page = opened("report")
+    assert page.locator(".panels h4").all_inner_texts() == [
+        f"{each}, slice 0" for each in ("came", "expected", "where they differ")
+    ]
+    canvas = page.locator(".panels canvas").nth(2)
+    canvas.scroll_into_view_if_needed()
+    canvas.hover(position={"x": canvas.bounding_box()["width"] / 2, "y": 5})
+    assert page.locator(".panels figcaption").nth(2).inner_text() == "Row 0, column 1: 1."
+
+
+def test_a_cell_of_the_matrix_leads_to_its_failure(opened):
+    page = opened("report")
+    assert not page.get_by_text("element [0, 1] is 4").is_visible()
+    page.get_by_label("b / position_ids departs").click()
+    assert page.get_by_text("element [0, 1] is 4").is_visible()
 
 
 # Every page

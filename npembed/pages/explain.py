@@ -48,6 +48,7 @@ def explain(subject: Subject) -> str:
         refused=data["refused"],
         unit=subject.family.unit(subject.config) * subject.config.vision.patch_size,
         seen=data["seen"],
+        first=data["first"],
     )
 
 

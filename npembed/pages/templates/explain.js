@@ -56,8 +56,8 @@ function place(rect, left, top, right, bottom) {
 // The slice, and whatever else has a cell per patch
 function hatch(svg) {
   const pattern = make(make(svg, "defs"), "pattern", { id: svg.id + "-hatch", width: 0.4, height: 0.4, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" });
-  make(pattern, "rect", { width: 0.4, height: 0.4, fill: "#d55e00", "fill-opacity": 0.25 });
-  make(pattern, "rect", { width: 0.2, height: 0.4, fill: "#d55e00" });
+  make(pattern, "rect", { width: 0.4, height: 0.4, fill: "#d55e00", "fill-opacity": 0.15 });
+  make(pattern, "rect", { width: 0.14, height: 0.4, fill: "#d55e00", "fill-opacity": 0.8 });
 }
 function overlay(svg, lines) {
   const [h, w] = now().size;
