@@ -24,6 +24,7 @@ from rich.text import Text
 import npembed
 from npembed import MINICPM_V_2_6, cli_explain, load_model, random_model, stops
 from npembed import run as run_stages
+from npembed.cli_families import families
 from npembed.families import FAMILIES
 from npembed.family import Slices
 from npembed.files import SUFFIXES, check_output, is_own_output, replacing, same_file, save_tensors
@@ -203,6 +204,9 @@ def _as_utf8(text: str) -> str:
 def _name(path: Path) -> str:
     """What a picture is called on the screen and in the output file."""
     return "npembed's sample picture" if path == SAMPLE else str(path)
+
+
+app.command()(families)
 
 
 @app.command()
