@@ -50,7 +50,7 @@ FLOORS = (
     ("",),  # the public names
     ("conformance.*",),
     ("pages.*",),
-    ("cli", "cli_explain"),
+    ("cli", "cli_explain", "cli_families"),
     ("__main__",),
     ("data.*",),
 )
