@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from npembed import MINICPM_V_2_6, load_model
+from npembed import MINICPM_V_2_6
+from npembed.cli_weights import WeightsOption, load_weights, weight_files
 from npembed.files import check_output, replacing
 from npembed.images import read_image
+from npembed.weights.source import public
 
 if TYPE_CHECKING:
     from npembed.conformance.outcome import Outcome
@@ -23,9 +25,7 @@ PAGES = (".html", ".htm")
 
 def explain(
     image: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help="A picture; without one, the sample picture.")] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", metavar="SOURCE", help="A checkpoint, whose numbers the page shows, too.")
-    ] = None,
+    weights: WeightsOption = None,
     family: Annotated[
         str | None, typer.Option(metavar="KEY", help="Without weights: the family; npembed families lists them.")
     ] = None,
@@ -39,7 +39,7 @@ def explain(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, one HTML file.")] = DEFAULT,
 ) -> None:
     """Show, on one page, how a picture becomes numbers step by step."""
-    inputs = [path for path in (image, Path(weights) if weights and Path(weights).exists() else None) if path is not None]
+    inputs = [*([image] if image else []), *weight_files(weights)]
     target = check_output(output, PAGES, inputs)
     if article:
         if image or weights or family or rule or compare:
@@ -69,14 +69,14 @@ def _page(
         raise ValueError("explain: --family is for a page without weights; with --weights the checkpoint says its family")
     if weights is None and until != "embeddings":
         raise ValueError(f"explain: --until {until} needs --weights")
-    model = None if weights is None else load_model(weights, until)
+    model = None if weights is None else load_weights(weights, until)[0]
     config = model.config if model else MINICPM_V_2_6 if family is None else pages.default_config(family)
     picture, turned = read_image(image or pages.SAMPLE, upright=upright)
     subject = Subject(
         picture=picture,
         name=str(image) if image else "",
         config=config,
-        origin=weights or "",
+        origin=public(weights) if weights else "",
         model=model,
         until=until,
         rule=rule,

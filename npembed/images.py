@@ -1,9 +1,11 @@
 """A picture's file -> a picture; resizing it; its pixels -> strips. What every family's cutting is made of."""
 
 import warnings
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,19 +144,89 @@ def read_image(path: str | Path, *, upright: bool = False) -> tuple["Picture", b
     ImportError
         Without the extra `image`.
     """
+    with closing(read_frames(path, str(path), upright=upright)) as frames:
+        picture, turned = next(frames)
+        return picture.copy(), turned
+
+
+def read_frames(
+    file: "str | Path | BinaryIO", name: str, *, upright: bool = False, every: bool = False, most_pixels: int | None = None
+) -> Generator[tuple["Picture", bool]]:
+    """The pictures in one file, one after the other, each with whether its EXIF asks for it to be turned.
+
+    Parameters
+    ----------
+    file : path or binary file
+    name : str
+        For messages.
+    upright : bool
+        Whether to turn them as their EXIF orientation says.
+    every : bool
+        Every frame or page; by default the first alone.
+    most_pixels : int, optional
+        A picture of more is refused before it is decoded.
+
+    Yields
+    ------
+    picture : PIL image
+        To be used before the next one is asked for.
+    turned : bool
+
+    Raises
+    ------
+    ValueError
+        As `read_image`; a picture of more pixels.
+    """
+    with _reading(name), _opened(file) as picture:
+        for frame in range(getattr(picture, "n_frames", 1) if every else 1):
+            if frame:
+                picture.seek(frame)
+            if most_pixels is not None and picture.width * picture.height > most_pixels:
+                raise TooManyPixelsError(
+                    f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most"
+                )
+            with warnings.catch_warnings(action="ignore"):  # remarks on odd metadata and large sizes
+                picture.load()
+                turned = picture.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
+                shown = _upright(picture) if upright and turned else picture
+            yield shown, turned
+
+
+def size_of(path: str | Path) -> tuple[int, int] | None:
+    """Width and height in pixels as a file's header says, without decoding it; None if it cannot be read."""
+    try:
+        with _reading(str(path)), _opened(path) as picture:
+            return picture.size
+    except ValueError:
+        return None
+
+
+class TooManyPixelsError(ValueError):
+    """A picture of more pixels than were allowed."""
+
+
+def _opened(file: "str | Path | BinaryIO") -> "Picture":
+    with warnings.catch_warnings(action="ignore"):
+        return _pillow().open(file)  # type: ignore[no-any-return]
+
+
+def _upright(picture: "Picture") -> "Picture":
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(picture)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Whatever Pillow raises, as a ValueError that names the file."""
     Image = _pillow()
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:  # remarks on odd metadata and large sizes
-            picture.load()
-            turned = picture.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
-            if upright and turned:
-                from PIL import ImageOps
-
-                return ImageOps.exif_transpose(picture), turned
-            return picture.copy(), turned
+        yield
+    except TooManyPixelsError:
+        raise
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that Pillow can read") from None
+        raise ValueError(f"{name} is not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large to decode safely: {error}") from None
+        raise ValueError(f"{name} is too large to decode safely: {error}") from None
     except Exception as error:  # a damaged file raises whatever its reader stumbles on
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+        raise ValueError(f"{name} cannot be read as an image: {error}") from None

@@ -48,9 +48,10 @@ FLOORS = (
     ("frames",),
     ("weights.*",),
     ("",),  # the public names
-    ("conformance.*",),
+    ("conformance.*", "corpus.*"),
     ("pages.*",),
-    ("cli", "cli_explain", "cli_families"),
+    ("cli_weights",),
+    ("cli", "cli_common", "cli_corpus", "cli_explain", "cli_families", "cli_several"),
     ("__main__",),
     ("data.*",),
 )
