@@ -64,6 +64,7 @@ app: typer.Typer = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(cli_explain.explain)
+corpus.command("page")(cli_explain.corpus_page)
 SAMPLE = Path(__file__).with_name("data") / "sample.png"
 INTERRUPTED = 130
 """What Typer makes of a KeyboardInterrupt."""

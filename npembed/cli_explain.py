@@ -10,6 +10,7 @@ from npembed import MINICPM_V_2_6
 from npembed.cli_weights import WeightsOption, load_weights, weight_files
 from npembed.files import check_output, replacing
 from npembed.images import read_image
+from npembed.pages.page import check_extra
 from npembed.weights.source import public
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def explain(
     """Show, on one page, how a picture becomes numbers step by step."""
     inputs = [*([image] if image else []), *weight_files(weights)]
     target = check_output(output, PAGES, inputs)
+    check_extra()
     if article:
         if image or weights or family or rule or compare:
             raise ValueError("explain: --article takes no picture, weights, family or rule")
@@ -92,9 +94,25 @@ def write_rules(file: Path, side: int, up_to: int, more: bool) -> None:
     if more:
         raise ValueError("rules: --html excludes --json, --markdown and --compare")
     target = check_output(file, PAGES)
+    check_extra()
     from npembed.pages.rules import rules_page
 
     write_page(target, rules_page(side, up_to), "the rules")
+
+
+def corpus_page(
+    folder: Annotated[str, typer.Argument(metavar="OUT", help="The corpus.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, one HTML file.")] = Path(
+        "corpus.html"
+    ),
+) -> None:
+    """Show a corpus on one page: pictures by their neighbours, a map of the vectors, failures."""
+    from npembed.corpus import open as open_corpus
+    from npembed.pages.corpus import corpus_page as page
+
+    target = check_output(output, PAGES)
+    check_extra()
+    write_page(target, page(open_corpus(folder)), f"the corpus {folder}")
 
 
 def report_html(outcomes: "Sequence[Outcome]", verdict: str, subject: str, arrays: Arrays = dict) -> str:

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 import npembed
 from npembed import FAMILIES, RULES, position_ids
 from npembed.conformance import Outcome, Status
+from npembed.corpus import Neighbour
 from npembed.images import read_image
 from npembed.pages.article import article_page
+from npembed.pages.corpus import corpus_page, neighbours_of, principal_components, search_page
 from npembed.pages.explain import SAMPLE, default_config, explain
 from npembed.pages.report import Results, report_page
 from npembed.pages.rules import rules_page
@@ -25,6 +28,8 @@ from tests.synthetic import synthetic_picture
 
 PICTURE = Image.fromarray(synthetic_picture(1000, 700))
 AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
+KEYS = list({(family.cut, family.position_ids): key for key, family in reversed(FAMILIES.items())}.values())[::-1]
+"""A family for each way to cut a picture and to number patches."""
 WIDTHS = (390, 768, 1440)
 
 if chromium.PATH is None:
@@ -49,6 +54,24 @@ def browser(tmp_path_factory) -> Iterator[Any]:
         yield opened
 
 
+VECTORS = np.random.default_rng(3).standard_normal((8, 5)).astype(np.float32)
+
+
+def corpus_in(folder: Path) -> Any:
+    """Eight pictures in that folder, as `npembed.corpus.open` gives a corpus."""
+    for number in range(8):
+        Image.new("RGB", (40, 30), (30 * number, 90, 200)).save(folder / f"{number}.png")
+    rows = [{"path": str(folder / f"{number}.png"), "frame": 0, "status": "ok"} for number in range(8)]
+    rows.append({"path": "broken.png", "frame": 0, "status": "failed", "error": "it cannot be read"})
+    return SimpleNamespace(
+        index=SimpleNamespace(to_pylist=lambda: rows),
+        manifest={"settings": {"until": "pooled", "vector": ""}},
+        shown="Photos",
+        has_vectors=True,
+        vectors=lambda: iter([("part-00000", VECTORS)]),
+    )
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
     """Every page, made once."""
@@ -59,15 +82,17 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         "explain": explain(Subject(picture=PICTURE, name="a.png", config=npembed.MINICPM_V_2_6)),
     }
     sample, _ = read_image(SAMPLE)
-    for key in FAMILIES:
+    for key in KEYS:
         texts[f"explain {key}"] = explain(Subject(picture=sample, config=default_config(key)))
+    texts["corpus"] = corpus_page(corpus_in(folder))
+    texts["search"] = search_page([Neighbour(str(folder / f"{n}.png"), 0, n, 1 - n / 8) for n in (1, 2)], "gone.png", "Alike")
     texts["report"] = report_page(OUTCOMES, "the port departs", "port", RESULTS)
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in texts}
 
 
-EACH = ["explain", "rules", "article", "report"]
+EACH = ["explain", "rules", "article", "report", "corpus", "search"]
 """The pages that are looked at in every way."""
 
 
@@ -112,8 +137,8 @@ def point_at(page: Any, selector: str, across: float, down: float) -> None:
 # explain
 
 
-@pytest.mark.parametrize("key", FAMILIES)
-def test_the_page_of_each_family_opens(key, opened):
+@pytest.mark.parametrize("key", KEYS)
+def test_the_page_of_each_way_to_cut_a_picture_opens(key, opened):
     page = opened(f"explain {key}")
     playwright.expect(page.locator("#row")).not_to_be_empty()
     assert "patch" in page.locator("#readout").inner_text()
@@ -324,6 +349,34 @@ def test_a_cell_of_the_matrix_leads_to_its_failure(opened):
     assert not page.get_by_text("element [0, 1] is 4").is_visible()
     page.get_by_label("b / position_ids departs").click()
     assert page.get_by_text("element [0, 1] is 4").is_visible()
+
+
+# corpus
+
+
+def test_a_picture_that_is_chosen_shows_what_is_like_it(opened):
+    page = opened("corpus")
+    nearest, cosines = neighbours_of(VECTORS, 6)
+    page.locator("#all button").nth(5).click()
+    assert page.locator("#chosen-name").inner_text().endswith("5.png")
+    shown = page.locator("#alike button").all_inner_texts()[1:]
+    assert [words.split()[0] for words in shown] == [f"{cosine:.4f}" for cosine in cosines[5]]
+    assert [words[-5:] for words in shown] == [f"{number}.png" for number in nearest[5]]
+    near = page.locator("#map .near").evaluate_all("all => all.map(each => Number(each.dataset.picture))")
+    assert near == sorted(nearest[5].tolist())
+    page.locator("#map").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#chosen-name").inner_text().endswith("6.png")
+
+
+def test_the_map_has_a_dot_for_each_picture_at_its_place(opened):
+    page = opened("corpus")
+    places = np.array(
+        page.locator("#map circle").evaluate_all("all => all.map(each => [each.cx, each.cy].map(v => v.baseVal.value))")
+    )
+    expected, _ = principal_components(VECTORS)
+    for axis, sign in ((0, 1), (1, -1)):
+        assert np.corrcoef(places[:, axis], sign * expected[:, axis])[0, 1] > 0.999999
 
 
 # Every page

@@ -48,6 +48,11 @@ def render(name: str, scripts: tuple[str, ...] = (), **values: Any) -> str:
     return page
 
 
+def check_extra() -> None:
+    """An error if the extra `pages` is not there, before the work rather than after it."""
+    _environment()
+
+
 def escape_json(text: str) -> str:
     r"""JSON -> the same JSON in which nothing can end the element that it stands in.
 
