@@ -4,14 +4,15 @@ from npembed import MINICPM_V_2_6, random_model
 from npembed.cli_weights import load_weights
 from npembed.families import FAMILIES
 from npembed.model import Model
+from npembed.words import brief, did_you_mean, shown
 
 SEED = 0
 """Of the random weights that stand in for a checkpoint."""
 
 
 def say(line: str = "") -> None:
-    """One line on the screen, not broken to its width."""
-    print(line, flush=True)
+    """One line on the screen, not broken to its width; it may name files."""
+    print(shown(line, most=10_000), flush=True)
 
 
 def as_utf8(text: str) -> str:
@@ -23,7 +24,7 @@ def known_stage(until: str, who: str = "embed") -> str:
     """The stage's name, if any family has such a stage."""
     known = dict.fromkeys(stage.name for family in FAMILIES.values() for stage in family.vision_stages)
     if until not in known:
-        raise ValueError(f"{who}: --until must be one of {', '.join(known)}; got {until!r}")
+        raise ValueError(f"{who}: --until must be one of {', '.join(known)}; got {brief(until)}{did_you_mean(until, known)}")
     return until
 
 

@@ -16,6 +16,7 @@ from npembed.weights.cache import Kept, cache_folder, kept, remove
 from npembed.weights.contents import Contents, contents
 from npembed.weights.opening import FORMS, open_source
 from npembed.weights.source import Progress as Told
+from npembed.words import shown
 
 WeightsOption: TypeAlias = Annotated[
     str | None,
@@ -47,7 +48,7 @@ RepositoryArgument: TypeAlias = Annotated[str, typer.Argument(metavar="OWNER/NAM
 
 def say(line: str) -> None:
     """One line on the screen, not broken to its width."""
-    print(line, flush=True)
+    print(shown(line, most=10_000), flush=True)
 
 
 def load_weights(weights: str, until: str | None) -> tuple[Model, str]:

@@ -35,7 +35,7 @@ def sources() -> Sources:
 
 
 FLOORS = (
-    ("typing", "arguments", "stops"),
+    ("typing", "arguments", "reading", "stops", "words"),
     ("family",),
     ("config",),
     ("beside", "manifest", "files"),

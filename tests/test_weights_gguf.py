@@ -284,9 +284,9 @@ def test_notices_that_the_file_has_changed(files, tmp_path):
     with pytest.raises(ValueError, match=r"m\.gguf has changed since it was first read"):
         source.read("resampler.query")
     path.unlink()
-    with pytest.raises(ValueError, match=r"m\.gguf cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"m\.gguf is missing"):
         source.read("resampler.query")
-    with pytest.raises(ValueError, match=r"the file .*m\.gguf is missing"):
+    with pytest.raises(ValueError, match=r"m\.gguf is missing"):
         LocalFile(path)
 
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 import npembed
+from npembed.words import shown
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 """What a browser lets a page do: show pictures that it holds, and run its own script and no other."""
@@ -85,6 +86,8 @@ def _environment() -> Any:
     except ImportError:
         raise ImportError("pages need Jinja: pip install 'npembed[pages]'") from None
     loader = jinja2.FunctionLoader(_text)
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["shown"] = shown  # text from outside, on one line and without characters that move the cursor
+    return environment

@@ -8,19 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from npembed.conformance.bounds import UNIT_ROUNDOFF
-from npembed.conformance.golden.pack import Pack
-from npembed.conformance.golden.verdict import _allowed
-from npembed.conformance.outcome import Outcome, Status
+from npembed.conformance.golden import Pack, tried_in
+from npembed.conformance.outcome import SEPARATOR, Outcome, Status
 from npembed.families import FAMILIES
-from npembed.files import load_tensors
 from npembed.pages.drawing import packed
 from npembed.pages.page import render
 from npembed.patches import strip_to_picture
 from npembed.typing import Array, Floats, Ids
-
-SEPARATOR = " / "
-"""Between the case and the stage in the name of a golden pack's outcome."""
 
 PIXELS = ("pixel_values", "sliced_strips")
 """Stages whose arrays are pictures."""
@@ -90,7 +84,7 @@ def report_page(outcomes: Sequence[Outcome], verdict: str, subject: str, results
         cases=list(dict.fromkeys(outcome.name.partition(SEPARATOR)[0] for outcome in outcomes)),
         failures=[(group[0], group[1:], kinds[group[0].name]) for group in failures],
         pictured={name for name, found in pictures.items() if found},
-        others=[outcome for outcome in outcomes if outcome.status is not Status.FAIL] if not golden else [],
+        others=[each for each in outcomes if each.status is Status.KNOWN or (not golden and each.status is not Status.FAIL)],
         kinds=kinds,
         cells=CELLS,
         words=WORDS,
@@ -235,31 +229,24 @@ def _pictures(results: Results, wrong: Floats) -> list[dict[str, Any]]:
     return [_panel(f"{title}, slice {number}", h * side, w * side, values) for title, values in shown]
 
 
-def golden_results(pack: Pack, outputs: Path, outcomes: Sequence[Outcome], precision: str | None = None) -> dict[str, Results]:
+def golden_results(
+    pack: Pack, outputs: Path, outcomes: Sequence[Outcome], precision: str | None = None, rule: str | None = None
+) -> dict[str, Results]:
     """The arrays of the failures that a page shows in full, read again from the pack and the port's files."""
-    kinds = kinds_of(outcomes)
-    cases = {case["name"]: case for case in pack.manifest["cases"]}
     found = {}
-    for group in by_stage(outcomes, kinds):
-        case, _, tensor = group[0].name.partition(SEPARATOR)
-        file = outputs / cases[case]["expected"]
-        if not file.is_file():
-            continue
-        got, expected = load_tensors(file), pack.tensors(cases[case]["expected"])
-        if tensor not in got or tensor not in expected or got[tensor].shape != expected[tensor].shape:
-            continue
-        told = next(stage for stage in cases[case]["stages"] if stage["stage"] == tensor)
-        at = max({precision or "float32", str(got[tensor].dtype)} & set(UNIT_ROUNDOFF), key=UNIT_ROUNDOFF.__getitem__)
-        allowed = _allowed(told["tolerance"], tensor, expected, at)
-        found[group[0].name] = Results(got[tensor], expected[tensor], allowed, _sizes(pack, cases[case], told, expected))
+    for group in by_stage(outcomes, kinds_of(outcomes)):
+        name, stage = group[0].name, group[0].name.partition(SEPARATOR)[2]
+        tried = tried_in(pack, outputs, name, precision, rule)
+        if tried is not None:
+            counts = None if tried.places is None else tried.places.sum(axis=1)
+            found[name] = Results(tried.came, tried.expected, tried.allowed, sizes_of(stage, tried.values, counts))
     return found
 
 
-def _sizes(pack: Pack, case: Mapping[str, Any], told: Mapping[str, Any], expected: Mapping[str, Array]) -> Ids | None:
+def sizes_of(stage: str, values: Mapping[str, Any], counts: Ids | None) -> Ids | None:
     """The rows and columns of a stage's places, if the case's own arrays say them and they make as many places as it has."""
-    stage, known = told["stage"], {**pack.tensors(case["input"]), **expected}
     own = {"sliced_strips": ("sliced_tgt_sizes",), "hidden": ("hidden.hidden_sizes", "tgt_sizes")}.get(stage, ("tgt_sizes",))
-    sizes = next((known[name] for name in own if name in known), None)
-    if sizes is None or (told["places"] != "all" and sizes.prod(axis=1).tolist() != list(told["counts"])):
+    sizes = next((np.asarray(values[name]) for name in own if name in values), None)
+    if sizes is None or stage in ("tokens", "pooled"):
         return None
-    return None if stage in ("tokens", "pooled") else sizes
+    return None if counts is not None and not np.array_equal(sizes.prod(axis=1), counts) else sizes

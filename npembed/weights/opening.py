@@ -100,9 +100,9 @@ def _opened(source: str | Path, plan: Planner | None, say: Say, progress: Progre
 
 
 def _at_path(path: Path, shown: str) -> Source:
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike the path's own method, it takes a name that is too long for one that is not there
         return Folder(shown)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{WHO}: {shown} is not a folder, nor a regular file")
     if is_gguf(LocalFile(path)) or path.suffix == ".gguf":
         return GgufSource(shown)

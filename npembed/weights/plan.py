@@ -8,7 +8,7 @@ from npembed.config import FamilyConfig
 from npembed.families import config_of
 from npembed.model import all_shapes, shapes_of, some
 from npembed.typing import Shapes
-from npembed.weights.source import WHO, Source
+from npembed.weights.source import WHO, Source, quantised
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,8 @@ def plan(source: Source, until: str | None) -> Plan:
     names = set(source.names())
     config = stated.family.layout(stated, names)
     if unread := unknown(config, names):
-        raise ValueError(
-            f"{WHO}: {source.where} has {some(unread)}, which no stage of {config.family.title} reads; so it is refused"
-        )
+        words = f"{WHO}: {source.where} has {some(unread)}, which no stage of {config.family.title} reads; so it is refused"
+        raise ValueError(words + quantised(unread))
     family = config.family
     stages = family.vision_stages if until is None else family.stages_until(until, WHO)
     shapes: Shapes = {}
@@ -75,7 +74,8 @@ def plan(source: Source, until: str | None) -> Plan:
             break
         if missing:
             works = f"; until={stages[number - 1].name!r} still works" if number else ""
-            raise ValueError(f"{WHO}: {source.where} lacks {some(missing)}, which the stage {stage.name!r} needs{works}")
+            words = f"{WHO}: {source.where} lacks {some(missing)}, which the stage {stage.name!r} needs{works}"
+            raise ValueError(words + quantised(names))
         shapes |= own
     return Plan(config, stages[-1].name, shapes)
 

@@ -1,6 +1,5 @@
 """The one interface of every source of arrays, and the words that sources share."""
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
+from npembed import reading
 from npembed.typing import Floats
 
 WHO = "load_model"
@@ -107,24 +107,8 @@ def printable(text: str) -> str:
 
 
 def json_object(text: bytes | str, where: str) -> dict[str, Any]:
-    """The JSON object in a text; duplicate keys, anything else and anything too deep are refused."""
-    try:
-        content = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ValueError(f"{WHO}: {where} cannot be read as JSON: {reason}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{WHO}: {where} must hold a JSON object; got {type(content).__name__}")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"it has {name!r} twice")
-        found[name] = value
-    return found
+    """The JSON object in a text, read within bounds."""
+    return reading.json_object(text, f"{WHO}: {where}")
 
 
 def weight_map(index: dict[str, Any], where: str) -> dict[str, str]:
@@ -140,19 +124,30 @@ def weight_map(index: dict[str, Any], where: str) -> dict[str, str]:
     return files
 
 
+QUANTISED = ". The checkpoint is quantised: take the one that it was made from, or an mmproj file of llama.cpp (.gguf)"
+
+_QUANTISED = re.compile(
+    r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|weight_packed|SCB|absmax|nested_absmax|quant_map|nested_quant_map"
+    r"|quant_state\..+)$"
+)
+"""How the arrays are called that GPTQ, AWQ, bitsandbytes and compressed-tensors add."""
+
+
+def quantised(names: Iterable[str]) -> str:
+    """`QUANTISED` if one of the arrays is what a quantised checkpoint has beside its numbers, or nothing."""
+    return QUANTISED if any(map(_QUANTISED.search, names)) else ""
+
+
 def check_entries(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """An error unless these arrays have these shapes, and can be read; nothing of them is read."""
     for name, shape in shapes.items():
         entry = source.entry(name)
+        where = f"{WHO}: {name} in {source.file_of(name)}"
         if not entry.readable:
-            raise ValueError(
-                f"{WHO}: {name} in {source.file_of(name)} is of dtype {entry.dtype}; it must be one of {', '.join(FLOATS)}, "
-                "or in a GGUF file a quantised type that the package gguf knows how to undo"
-            )
+            words = f"{where} is of dtype {entry.dtype}; it must be one of {', '.join(FLOATS)}"
+            raise ValueError(words + QUANTISED * (entry.dtype[0] in "UI" or entry.dtype.startswith(("F8", "F4"))))
         if entry.shape != shape:
-            raise ValueError(
-                f"{WHO}: {name} in {source.file_of(name)} must have shape {shape} by the config; got {entry.shape}"
-            )
+            raise ValueError(f"{where} must have shape {shape} by the config; got {entry.shape}")
 
 
 def finite(array: Floats, where: str) -> Floats:
