@@ -5,9 +5,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 import npembed
-from npembed import cli_weights, stops
+from npembed import cli_explain, cli_weights, stops
 from npembed import run as run_stages
 from npembed.cli_common import as_utf8 as _as_utf8
 from npembed.cli_common import known_stage as _known_stage
@@ -52,7 +53,9 @@ from npembed.typing import Array
 from npembed.words import shown
 
 if TYPE_CHECKING:
+    from npembed.cli_explain import Arrays
     from npembed.conformance.outcome import Outcome
+    from npembed.pages.report import Results
 
 app: typer.Typer = typer.Typer(
     name="npembed",
@@ -60,6 +63,8 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(cli_explain.explain)
+corpus.command("page")(cli_explain.corpus_page)
 SAMPLE = Path(__file__).with_name("data") / "sample.png"
 INTERRUPTED = 130
 """What Typer makes of a KeyboardInterrupt."""
@@ -223,13 +228,16 @@ def rules(
         tuple[str, str] | None, typer.Option(metavar="A B", help="Show the buckets of two rules side by side, for --n.")
     ] = None,
     n: Annotated[int | None, typer.Option(help="With --compare: the number of patches.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all of it as one page to look at.")] = None,
 ) -> None:
     """Show where the position rules of released software part from the original."""
     if as_json and as_markdown:
         raise ValueError("rules: --json and --markdown exclude each other")
     if (compare is None) != (n is None):
         raise ValueError("rules: --compare A B and --n N go together")
-    if compare is not None and n is not None:
+    if html is not None:
+        cli_explain.write_rules(html, side, up_to, as_json or as_markdown or compare is not None)
+    elif compare is not None and n is not None:
         pair = compare_two(*compare, n, side)
         _print(json.dumps(pair) if as_json else _pair_table(pair))
     elif as_json:
@@ -438,7 +446,13 @@ def golden_check(
     more = f"The first stage that departs is {first}." if first else ""
     if first and not can_explain():
         more += " Most causes were not looked for, which needs Hypothesis: pip install 'npembed[testing]'."
-    _report(outcomes, str(outputs), json_file, html_file, more, as_text=report.golden_text)
+
+    def arrays() -> "Mapping[str, Results]":
+        from npembed.pages.report import golden_results
+
+        return golden_results(pack, outputs, outcomes, precision, rule)
+
+    _report(outcomes, str(outputs), json_file, html_file, more, arrays, report.golden_text)
 
 
 @app.command()
@@ -497,6 +511,7 @@ def _report(
     json_file: Path | None,
     html_file: Path | None,
     more: str = "",
+    arrays: "Arrays" = dict,
     as_text: "Callable[[Sequence[Outcome], str], str] | None" = None,
 ) -> None:
     """The report in each form that is asked for; exit 1 if anything failed."""
@@ -505,7 +520,7 @@ def _report(
 
     wrong = failed(outcomes)
     verdict = f"{subject} {'departs from' if wrong else 'agrees with'} the reference: {report.counts(outcomes)}. {more}".strip()
-    for file, text in ((json_file, report.json_text), (html_file, report.as_html)):
+    for file, text in ((json_file, report.json_text), (html_file, partial(cli_explain.report_html, arrays=arrays))):
         if file is not None:
             replaced = file.exists()
             with replacing(file) as beside:
