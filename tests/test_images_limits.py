@@ -107,7 +107,7 @@ def test_no_memory_is_one_line_with_the_size(here: Path, weights: Path, monkeypa
         done = npembed("embed", path, "--weights", weights)
         assert_refused(done, r"there is not enough memory: .*p\.png: no memory for 60 × 40 pixels")
     with monkeypatch.context() as patched:
-        patched.setattr("npembed.cli.run_stages", lambda *_, **__: np.empty(2**62, dtype=np.uint8))
+        patched.setattr("npembed.cli.embed.run_stages", lambda *_, **__: np.empty(2**62, dtype=np.uint8))
         assert_refused(npembed("embed", path, "--weights", weights), r"memory: .*p\.png: Unable to allocate 4\.00 EiB")
 
 
