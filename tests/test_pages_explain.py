@@ -60,7 +60,7 @@ def pixels_of(data: dict) -> np.ndarray:
 
 @pytest.mark.parametrize("key", FAMILIES)
 def test_the_pixels_of_a_page_give_back_every_strip(key):
-    config, sample = default_config(key), read_image(SAMPLE)[0]
+    config, sample = default_config(key), read_image(SAMPLE).picture
     slices = config.family.cut(sample, config)
     shown = page_of(config=config, picture=sample).data["slices"]
     for strip, size, data in zip(slices.strips, slices.tgt_sizes.tolist(), shown, strict=True):
