@@ -297,6 +297,15 @@ def test_pictures_of_odd_shapes_have_a_page(size):
     assert page.data["slices"][0]["name"] == "the whole picture"
 
 
+def test_a_page_leaves_the_picture_as_it_was_and_says_its_size():
+    large = picture(1300, 700)
+    page = page_of(picture=large)
+    assert large.size == (1300, 700)
+    np.testing.assert_array_equal(np.asarray(large), synthetic_picture(1300, 700))
+    assert page.data["picture"]["size"] == [1300, 700]
+    assert "The file holds 1300 × 700 pixels" in page.words
+
+
 def test_crops_are_named_by_column_and_row():
     names = [each["name"] for each in page_of(picture=picture(1000, 1000)).data["slices"]]
     assert names[:4] == [
