@@ -20,7 +20,7 @@ from npembed.cli.weights import app as weights
 
 app: typer.Typer = typer.Typer(
     name="npembed",
-    help="The reference, in NumPy, for how a picture becomes embeddings in MiniCPM-V 2.6.",
+    help="The reference, in NumPy, for how a picture becomes embeddings in MiniCPM-V 2.6 and its relatives.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -35,7 +35,7 @@ def rules(
     n: Annotated[int | None, typer.Option(help="With --compare: the number of patches.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all of it as one page to look at.")] = None,
 ) -> None:
-    """Show where the position rules of released software part from the original."""
+    """Show where the position rules of released software differ from the original."""
     if as_json and as_markdown:
         raise ValueError("rules: --json and --markdown exclude each other")
     if (compare is None) != (n is None):
@@ -67,7 +67,7 @@ def _print_rules(side: int, up_to: int) -> None:
 
 
 def _pair_table(pair: dict[str, Any]) -> str:
-    """Patch, first rule's bucket, second rule's; a mark where they part."""
+    """Patch, first rule's bucket, second rule's; a mark where they differ."""
     names = list(pair["rules"])
     widths = [max(len(name), 5) for name in names]
     lines = ["patch  " + "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))]
