@@ -71,8 +71,8 @@ def check_outputs(
         check_precision(precision)
     if precision == "int8":
         raise ValueError(
-            "golden check: precision must be one of float64, float32, float16, bfloat16; a pack holds no bounds for int8, "
-            "npembed check does"
+            "golden check: precision must be one of float64, float32, float16, bfloat16; packs have no bounds for int8 weights, "
+            "which npembed check judges"
         )
     if rule is not None:
         _check_rule(pack, rule)
