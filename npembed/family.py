@@ -123,6 +123,34 @@ def _looked_up(model: Any, tgt_sizes: Ids, rule: str | None) -> Floats:
     return result
 
 
+@dataclass(frozen=True, kw_only=True)
+class GgufNames:
+    """What llama.cpp's mmproj files call the arrays of a family's checkpoints.
+
+    In a name, `*` stands for weight and bias, and `N` for the number of a block. A checkpoint's array to which several of
+    the file's are mapped is those, laid end to end by rows in this order.
+
+    Attributes
+    ----------
+    projector : str
+        The file's `clip.projector_type`.
+    names : mapping of str to str
+        The file's name -> the checkpoint's.
+    turned : frozenset of str
+        The checkpoint's arrays that the file holds transposed.
+    ignored : frozenset of str
+        The file's arrays that no stage reads.
+    legacy : bool
+        Written by the converter that gives fc1 and fc2 each other's names, and may state a block too few.
+    """
+
+    projector: str
+    names: Mapping[str, str]
+    turned: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()
+    legacy: bool = False
+
+
 def _every_place(tgt_sizes: Ids) -> Ids:
     return tgt_sizes
 
@@ -179,6 +207,8 @@ class Family:
         Whether its connector takes groups of frames, each with its time.
     placeholder : callable
         (grid, image_id, config, tgt_sizes) -> the text that stands for one picture.
+    gguf : GgufNames or None
+        What llama.cpp's mmproj files call its arrays; None where there are no such files.
     stages : tuple of Stage
         In order.
     checked : str
@@ -207,6 +237,7 @@ class Family:
     unit: Callable[[Any], int] = field(default=lambda config: 1)
     frames: bool = False
     placeholder: Callable[..., str]
+    gguf: GgufNames | None = None
     stages: tuple[Stage, ...]
     checked: str
 

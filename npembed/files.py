@@ -126,7 +126,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata
         if beside.suffix == ".npz":
             np.savez(beside, **arrays, metadata=np.array(json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)))  # type: ignore[arg-type]
         else:
-            _save_safetensors(arrays, beside, metadata)
+            write_safetensors(beside, arrays, metadata)
 
 
 _LONGEST_HEADER = 25_000_000
@@ -153,8 +153,10 @@ _SAFETENSORS_DTYPES = {
 """NumPy's name of a type -> safetensors' own, in the order in which its writer ranks them."""
 
 
-def _save_safetensors(arrays: dict[str, NDArray[Any]], path: Path, metadata: Mapping[str, str]) -> None:
-    """The header's length in eight bytes, the header as JSON, the arrays' bytes.
+def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """C-ordered arrays straight into a file that `replacing` or `file_beside` gave.
+
+    The header's length in eight bytes, the header as JSON, the arrays' bytes.
 
     safetensors' own writer puts the metadata in an order that changes from run to run. As there, wide types come first, and
     in each type the names in order, so each array begins at a multiple of its type's width.

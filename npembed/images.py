@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -214,7 +214,7 @@ def read_image(path: str | Path, *, upright: bool = False, most_pixels: int | No
 
 def read_frames(
     file: "str | Path | BinaryIO", name: str, *, upright: bool = False, every: bool = False, most_pixels: int | None = None
-) -> Iterator[tuple["Picture", bool]]:
+) -> Generator[tuple["Picture", bool]]:
     """The pictures in one file, one after the other, each with whether its EXIF asks for it to be turned.
 
     Parameters
@@ -268,6 +268,15 @@ def _pages(file: BinaryIO) -> int:
         with _pillow().open(file) as picture:
             return int(getattr(picture, "n_frames", 1))
     return 1
+
+
+def size_of(path: str | Path) -> tuple[int, int] | None:
+    """Width and height in pixels as a file's header says, without decoding it; None if it cannot be read."""
+    try:
+        with open_picture(path) as file, _reading(str(path), file), _opened(file) as picture:
+            return picture.size
+    except ValueError:
+        return None
 
 
 class TooManyPixelsError(ValueError):

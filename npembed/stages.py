@@ -1,6 +1,6 @@
 """The stages of the path that the families share, as records; and what runs a family's stages one after the other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -276,11 +276,12 @@ def _ids_of_calls(tgt_sizes: Ids, model: Model, rule: str | None, batches: Seque
     return ids
 
 
-def join(stage: Stage, batches: Sequence[Array], model: Model, tgt_sizes: Ids) -> Array:
+def join(stage: Stage, batches: Sequence[Array], model: Model, tgt_sizes: Ids, *, free: bool = False) -> Array:
     """(N_i, L_i, ...) -> (sum of N_i, max of L_i, ...): results of one stage from several calls, as from one call.
 
     The new places hold what the stage leaves in padding, which may depend on the slice's row of `tgt_sizes`, those of all the
-    calls in order. A result without places, (N_i, D), is laid end to end.
+    calls in order. A result without places, (N_i, D), is laid end to end. With `free`, `batches` is a list that is emptied, so
+    that each result is in memory once.
     """
     if stage.sizes is None:
         return np.concatenate(batches)
@@ -288,9 +289,16 @@ def join(stage: Stage, batches: Sequence[Array], model: Model, tgt_sizes: Ids) -
     longest = max(batch.shape[1] for batch in batches)
     joined = np.empty((sum(map(len, batches)), longest, *batches[0].shape[2:]), dtype=batches[0].dtype)
     start = 0
-    for batch in batches:
+    for batch in _one_by_one(batches) if free else batches:
         rows = joined[start : start + len(batch)]
         rows[:, : batch.shape[1]] = batch
         rows[:, batch.shape[1] :] = filling[start : start + len(batch)] if filling.ndim == 3 else filling
         start += len(batch)
     return joined
+
+
+def _one_by_one(batches: Any) -> Iterator[Array]:
+    """The list's elements in order; it lets each go before the next."""
+    batches.reverse()
+    while batches:
+        yield batches.pop()

@@ -40,7 +40,7 @@ def test_kills_leave_old_or_new(tmp_path: Path) -> None:
 # What it must catch
 
 
-FAULTY = '''
+FAULTY = """
 import os, resource, sys, time
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from pathlib import Path
@@ -95,7 +95,7 @@ for name, act in ACTS.items():
         return Case([name], act)
     [ended] = runner.run([0], 0, Path(sys.argv[1]) / name, None, {make: 1}, jobs=1, clean=60 * 2**20)
     print(f"{name}: {ended.fault}")
-'''
+"""
 
 CAUGHT = {
     "right": "None",

@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 from npembed import arguments
 from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_counts, check_levels
 from npembed.families import idefics
+from npembed.families.gguf import tower_names
 from npembed.families.idefics import FAKE, PLACE
 from npembed.families.keys import Json, Keys
-from npembed.family import Family, Slices
+from npembed.family import Family, GgufNames, Slices
 from npembed.images import as_rgb, as_rgb_on_white, cells, resize
 from npembed.model import Model, as_model
 from npembed.positions import position_ids
@@ -366,6 +367,9 @@ def placeholder(grid: Size | None, image_id: int | None, config: Idefics3Config,
 _PROJECTION = "model.connector.modality_projection.proj.weight"
 
 
+GGUF = GgufNames(projector="idefics3", names=tower_names("model.vision_model.") | {"mm.model.fc.weight": _PROJECTION})
+
+
 def _connector_shapes(config: Any) -> Shapes:
     return {_PROJECTION: (config.embed_dim, config.scale_factor**2 * config.vision.hidden_size)}
 
@@ -421,6 +425,7 @@ def _family(key: str, title: str, presets: Any) -> Family:
         tower=idefics.tower,
         unit=lambda config: config.scale_factor,
         placeholder=placeholder,
+        gguf=GGUF,
         stages=(
             *BEFORE_THE_TOWER,
             EMBEDDINGS,

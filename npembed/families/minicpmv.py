@@ -9,8 +9,9 @@ import numpy as np
 from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts
 from npembed.encoder import post_layernorm, tower_layers, tower_shapes
 from npembed.families import cutting
+from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys
-from npembed.family import Family, Slices, Step
+from npembed.family import Family, GgufNames, Slices, Step
 from npembed.model import Model
 from npembed.positions import position_ids
 from npembed.resampler import HEAD_DIM, resample, resampler_shapes
@@ -236,6 +237,30 @@ def _dropped_layer(config: Config) -> Sequence[str]:
 HIDDEN = hidden_stage(_hidden_shapes)
 TOKENS = tokens_stage(resample, resampler_shapes, _token_counts, "resample")
 
+_RESAMPLER = {
+    "resampler.query": "resampler.query",
+    "resampler.proj.weight": "resampler.proj",
+    "resampler.kv.weight": "resampler.kv_proj.weight",
+    "resampler.attn.q.weight": "resampler.attn.in_proj_weight",
+    "resampler.attn.k.weight": "resampler.attn.in_proj_weight",
+    "resampler.attn.v.weight": "resampler.attn.in_proj_weight",
+    "resampler.attn.q.bias": "resampler.attn.in_proj_bias",
+    "resampler.attn.k.bias": "resampler.attn.in_proj_bias",
+    "resampler.attn.v.bias": "resampler.attn.in_proj_bias",
+    "resampler.attn.out.*": "resampler.attn.out_proj.*",
+    "resampler.ln_q.*": "resampler.ln_q.*",
+    "resampler.ln_kv.*": "resampler.ln_kv.*",
+    "resampler.ln_post.*": "resampler.ln_post.*",
+}
+
+GGUF = GgufNames(
+    projector="resampler",
+    names=tower_names("vpm.") | _RESAMPLER,
+    turned=frozenset({"resampler.proj"}),
+    ignored=frozenset({"resampler.pos_embed_k"}),
+    legacy=True,
+)
+
 _SMALL = VisionConfig(
     hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
 )
@@ -272,6 +297,7 @@ def _family(
         tower=tower,
         frames=frames,
         placeholder=placeholder,
+        gguf=GGUF,
         stages=(*TO_THE_MASK, BUCKETED_IDS, EMBEDDINGS, HIDDEN, TOKENS, TEXT, IMAGE_BOUND, INPUTS_EMBEDS),
         checked=checked,
     )

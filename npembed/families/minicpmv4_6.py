@@ -10,8 +10,9 @@ from npembed import arguments
 from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts
 from npembed.encoder import post_layernorm, tower_layers, tower_shapes
 from npembed.families import cutting
+from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys
-from npembed.family import Family, Slices, Stage, Step
+from npembed.family import Family, GgufNames, Slices, Stage, Step
 from npembed.images import as_rgb_on_white
 from npembed.mergers import SIDE, divided, merge_patches, merger_shapes, window_merger, window_merger_shapes
 from npembed.model import Model
@@ -254,6 +255,25 @@ TEXT = Stage(
 HIDDEN = hidden_stage(_hidden_shapes, _hidden_sizes)
 TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches")
 
+_WINDOW_MERGER = {
+    "v.vit_merger.ln1.*": "model.vision_tower.vit_merger.layer_norm1.*",
+    "v.vit_merger.attn_q.*": "model.vision_tower.vit_merger.self_attn.q_proj.*",
+    "v.vit_merger.attn_k.*": "model.vision_tower.vit_merger.self_attn.k_proj.*",
+    "v.vit_merger.attn_v.*": "model.vision_tower.vit_merger.self_attn.v_proj.*",
+    "v.vit_merger.attn_out.*": "model.vision_tower.vit_merger.self_attn.out_proj.*",
+    "v.vit_merger.ds_ln.*": "model.vision_tower.vit_merger.pre_norm.*",
+    "v.vit_merger.ds_ffn_up.*": "model.vision_tower.vit_merger.linear_1.*",
+    "v.vit_merger.ds_ffn_down.*": "model.vision_tower.vit_merger.linear_2.*",
+}
+
+_MERGER = {
+    "mm.input_norm.*": "model.merger.mlp.0.pre_norm.*",
+    "mm.up.*": "model.merger.mlp.0.linear_1.*",
+    "mm.down.*": "model.merger.mlp.0.linear_2.*",
+}
+
+GGUF = GgufNames(projector="minicpmv4_6", names=tower_names("model.vision_tower.") | _WINDOW_MERGER | _MERGER)
+
 OCR = "minicpm-ocr"
 
 _PROCESSORS = {
@@ -293,6 +313,7 @@ def _family(key: str, title: str, model_type: str, preset: str, checked: str) ->
         tower=tower,
         unit=lambda config: config.unit,
         placeholder=placeholder,
+        gguf=None if key == OCR else GGUF,
         stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, TOKEN_PLACES, INPUTS_EMBEDS_BY_COUNT),
         checked=checked,
     )
