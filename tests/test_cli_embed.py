@@ -348,7 +348,7 @@ def a_name(name: str, spelt: str = "", shown: str = "") -> Any:
         a_name(":smile: 100% {0}"),
         a_name("'quoted\" \\name"),
         a_name("-dash"),
-        a_name(os.fsdecode(b"latin-1 \xfc"), "latin-1 \\udcfc", "latin-1 ?"),
+        a_name(os.fsdecode(b"latin-1 \xfc"), "latin-1 \\udcfc", "latin-1 \\udcfc"),
     ],
 )
 def test_any_name_of_picture_folder_and_output_works(
@@ -373,16 +373,16 @@ def test_any_name_of_picture_folder_and_output_works(
 
 @posix
 def test_a_name_that_is_wrong_is_shown_as_it_is(here: Path) -> None:
-    assert_refused(npembed("embed", "[red]nö[/red].png"), r"\[red\]nö\[/red\]\.png cannot be read as an image")
-    assert_refused(npembed("embed", os.fsdecode(b"\xff.png")), r"\?\.png cannot be read as an image")
-    assert_refused(npembed("embed", "two\nlines.png"), r"two lines\.png cannot be read as an image")
+    assert_refused(npembed("embed", "[red]nö[/red].png"), r"\[red\]nö\[/red\]\.png is missing")
+    assert_refused(npembed("embed", os.fsdecode(b"\xff.png")), r"\\udcff\.png is missing")
+    assert_refused(npembed("embed", "two\nlines.png"), r"two lines\.png is missing")
 
 
 # Bad input
 
 
 BAD_PICTURES = [
-    bad("embed none.png", r"none\.png cannot be read as an image: .*No such file"),
+    bad("embed none.png", r"none\.png is missing"),
     bad("embed folder", r"embed: no picture found in folder"),
     bad("embed empty.png", r"empty\.png is not an image that Pillow can read"),
     bad("embed text.png", r"text\.png is not an image that Pillow can read"),
@@ -563,7 +563,7 @@ def test_a_screen_that_knows_ascii_alone(here: Path, weights: Path) -> None:
     assert json.loads(metadata(here / "embeddings.safetensors")["images"]) == ["nö.png"]
     refused = python_m_npembed("embed", "nö.jpg", folder=here, PYTHONIOENCODING="ascii", PYTHONUTF8="1")
     assert_refused(
-        Done(refused.returncode, refused.stdout.decode("ascii"), refused.stderr.decode("ascii")), r"n\?\.jpg cannot be"
+        Done(refused.returncode, refused.stdout.decode("ascii"), refused.stderr.decode("ascii")), r"n\?\.jpg is missing"
     )
 
 
