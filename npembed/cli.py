@@ -5,9 +5,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 import npembed
-from npembed import cli_weights, stops
+from npembed import cli_explain, cli_weights, stops
 from npembed import run as run_stages
 from npembed.cli_common import as_utf8 as _as_utf8
 from npembed.cli_common import known_stage as _known_stage
@@ -52,7 +53,9 @@ from npembed.typing import Array
 from npembed.words import shown
 
 if TYPE_CHECKING:
+    from npembed.cli_explain import Arrays
     from npembed.conformance.outcome import Outcome
+    from npembed.pages.report import Results
 
 app: typer.Typer = typer.Typer(
     name="npembed",
@@ -60,6 +63,8 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(cli_explain.explain)
+corpus.command("page")(cli_explain.corpus_page)
 SAMPLE = Path(__file__).with_name("data") / "sample.png"
 INTERRUPTED = 130
 """What Typer makes of a KeyboardInterrupt."""
@@ -223,13 +228,16 @@ def rules(
         tuple[str, str] | None, typer.Option(metavar="A B", help="Show the buckets of two rules side by side, for --n.")
     ] = None,
     n: Annotated[int | None, typer.Option(help="With --compare: the number of patches.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all of it as one page to look at.")] = None,
 ) -> None:
     """Show where the position rules of released software part from the original."""
     if as_json and as_markdown:
         raise ValueError("rules: --json and --markdown exclude each other")
     if (compare is None) != (n is None):
         raise ValueError("rules: --compare A B and --n N go together")
-    if compare is not None and n is not None:
+    if html is not None:
+        cli_explain.write_rules(html, side, up_to, as_json or as_markdown or compare is not None)
+    elif compare is not None and n is not None:
         pair = compare_two(*compare, n, side)
         _print(json.dumps(pair) if as_json else _pair_table(pair))
     elif as_json:
@@ -375,12 +383,29 @@ app.add_typer(cli_weights.app, name="weights")
 JsonOption: TypeAlias = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")]
 HtmlOption: TypeAlias = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as one HTML page, too.")]
 PrecisionOption: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="TYPE", help="What the port computes in: float32, float64, bfloat16 or float16.")
+    str | None,
+    typer.Option(metavar="TYPE", help="What the port computes in: float32, float64, bfloat16, float16, or int8 weights."),
+]
+
+
+RuleOption: TypeAlias = Annotated[
+    str | None, typer.Option("--rule", metavar="NAME", help="The position rule; npembed rules lists them.")
+]
+ExpectOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--expect", metavar="FILE", help="An earlier --json report, whose departures must stay as they are."),
 ]
 
 
 @golden.command("write")
-def golden_write(folder: Annotated[Path, typer.Argument(metavar="DIR")], weights: WeightsOption = None) -> None:
+def golden_write(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    weights: WeightsOption = None,
+    family: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The family; npembed families lists them. MiniCPM-V 2.6 by default.")
+    ] = None,
+    rule: RuleOption = None,
+) -> None:
     """Write a pack into DIR: new, empty, or an earlier pack."""
     from npembed.conformance.golden import read_pack, write_pack
     from npembed.conformance.golden.pack import check_folder
@@ -388,7 +413,7 @@ def golden_write(folder: Annotated[Path, typer.Argument(metavar="DIR")], weights
     replaced = any(check_folder(folder, weight_files(weights)).glob("*"))
     model, origin = (None, "") if weights is None else load_weights(weights, None)
     with _progress("hidden", 1) as progress:
-        write_pack(folder, model, progress.layers)
+        write_pack(folder, model, progress.layers, family=family, rule=rule)
     pack = read_pack(folder)
     more = ", which replaces the earlier pack" if replaced else ""
     _say(f"{len(pack.manifest['cases'])} cases, {pack.size / 1e6:.1f} MB, are in {folder}{more}")
@@ -400,40 +425,77 @@ def golden_write(folder: Annotated[Path, typer.Argument(metavar="DIR")], weights
 def golden_check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The pack.")],
     outputs: Annotated[Path, typer.Argument(metavar="OUTPUTS", help="The port's files, named as the pack's.")],
+    stage: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Look at this stage alone; repeatable.")] = None,
+    require: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A stage that must be there; repeatable.")] = None,
+    rule: RuleOption = None,
     precision: PrecisionOption = None,
+    expect: ExpectOption = None,
     json_file: JsonOption = None,
     html_file: HtmlOption = None,
 ) -> None:
-    """Hold a port's files against a pack, and name the first stage that departs."""
-    from npembed.conformance.golden import check_outputs, first_departing, read_pack
+    """Compare a port's files with a pack, and name the first stage that departs."""
+    from npembed.conformance import golden, report
+    from npembed.conformance.expectations import as_expected, read_expectations
+    from npembed.conformance.golden.causes import can_explain
 
-    pack = read_pack(folder)
-    _check_reports(json_file, html_file, [*pack.files(), *(outputs / case["expected"] for case in pack.manifest["cases"])])
-    outcomes = check_outputs(pack, outputs, precision)
-    stage = first_departing(pack, outcomes)
-    _report(outcomes, str(outputs), json_file, html_file, f"The first stage that departs is {stage}." if stage else "")
+    pack = golden.read_pack(folder)
+    answers = (path for case in pack.manifest["cases"] for path in outputs.glob(f"{case['name']}.*"))
+    _check_reports(json_file, html_file, [*pack.files(), *answers, *([] if expect is None else [expect])])
+    expected = None if expect is None else read_expectations(expect)
+    outcomes = golden.check_outputs(pack, outputs, precision, stages=stage or (), require=require or (), rule=rule)
+    if expected is not None:
+        outcomes = as_expected(outcomes, expected, golden.outcome_names(pack))
+    first = golden.first_departing(pack, outcomes)
+    more = f"The first stage that departs is {first}." if first else ""
+    if first and not can_explain():
+        more += " Most causes were not looked for, which needs Hypothesis: pip install 'npembed[testing]'."
+
+    def arrays() -> "Mapping[str, Results]":
+        from npembed.pages.report import golden_results
+
+        return golden_results(pack, outputs, outcomes, precision, rule)
+
+    _report(outcomes, str(outputs), json_file, html_file, more, arrays, report.golden_text)
 
 
 @app.command()
 def check(
     module: Annotated[str, typer.Argument(metavar="MODULE", help="The port: a dotted name or a .py file.")],
+    stage: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Look at this function or stage alone.")] = None,
     require: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A function that must be there.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The port's position rule, to be judged by; npembed rules lists them.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Check that family's functions; npembed families lists them.")
+    ] = None,
     examples: Annotated[int, typer.Option(metavar="N", help="Drawn inputs per function.", min=0)] = 100,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the drawn inputs.", min=0)] = 0,
     precision: PrecisionOption = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="That one call of a function may take.", min=0.001, max=86_400)
+    ] = 60,
     json_file: JsonOption = None,
     html_file: HtmlOption = None,
 ) -> None:
     """Check a Python port's functions against the reference, and show the smallest input on which each departs."""
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "npembed-hypothesis"))
-    from npembed.conformance.port import check_port, load_port  # Hypothesis reads the line above; it would write here
+    from npembed.conformance.isolation import IsolatedPort
+    from npembed.conformance.port import check_port  # Hypothesis reads the line above; it would write here
 
     _check_reports(json_file, html_file, [module] if module.endswith(".py") else [])
-    port = load_port(module)
-    _check_reports(
-        json_file, html_file, [file for loaded in list(sys.modules.values()) if (file := getattr(loaded, "__file__", None))]
-    )
-    outcomes = check_port(port, require=require or (), examples=examples, seed=seed, precision=precision)
+    with IsolatedPort(module, timeout=timeout) as port:
+        _check_reports(json_file, html_file, port.files)
+        outcomes = check_port(
+            port,
+            stage=stage or (),
+            require=require or (),
+            rule=rule,
+            family=family,
+            examples=examples,
+            seed=seed,
+            precision=precision,
+        )
     _report(outcomes, module, json_file, html_file)
 
 
@@ -447,7 +509,13 @@ def _check_reports(json_file: Path | None, html_file: Path | None, inputs: Seque
 
 
 def _report(
-    outcomes: "Sequence[Outcome]", subject: str, json_file: Path | None, html_file: Path | None, more: str = ""
+    outcomes: "Sequence[Outcome]",
+    subject: str,
+    json_file: Path | None,
+    html_file: Path | None,
+    more: str = "",
+    arrays: "Arrays" = dict,
+    as_text: "Callable[[Sequence[Outcome], str], str] | None" = None,
 ) -> None:
     """The report in each form that is asked for; exit 1 if anything failed."""
     from npembed.conformance import report
@@ -455,13 +523,13 @@ def _report(
 
     wrong = failed(outcomes)
     verdict = f"{subject} {'departs from' if wrong else 'agrees with'} the reference: {report.counts(outcomes)}. {more}".strip()
-    for file, text in ((json_file, report.json_text), (html_file, report.as_html)):
+    for file, text in ((json_file, report.json_text), (html_file, partial(cli_explain.report_html, arrays=arrays))):
         if file is not None:
             replaced = file.exists()
             with replacing(file) as beside:
                 beside.write_text(text(outcomes, verdict, subject), encoding="utf-8", errors="backslashreplace")
             if replaced:
                 _say(f"{file} replaces the earlier file")
-    _print(report.as_text(outcomes, verdict))
+    _print((as_text or report.as_text)(outcomes, verdict))
     if wrong:
         raise typer.Exit(1)

@@ -187,16 +187,19 @@ def search(
 ) -> None:
     """Find the pictures of a corpus that are most like one picture."""
     from npembed.corpus import open as open_corpus
-    from npembed.corpus.nearest import as_page
     from npembed.corpus.nearest import search as find
 
     if html_file is not None:
+        from npembed.pages.corpus import search_page
+        from npembed.pages.page import check_extra
+
         check_output(html_file, inputs=[picture])
+        check_extra()
     there = open_corpus(folder)
     neighbours = find(there, _vector_of(there, picture, weights), k)
     _print_neighbours(neighbours, picture)
     if html_file is not None:
-        page = as_page(neighbours, picture, f"Most like {_shown(picture)}")
+        page = search_page(neighbours, picture, f"Most like {_shown(picture)}")
         with replacing(html_file) as beside:
             beside.write_text(page, encoding="utf-8", errors="backslashreplace")
         cli_common.say(f"The page is {html_file}")

@@ -47,7 +47,7 @@ RepositoryArgument: TypeAlias = Annotated[str, typer.Argument(metavar="OWNER/NAM
 
 
 def say(line: str) -> None:
-    """One line on the screen, not broken to its width; it may name files and arrays."""
+    """One line on the screen, not broken to its width."""
     print(shown(line, most=10_000), flush=True)
 
 

@@ -54,8 +54,12 @@ class Stage:
     companions : callable
         (tgt_sizes, config) -> arrays that go into an output file with the result.
     promise : Promise
+    by_rule : bool
+        Whether the position rule changes it.
     steps : bool
         Whether `call` takes `progress=`, to be told of its steps.
+    axes, about : str
+        Its shape in the letters of SPEC 0, and what it is, for a person.
     """
 
     name: str
@@ -69,7 +73,10 @@ class Stage:
     compares_padding: bool = True
     companions: Callable[[Ids, Any], dict[str, Array]] = field(default=lambda tgt_sizes, config: {})
     promise: Promise = Promise.EQUAL
+    by_rule: bool = False
     steps: bool = False
+    axes: str = ""
+    about: str = ""
 
     def __repr__(self) -> str:
         return f"Stage({self.name!r})"
@@ -155,6 +162,12 @@ def _every_place(tgt_sizes: Ids) -> Ids:
     return tgt_sizes
 
 
+def _whole_units(sizes: Sequence[Size], config: Any) -> Sequence[Size]:
+    """Each side up to whole units."""
+    unit = config.family.unit(config)
+    return [(-(-h // unit) * unit, -(-w // unit) * unit) for h, w in sizes]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Family:
     """A family of models that go one way from a picture to their tokens.
@@ -203,6 +216,10 @@ class Family:
         tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
     unit : callable
         config -> how many patches each side of a slice must be a multiple of.
+    case_sizes : callable
+        (sizes of slices, config) -> sizes near these that slices of this family have; it serves the golden packs.
+    variants : callable
+        family -> small configs by name that together vary what `small` leaves at its default; they serve the golden packs.
     frames : bool
         Whether its connector takes groups of frames, each with its time.
     placeholder : callable
@@ -235,6 +252,8 @@ class Family:
     tower: Callable[[Any], Sequence[Step]]
     places: Callable[[Ids], Ids] = _every_place
     unit: Callable[[Any], int] = field(default=lambda config: 1)
+    case_sizes: Callable[[Sequence[Size], Any], Sequence[Size]] = _whole_units
+    variants: Callable[["Family"], Mapping[str, Any]] = field(default=lambda family: {})
     frames: bool = False
     placeholder: Callable[..., str]
     gguf: GgufNames | None = None

@@ -252,6 +252,15 @@ def read_frames(
             yield _upright(picture) if upright and turned else picture, turned
 
 
+def size_of(path: str | Path) -> tuple[int, int] | None:
+    """Width and height in pixels as a file's header says, without decoding it; None if it cannot be read."""
+    try:
+        with open_picture(path) as file, _reading(str(path), file), _opened(file) as picture:
+            return picture.size
+    except ValueError:
+        return None
+
+
 def open_picture(path: str | Path) -> BinaryIO:
     """A picture's file, opened; an error that says what to do where a folder or a URL is given."""
     if re.match(r"[a-z][a-z0-9+]+:/", str(path), re.IGNORECASE) and not os.path.exists(path):
@@ -268,15 +277,6 @@ def _pages(file: BinaryIO) -> int:
         with _pillow().open(file) as picture:
             return int(getattr(picture, "n_frames", 1))
     return 1
-
-
-def size_of(path: str | Path) -> tuple[int, int] | None:
-    """Width and height in pixels as a file's header says, without decoding it; None if it cannot be read."""
-    try:
-        with open_picture(path) as file, _reading(str(path), file), _opened(file) as picture:
-            return picture.size
-    except ValueError:
-        return None
 
 
 class TooManyPixelsError(ValueError):

@@ -49,8 +49,9 @@ FLOORS = (
     ("weights.*",),
     ("",),  # the public names
     ("conformance.*", "corpus.*"),
+    ("pages.*",),
     ("cli_weights",),
-    ("cli", "cli_common", "cli_corpus", "cli_families", "cli_several"),
+    ("cli", "cli_common", "cli_corpus", "cli_explain", "cli_families", "cli_several"),
     ("__main__",),
     ("data.*",),
 )
@@ -388,6 +389,7 @@ POOLING = random_model(FAMILIES["siglip"].small(FAMILIES["siglip"]), until="pool
 
 CALLS: dict[str, list[Call]] = {
     "attend": [Call((zeros(3, 4), zeros(5, 4), zeros(5, 4), 2))],
+    "attention_weights": [Call((zeros(3, 4), zeros(5, 4), 2))],
     "attend_in_windows": [Call((zeros(3, 4, 6), zeros(3, 4, 6), zeros(3, 4, 6), 2))],
     "boundaries": [Call((70,)), Call((7,))],
     "bucket_coords": [Call((n,)) for n in (1, 25, 70)],

@@ -8,8 +8,7 @@ from typing import Any
 
 from npembed.conformance.isolation import IsolatedPort
 from npembed.conformance.outcome import Status
-from npembed.conformance.port import check_function, load_port
-from npembed.conformance.probes import CHECKS
+from npembed.conformance.port import check_function, checks_of, load_port, named
 from npembed.conformance.report import as_text
 
 
@@ -24,7 +23,7 @@ def port_tests(port: Any, *, timeout: float | None = None, **options: Any) -> Ca
         Seconds that one call may take; the port, which must then be given by its name, runs in a process of its own. Without
         it, in this one.
     options
-        `require`, `examples`, `seed`, `precision`, as `check_port` takes them.
+        `stage`, `require`, `rule`, `family`, `examples`, `seed`, `precision`, as `check_port` takes them.
 
     Returns
     -------
@@ -35,6 +34,8 @@ def port_tests(port: Any, *, timeout: float | None = None, **options: Any) -> Ca
     ------
     ImportError
         Without the extra `testing`.
+    ValueError
+        An unknown name, rule, family or precision.
     """
     try:
         import pytest
@@ -45,10 +46,13 @@ def port_tests(port: Any, *, timeout: float | None = None, **options: Any) -> Ca
     subject = port
     if isinstance(port, str):
         subject = load_port(port) if timeout is None else IsolatedPort(port, timeout=timeout)
+    checks = checks_of(options.get("family"))
+    looked_at, required = named(options.pop("stage", ()), checks), named(options.pop("require", ()), checks)
+    names = [name for name in checks if name in required or name in (looked_at or checks)]
 
-    @pytest.mark.parametrize("function", CHECKS)
+    @pytest.mark.parametrize("function", names)
     def test_port(function: str) -> None:
-        outcome = check_function(subject, function, **options)
+        outcome = check_function(subject, function, require=required, **options)
         if outcome.status is Status.ABSENT:
             pytest.skip(outcome.summary)
         assert outcome.status is Status.PASS, as_text([outcome], "the port departs from the reference")

@@ -10,9 +10,9 @@ from contextlib import suppress
 from functools import wraps
 from typing import IO, Any
 
-from npembed.conformance.outcome import Outcome, Status, describe
+from npembed.conformance.expressions import call_text
+from npembed.conformance.outcome import Outcome, Status
 from npembed.conformance.port import check_function, load_port
-from npembed.conformance.probes import CHECKS
 from npembed.words import raised
 
 
@@ -27,7 +27,7 @@ def serve(name: str, memory: int) -> None:
 
     try:
         port = load_port(name)
-        provided = [each for each in CHECKS if callable(getattr(port, each, None))]
+        provided = [each for each in dir(port) if not each.startswith("_") and callable(getattr(port, each, None))]
     except BaseException as error:
         refused = str(error) if isinstance(error, ValueError) else f"check: the port {name} cannot be used: {raised(error)}"
         tell(refused=refused)
@@ -62,8 +62,7 @@ class _Watched:
 
         @wraps(found)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            words = [*map(describe, args), *(f"{key}={describe(value)}" for key, value in kwargs.items())]
-            self._tell(call=f"{name}({', '.join(words)})")
+            self._tell(call=call_text(name, args, kwargs, getattr(self._port, "__name__", "")))
             try:
                 return found(*args, **kwargs)
             except MemoryError as error:

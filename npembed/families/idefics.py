@@ -124,7 +124,14 @@ def _text(picture: Any, config: Any) -> Array:
     return np.frombuffer(config.family.placeholder(grid, None, config, None).encode(), dtype=np.uint8)
 
 
-TEXT = Stage(name="text", reads=("picture",), call=_text, arguments=lambda values, model: (values["picture"], model.config))
+TEXT = Stage(
+    name="text",
+    reads=("picture",),
+    call=_text,
+    arguments=lambda values, model: (values["picture"], model.config),
+    axes="(bytes,)",
+    about="the text that stands for the picture, in UTF-8",
+)
 """The text of a picture, which has no place for a number."""
 
 

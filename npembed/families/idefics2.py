@@ -387,6 +387,14 @@ def _small(family: Family) -> Idefics2Config:
     return Idefics2Config(vision, SizingConfig(shortest_edge=14, longest_edge=50), perceiver, 24, 20, family)
 
 
+def _variants(family: Family) -> Mapping[str, Any]:
+    """Other sizes in each part, quarters, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3)
+    sizing = SizingConfig(20, 60, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=True)
+    perceiver = PerceiverConfig(3, 3, 6, 8, num_key_value_heads=3, rms_norm_eps=1e-3)
+    return {"varied": Idefics2Config(vision, sizing, perceiver, 20, 36, family)}
+
+
 def _presets(family: Family) -> Mapping[str, Idefics2Config]:
     vision = VisionConfig()  # SigLIP so400m with a table of 70 x 70, as MiniCPM-V 2.6's
     sizing = SizingConfig(do_image_splitting=True)
@@ -402,6 +410,7 @@ FAMILIES: tuple[Family, ...] = (
         as_json=as_json,
         presets=_presets,
         small=_small,
+        variants=_variants,
         prefix="model.vision_model.",
         owns=("model.vision_model.", "model.connector."),
         cut=cut,

@@ -1,7 +1,7 @@
 """Idefics3, SmolVLM and SmolVLM2: tiles of one size and the whole picture, a SigLIP tower, a pixel shuffle and a linear map."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -381,6 +381,19 @@ def _small(family: Family) -> Idefics3Config:
     return Idefics3Config(vision, TilingConfig(longest_edge=80, max_image_size=40), 2, 24, family)
 
 
+def _variants(family: Family) -> Mapping[str, Any]:
+    """Other sizes in each part, a side that fills no patch, no tiles, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=280, layer_norm_eps=1e-3)
+    tiling = TilingConfig(70, 51, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=False)
+    return {"varied": Idefics3Config(vision, tiling, 3, 20, family)}
+
+
+def _squares(sizes: Sequence[Size], config: Any) -> Sequence[Size]:
+    """Squares of about as many patches, their sides up to a multiple of `scale_factor`."""
+    sides = [math.ceil(math.sqrt(h * w) / config.scale_factor) * config.scale_factor for h, w in sizes]
+    return [(side, side) for side in sides]
+
+
 _SO400M = VisionConfig(
     hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, image_size=364, patch_size=14
 )
@@ -417,6 +430,8 @@ def _family(key: str, title: str, presets: Any) -> Family:
         as_json=as_json,
         presets=presets,
         small=_small,
+        variants=_variants,
+        case_sizes=_squares,
         prefix="model.vision_model.",
         owns=("model.vision_model.", "model.connector."),
         cut=cut,

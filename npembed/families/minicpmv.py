@@ -1,7 +1,7 @@
 """MiniCPM-V 2.6, 4.0 and 4.5, MiniCPM-o 2.6 and 4.5: slices, position ids by `arange`, a SigLIP tower, a resampler."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -271,6 +271,27 @@ def _small(family: Family) -> Config:
     return Config(vision=_SMALL, slicing=slicing, query_num=4, embed_dim=128, family=family)
 
 
+def _variants(family: Family) -> Mapping[str, Config]:
+    """Other sizes in each part: G of 27 and 12, no `kv_proj`, two heads in the resampler, levels of each channel's own."""
+    base = _small(family)
+    varied = replace(
+        base,
+        vision=VisionConfig(32, 48, 3, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3),
+        slicing=SlicingConfig(20, 4, 4, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+        query_num=3,
+        embed_dim=256,
+        drop_vision_last_layer=True,
+        use_image_id=False,
+    )
+    wide = replace(_SMALL, hidden_size=128, num_hidden_layers=1, num_attention_heads=4, patch_size=2, image_size=25)
+    large = replace(_SMALL, hidden_size=8, patch_size=14, image_size=980)
+    return {
+        "patch14": replace(base, vision=large, slicing=SlicingConfig(scale_resolution=56), query_num=2),
+        "varied": varied,
+        "same-width": replace(base, vision=wide, slicing=SlicingConfig(patch_size=2, slice_mode=False)),
+    }
+
+
 def _family(
     key: str,
     title: str,
@@ -289,6 +310,7 @@ def _family(
         as_json=as_json,
         presets=lambda family: {title: Config(embed_dim=embed_dim, family=family)},
         small=_small,
+        variants=_variants,
         prefix="vpm.",
         owns=("vpm.", "resampler."),
         unread=_dropped_layer,

@@ -1,6 +1,6 @@
 """MiniCPM-V 4.6 and 4.7, MiniCPM-OCR in fixed mode: a tower with or without a merger inside, an MLP merger (SPEC 13.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -251,6 +251,8 @@ TEXT = Stage(
         int(values["image_id"]),
         model.config,
     ),
+    axes="(bytes,)",
+    about="the text that stands for the picture, in UTF-8",
 )
 HIDDEN = hidden_stage(_hidden_shapes, _hidden_sizes)
 TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches")
@@ -294,6 +296,21 @@ def _small(family: Family) -> MergerConfig:
     return MergerConfig(_SMALL, slicing, 24, mode, insert_layer_id=1, image_token_id=294, family=family)
 
 
+def _variants(family: Family) -> Mapping[str, MergerConfig]:
+    """Other sizes in each part, the other mode, levels of each channel's own; and pictures that are not cut."""
+    base = _small(family)
+    varied = replace(
+        base,
+        vision=VisionConfig(32, 24, 4, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3),
+        slicing=SlicingConfig(40, 4, 4, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+        embed_dim=20,
+        downsample_mode="4x" if base.downsample_mode == "16x" else "16x",
+        insert_layer_id=2,
+        use_image_id=False,
+    )
+    return {"varied": varied, "same-width": replace(base, embed_dim=16, slicing=replace(base.slicing, slice_mode=False))}
+
+
 def _family(key: str, title: str, model_type: str, preset: str, checked: str) -> Family:
     mode = "4x" if key == OCR else "16x"
     return Family(
@@ -304,6 +321,7 @@ def _family(key: str, title: str, model_type: str, preset: str, checked: str) ->
         as_json=as_json,
         presets=lambda family: {preset: MergerConfig(downsample_mode=mode, family=family)},
         small=_small,
+        variants=_variants,
         prefix="model.vision_tower.",
         owns=("model.vision_tower.", "model.merger."),
         unread=_unread,

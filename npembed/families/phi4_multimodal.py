@@ -474,6 +474,8 @@ TEXT = Stage(
     reads=("sliced_tgt_sizes",),
     call=lambda tgt_sizes, config: np.frombuffer(placeholder(None, None, config, tgt_sizes).encode(), dtype=np.uint8),
     arguments=lambda values, model: (values["sliced_tgt_sizes"], model.config),
+    axes="(bytes,)",
+    about="the text that stands for the picture, in UTF-8",
 )
 
 
@@ -481,6 +483,18 @@ def _small(family: Family) -> Config:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     vision = VisionConfig(**sizes, patch_size=2, image_size=54)
     return Config(vision=vision, embed_dim=24, crop_size=SIDE * 2, dynamic_hd=4, family=family)
+
+
+def _variants(family: Family) -> dict[str, Config]:
+    """Other sizes in each part, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 4, 4, patch_size=2, image_size=140, layer_norm_eps=1e-3)
+    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+    return {"varied": Config(vision=vision, embed_dim=20, crop_size=SIDE * 2, dynamic_hd=6, **levels, family=family)}
+
+
+def _whole_and_canvas(sizes: Sequence[Size], config: Config) -> Sequence[Size]:
+    """The whole and the canvas of a picture of each size, but of two at most, because each whole is large."""
+    return [size for canvas in sizes[-2:] for size in ((SIDE, SIDE), canvas)]
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -492,6 +506,8 @@ FAMILIES: tuple[Family, ...] = (
         as_json=as_json,
         presets=lambda family: {"Phi-4-multimodal": Config(family=family)},
         small=_small,
+        variants=_variants,
+        case_sizes=_whole_and_canvas,
         prefix=f"{CONNECTOR}img_processor.",
         owns=(CONNECTOR,),
         unread=unread,

@@ -246,6 +246,8 @@ POOLED = Stage(
     arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
     arrays=head_shapes,
     promise=Promise.DISTANCE,
+    axes="(B, D)",
+    about="one vector for each picture",
 )
 """One vector for each picture."""
 
@@ -278,6 +280,18 @@ def _small(family: Family) -> SiglipConfig:
     return SiglipConfig(vision=vision, size=(110, 110), family=family)  # G = 27, and pixels that fill no patch, as in so400m
 
 
+def _variants(family: Family) -> dict[str, SiglipConfig]:
+    """Other sizes in each part, another filter, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=14, layer_norm_eps=1e-3)
+    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+    return {"varied": SiglipConfig(vision=vision, size=(14, 14), resample="BILINEAR", **levels, family=family)}
+
+
+def _whole_tables(sizes: Sequence[Size], config: SiglipConfig) -> Sequence[Size]:
+    """Every picture has G x G patches."""
+    return [(config.vision.num_patches_per_side, config.vision.num_patches_per_side)] * len(sizes)
+
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         key="siglip",
@@ -287,6 +301,8 @@ FAMILIES: tuple[Family, ...] = (
         as_json=as_json,
         presets=_presets,
         small=_small,
+        variants=_variants,
+        case_sizes=_whole_tables,
         prefix="vision_model.",
         owns=("vision_model.",),
         layout=layout_of,

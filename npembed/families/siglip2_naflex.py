@@ -320,6 +320,13 @@ def _small(family: Family) -> NaflexConfig:
     return NaflexConfig(vision=vision, max_num_patches=40, family=family)
 
 
+def _variants(family: Family) -> dict[str, NaflexConfig]:
+    """Other sizes in each part, another filter, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=24, layer_norm_eps=1e-3)
+    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+    return {"varied": NaflexConfig(vision=vision, max_num_patches=60, resample="BICUBIC", **levels, family=family)}
+
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         key="siglip2-naflex",
@@ -329,6 +336,7 @@ FAMILIES: tuple[Family, ...] = (
         as_json=as_json,
         presets=_presets,
         small=_small,
+        variants=_variants,
         prefix="vision_model.",
         owns=("vision_model.",),
         layout=layout_of,

@@ -12,6 +12,7 @@
 from functools import partial
 from pathlib import Path
 
+from npembed import arguments
 from npembed.config import FamilyConfig
 from npembed.model import Model
 from npembed.weights.opening import Say, open_source, to_stderr
@@ -54,10 +55,11 @@ def read_config(source: str | Path) -> FamilyConfig:
     ValueError: read_config: no/such/folder is not a folder, nor a file that exists, a URL or owner/name of the Hub
     """
     who = "read_config"
+    arguments.as_path(source, "source", who)
     try:
         return read_source_config(open_source(source), who)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{who}: {str(error).removeprefix(f'{who}: ').removeprefix(f'{WHO}: ')}") from None
+    except ValueError as error:
+        raise ValueError(f"{who}: {str(error).removeprefix(f'{who}: ').removeprefix(f'{WHO}: ')}") from None
 
 
 def load_model(
@@ -106,6 +108,7 @@ def load_model(
     ...
     ValueError: load_model: no/such/folder is not a folder, nor a file that exists, a URL or owner/name of the Hub
     """
+    arguments.as_path(source, "source", "load_model")
     return load(source, until, say, progress)[0]
 
 

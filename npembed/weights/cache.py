@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from npembed.reading import MOST_INDEX, read_regular
 from npembed.weights.checkpoint import Checkpoint
-from npembed.weights.folder import Folder, LocalFiles
+from npembed.weights.folder import Folder
 from npembed.weights.places import Place, bytes_of, in_order, pieces, runs
 from npembed.weights.plan import Plan
 from npembed.weights.ranges import LocalFile
@@ -94,10 +95,7 @@ class KeptFolder(Folder):
 
 
 def _json(path: Path) -> dict[str, Any]:
-    raw = LocalFiles(path.parent).whole(path.name)
-    if raw is None:
-        raise ValueError(f"{WHO}: the file {path} is missing")
-    return json_object(raw, str(path))
+    return json_object(read_regular(path, MOST_INDEX, WHO), str(path))
 
 
 def _commit_of(shelf: Path, revision: str) -> str | None:

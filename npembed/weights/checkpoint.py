@@ -79,15 +79,16 @@ class Checkpoint:
     def _indexed(self) -> dict[str, str]:
         raw, where = self._source.whole(INDEX), self._source.address(INDEX)
         if raw is None:
-            raise ValueError(f"{WHO}: {self.where} has neither {SINGLE} nor {INDEX}")
-        try:
-            index = json_object(raw, "it")
-        except ValueError as error:
-            raise ValueError(f"{WHO}: {where} is no index of shards: {str(error).removeprefix(f'{WHO}: ')}") from None
+            raise ValueError(f"{WHO}: {self.where} has neither {SINGLE} nor {INDEX}{self.hint()}")
+        index = json_object(raw, where)
         metadata = index.get("metadata")
         stated = metadata.get("total_size") if isinstance(metadata, dict) else None
         self._stated = stated if type(stated) is int else 0
         return weight_map(index, where)
+
+    def hint(self) -> str:
+        """What to do where there are no safetensors files."""
+        return ""
 
     def entry(self, name: str) -> Entry:
         """What is known of an array without reading it."""

@@ -3,12 +3,10 @@
 import os
 from pathlib import Path
 
-from npembed.reading import MOST_INDEX, MOST_JSON, MissingFileError, read_regular
+from npembed.reading import MOST_INDEX, MissingFileError, read_regular
 from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import LocalFile, Ranged
 from npembed.weights.source import INDEX, SINGLE, WHO
-
-PICKLES = "a pickle (.bin, .pt, .pth), which is not read: to load one runs its code; save it as safetensors"
 
 
 class LocalFiles:
@@ -24,13 +22,18 @@ class LocalFiles:
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
         try:
-            return read_regular(self.folder / name, MOST_INDEX if name == INDEX else MOST_JSON, WHO)
+            return read_regular(self.folder / name, MOST_INDEX, WHO)
         except MissingFileError:
+            if os.path.islink(self.folder / name):
+                raise ValueError(f"{WHO}: {self.address(name)} is a link that leads nowhere") from None
             return None
 
     def file(self, name: str) -> Ranged | None:
         """A large file; None if there is none."""
-        return LocalFile(self.folder / name) if os.path.lexists(self.folder / name) else None
+        try:
+            return LocalFile(self.folder / name)
+        except MissingFileError:
+            return None
 
 
 class Folder(Checkpoint):
@@ -48,31 +51,24 @@ class Folder(Checkpoint):
     """
 
     def __init__(self, path: str | Path) -> None:
-        folder = Path(path)
-        self._folder = folder
-        if folder.is_file():
-            super().__init__(str(path), LocalFiles(folder.parent), folder.name)
-        elif folder.is_dir():
-            super().__init__(str(path), LocalFiles(folder), _only(folder))
+        self._folder = Path(path)
+        if self._folder.is_file():
+            super().__init__(str(path), LocalFiles(self._folder.parent), self._folder.name)
+        elif self._folder.is_dir():
+            super().__init__(str(path), LocalFiles(self._folder), _only(self._folder))
         else:
             raise ValueError(f"{WHO}: {path} is not a folder")
 
-    def _indexed(self) -> dict[str, str]:
-        if not os.path.lexists(self._folder / INDEX):
-            self._refuse_other_kinds()
-        return super()._indexed()
-
-    def _refuse_other_kinds(self) -> None:
-        """What to do where the folder holds weights of another kind alone."""
-        words = f"{WHO}: {self.where} has neither {SINGLE} nor {INDEX}, but"
-        if any(self._folder.glob("*.bin")) or any(self._folder.glob("*.pt*")):
-            raise ValueError(f"{words} {PICKLES}")
-        for found in self._folder.glob("*.gguf"):
-            raise ValueError(f"{words} {found.name}: a GGUF file is read by its own name, not by its folder's")
+    def hint(self) -> str:
+        """What to do where the folder holds weights of another kind."""
+        if next(self._folder.glob("*.bin"), None) or next(self._folder.glob("*.pt*"), None):
+            return ", but a pickle (.bin, .pt, .pth), which is not read: to load one runs its code. Save it as safetensors"
+        found = next(self._folder.glob("*.gguf"), None)
+        return "" if found is None else f", but {found.name}: a GGUF file is read by its own name, not by its folder's"
 
 
 def _only(folder: Path) -> str | None:
     """A folder's only safetensors file, if neither its name nor an index tells that it is the model."""
     found = [path.name for path in folder.glob("*.safetensors")]
-    usual = any((folder / name).is_file() for name in (SINGLE, INDEX))
+    usual = any(os.path.lexists(folder / name) for name in (SINGLE, INDEX))
     return found[0] if len(found) == 1 and not usual else None

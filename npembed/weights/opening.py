@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npembed.weights.cache import Planner
-from npembed.weights.folder import PICKLES, Folder
+from npembed.weights.folder import Folder
 from npembed.weights.gguf import is_gguf
 from npembed.weights.mmproj import GgufSource
 from npembed.weights.ranges import LocalFile
@@ -105,14 +105,15 @@ def _opened(source: str | Path, plan: Planner | None, say: Say, progress: Progre
 
 
 def _at_path(path: Path, shown: str) -> Source:
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike the path's own method, it takes a name that is too long for one that is not there
         return Folder(shown)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{WHO}: {shown} is not a folder, nor a regular file")
     if is_gguf(LocalFile(path)) or path.suffix == ".gguf":
         return GgufSource(shown)
     if path.suffix in (".bin", ".pt", ".pth"):
-        raise ValueError(f"{WHO}: {shown} is {PICKLES}")
+        words = "which is not read: to load one runs its code; save it as safetensors"
+        raise ValueError(f"{WHO}: {shown} is a pickle ({path.suffix}), {words}")
     if path.suffix != ".safetensors":
         raise ValueError(f"{WHO}: {shown} is not a folder, a .safetensors file or a GGUF file")
     return Folder(shown)

@@ -9,7 +9,6 @@ from npembed.families import config_of
 from npembed.model import all_shapes, shapes_of, some
 from npembed.typing import Shapes
 from npembed.weights.source import WHO, Source, quantised
-from npembed.words import brief
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def _preprocessor(source: Source, who: str) -> Mapping[str, Any]:
         return source.json("preprocessor_config.json") or {}
     if not isinstance(nested, dict):
         raise ValueError(
-            f"{who}: image_processor of processor_config.json must be a JSON object; got {brief(nested)} (in {source.where})"
+            f"{who}: image_processor of processor_config.json must be a JSON object; got {nested!r} (in {source.where})"
         )
     return nested
 
@@ -62,10 +61,8 @@ def plan(source: Source, until: str | None) -> Plan:
     names = set(source.names())
     config = stated.family.layout(stated, names)
     if unread := unknown(config, names):
-        raise ValueError(
-            f"{WHO}: {source.where} has {some(unread)}, which no stage of {config.family.title} reads; so it is refused"
-            + quantised(unread)
-        )
+        words = f"{WHO}: {source.where} has {some(unread)}, which no stage of {config.family.title} reads; so it is refused"
+        raise ValueError(words + quantised(unread))
     family = config.family
     stages = family.vision_stages if until is None else family.stages_until(until, WHO)
     shapes: Shapes = {}

@@ -111,20 +111,6 @@ def json_object(text: bytes | str, where: str) -> dict[str, Any]:
     return reading.json_object(text, f"{WHO}: {where}")
 
 
-QUANTISED = ". The checkpoint is quantised: take the one that it was made from, or an mmproj file of llama.cpp (.gguf)"
-
-_QUANTISED = re.compile(
-    r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|weight_packed|SCB|absmax|nested_absmax|quant_map"
-    r"|nested_quant_map|quant_state\..+)$"
-)
-"""How the arrays are called that GPTQ, AWQ, bitsandbytes and compressed-tensors add."""
-
-
-def quantised(names: Iterable[str]) -> str:
-    """`QUANTISED` if one of the arrays is what a quantised checkpoint has beside its numbers, or nothing."""
-    return QUANTISED if any(map(_QUANTISED.search, names)) else ""
-
-
 def weight_map(index: dict[str, Any], where: str) -> dict[str, str]:
     """Each array's name -> the name of the file that holds it, as the index of a sharded checkpoint says."""
     files = index.get("weight_map")
@@ -138,19 +124,30 @@ def weight_map(index: dict[str, Any], where: str) -> dict[str, str]:
     return files
 
 
+QUANTISED = ". The checkpoint is quantised: take the one that it was made from, or an mmproj file of llama.cpp (.gguf)"
+
+_QUANTISED = re.compile(
+    r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|weight_packed|SCB|absmax|nested_absmax|quant_map|nested_quant_map"
+    r"|quant_state\..+)$"
+)
+"""How the arrays are called that GPTQ, AWQ, bitsandbytes and compressed-tensors add."""
+
+
+def quantised(names: Iterable[str]) -> str:
+    """`QUANTISED` if one of the arrays is what a quantised checkpoint has beside its numbers, or nothing."""
+    return QUANTISED if any(map(_QUANTISED.search, names)) else ""
+
+
 def check_entries(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """An error unless these arrays have these shapes, and can be read; nothing of them is read."""
     for name, shape in shapes.items():
         entry = source.entry(name)
+        where = f"{WHO}: {name} in {source.file_of(name)}"
         if not entry.readable:
-            raise ValueError(
-                f"{WHO}: {name} in {source.file_of(name)} is of dtype {entry.dtype}; it must be one of {', '.join(FLOATS)}, "
-                f"or in a GGUF file a quantised type that the package gguf knows how to undo{quantised(source.names())}"
-            )
+            words = f"{where} is of dtype {entry.dtype}; it must be one of {', '.join(FLOATS)}"
+            raise ValueError(words + QUANTISED * (entry.dtype[0] in "UI" or entry.dtype.startswith(("F8", "F4"))))
         if entry.shape != shape:
-            raise ValueError(
-                f"{WHO}: {name} in {source.file_of(name)} must have shape {shape} by the config; got {entry.shape}"
-            )
+            raise ValueError(f"{where} must have shape {shape} by the config; got {entry.shape}")
 
 
 def finite(array: Floats, where: str) -> Floats:
