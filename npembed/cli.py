@@ -95,7 +95,8 @@ def run(args: Sequence[str] | None = None) -> int:
 
 def _refuse(message: str, code: int = 2) -> int:
     """One line on the error stream."""
-    print(f"npembed: {shown(message)}", file=sys.stderr)
+    if sys.stderr is not None:  # where the error stream is closed, `print` would take the other
+        print(f"npembed: {shown(message)}", file=sys.stderr)
     return code
 
 

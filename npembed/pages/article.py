@@ -213,7 +213,7 @@ def article_page() -> str:
 
 def names() -> dict[str, Any]:
     """What the lines can use: what `SETUP` makes."""
-    picture, _ = read_image(str(files("npembed") / "data" / "sample.png"))
+    picture, _, _ = read_image(str(files("npembed") / "data" / "sample.png"))
     strips, tgt_sizes = npembed.slice_image(picture)
     return {
         "np": np,
