@@ -34,7 +34,7 @@ LARGEST = 300_000
 
 def pages() -> dict[str, str]:
     """The pages that are shown."""
-    subject = Subject(picture=read_image(SAMPLE)[0], config=npembed.MINICPM_V_2_6, compare="shrunk")
+    subject = Subject(picture=read_image(SAMPLE).picture, config=npembed.MINICPM_V_2_6, compare="shrunk")
     return {"explain": explain(subject), "rules": rules_page(), "report": report()}
 
 

@@ -81,7 +81,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         "article": article_page(),
         "explain": explain(Subject(picture=PICTURE, name="a.png", config=npembed.MINICPM_V_2_6)),
     }
-    sample, _ = read_image(SAMPLE)
+    sample = read_image(SAMPLE).picture
     for key in KEYS:
         texts[f"explain {key}"] = explain(Subject(picture=sample, config=default_config(key)))
     texts["corpus"] = corpus_page(corpus_in(folder))

@@ -60,7 +60,7 @@ def pixels_of(data: dict) -> np.ndarray:
 
 @pytest.mark.parametrize("key", FAMILIES)
 def test_the_pixels_of_a_page_give_back_every_strip(key):
-    config, sample = default_config(key), read_image(SAMPLE)[0]
+    config, sample = default_config(key), read_image(SAMPLE).picture
     slices = config.family.cut(sample, config)
     shown = page_of(config=config, picture=sample).data["slices"]
     for strip, size, data in zip(slices.strips, slices.tgt_sizes.tolist(), shown, strict=True):
@@ -295,6 +295,15 @@ def test_pictures_of_odd_shapes_have_a_page(size):
     page = page_of(picture=picture(*size))
     assert page.outside() == []
     assert page.data["slices"][0]["name"] == "the whole picture"
+
+
+def test_a_page_leaves_the_picture_as_it_was_and_says_its_size():
+    large = picture(1300, 700)
+    page = page_of(picture=large)
+    assert large.size == (1300, 700)
+    np.testing.assert_array_equal(np.asarray(large), synthetic_picture(1300, 700))
+    assert page.data["picture"]["size"] == [1300, 700]
+    assert "The file holds 1300 × 700 pixels" in page.words
 
 
 def test_crops_are_named_by_column_and_row():

@@ -21,7 +21,8 @@ pytest.importorskip("gguf")
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("fsspec")
 
-from npembed import cli_weights, load_model, read_config, run
+from npembed import load_model, read_config, run
+from npembed.cli import weights as cli_weights
 from npembed.files import load_tensors
 from npembed.weights import hub, load, ranges
 from npembed.weights.cache import kept

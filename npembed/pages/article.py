@@ -18,7 +18,7 @@ import numpy as np
 import npembed
 from importlib.resources import files
 from npembed.images import read_image
-picture, _ = read_image(files("npembed") / "data" / "sample.png")
+picture = read_image(files("npembed") / "data" / "sample.png").picture
 strips, tgt_sizes = npembed.slice_image(picture)
 pixel_values = npembed.pad_pixel_values(strips)
 mask = npembed.patch_attention_mask(tgt_sizes)
@@ -213,7 +213,7 @@ def article_page() -> str:
 
 def names() -> dict[str, Any]:
     """What the lines can use: what `SETUP` makes."""
-    picture, _, _ = read_image(str(files("npembed") / "data" / "sample.png"))
+    picture = read_image(str(files("npembed") / "data" / "sample.png")).picture
     strips, tgt_sizes = npembed.slice_image(picture)
     return {
         "np": np,

@@ -49,7 +49,7 @@ def base64_of(array: Array) -> str:
 
 def picture_uri(picture: Any) -> str:
     """A picture -> a data URI of it, made smaller than `SHOWN` and lossy: to be looked at only."""
-    small = as_rgb(picture)
+    small = as_rgb(picture).copy()  # `thumbnail` changes the picture itself
     small.thumbnail((SHOWN, SHOWN))
     return _jpeg_uri(np.asarray(small))
 

@@ -89,5 +89,5 @@ def _environment() -> Any:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["shown"] = shown  # text from outside, on one line and without characters that move the cursor
+    environment.filters["shown"] = lambda text: shown(str(text))  # `str` here: what nothing fills is to raise
     return environment

@@ -145,7 +145,7 @@ def code_lines(subject: Subject, slices: Slices, lengths: Sequence[int]) -> dict
             *start,
             "import npembed",
             "from npembed.images import read_image",
-            f"picture, turned, _ = read_image({path}{upright})",
+            f"picture = read_image({path}{upright}).picture",
             "picture.size",
         ],
         "cut": [*config_lines(subject), "slices = config.family.cut(picture, config)", "slices.tgt_sizes, slices.boxes"],

@@ -69,6 +69,11 @@ def check_outputs(
         raise ValueError(f"golden check: {folder} is not a folder")
     if precision is not None:
         check_precision(precision)
+    if precision == "int8":
+        raise ValueError(
+            "golden check: precision must be one of float64, float32, float16, bfloat16; for int8 weights a pack holds no bounds, "
+            "so that npembed check is to be used"
+        )
     if rule is not None:
         _check_rule(pack, rule)
     wanted, required = _known(pack, stages) or stage_names(pack), _known(pack, require)

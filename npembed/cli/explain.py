@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from npembed import MINICPM_V_2_6
-from npembed.cli_weights import WeightsOption, load_weights, weight_files
+from npembed.cli.weights import WeightsOption, load_weights, weight_files
 from npembed.files import check_output, replacing
 from npembed.images import read_image
 from npembed.pages.page import check_extra
