@@ -228,7 +228,7 @@ def test_what_means_nothing_is_refused(word, server):
 
 def test_a_file_of_another_kind(here):
     (here / "m.bin").write_bytes(b"PK\3\4" + bytes(100))
-    with pytest.raises(ValueError, match=r"m\.bin is not a folder, a \.safetensors file or a GGUF file"):
+    with pytest.raises(ValueError, match=r"m\.bin is a pickle \(\.bin\), which is not read"):
         load_model("m.bin")
 
 

@@ -46,7 +46,8 @@ def model_of(weights: str | None, until: str) -> tuple[Model, str]:
 
 def refuse(message: str, code: int = 2) -> int:
     """One line on the error stream; the exit code."""
-    print(f"npembed: {shown(message)}", file=sys.stderr)
+    if sys.stderr is not None:  # where the error stream is closed, `print` would take the other
+        print(f"npembed: {shown(message)}", file=sys.stderr)
     return code
 
 

@@ -161,7 +161,10 @@ def _embed_picture(
             slices = model.config.family.cut(picture, model.config)
         size = picture.size
         del picture  # before the stages: it may be large
-        result = run_stages(slices.strips, slices.tgt_sizes, model, until, rule, progress=progress.layers)[until]
+        with np.errstate(over="ignore", invalid="ignore"):  # the next line refuses what came out wrong
+            result = run_stages(slices.strips, slices.tgt_sizes, model, until, rule, progress=progress.layers)[until]
+        if not np.isfinite(result).all():
+            raise ValueError(f"embed: the stage {until} leaves the range of {result.dtype}: the weights hold numbers too large")
     say(_picture_line(path, slices, size, time.perf_counter() - start))
     if pages > 1:
         say(f"  it is page 1 of {pages}; the others are left out, as upstream does")
