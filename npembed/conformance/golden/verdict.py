@@ -71,7 +71,7 @@ def check_outputs(
         check_precision(precision)
     if precision == "int8":
         raise ValueError(
-            "golden check: precision must be one of float64, float32, float16, bfloat16; packs have no bounds for int8 weights, "
+            "golden check: precision must be one of float64, float32, float16, bfloat16; packs have no bounds for int8, "
             "which npembed check judges"
         )
     if rule is not None:
