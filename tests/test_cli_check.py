@@ -84,7 +84,7 @@ def test_a_port_in_the_current_folder_is_found_by_name(here: Path, monkeypatch: 
 def test_the_seed_and_the_number_of_examples_are_handed_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: dict[str, object] = {}
     monkeypatch.setattr("npembed.conformance.port.check_port", lambda port, **options: handed.update(options) or [])
-    monkeypatch.setattr("npembed.cli._report", lambda *_: None)
+    monkeypatch.setattr("npembed.cli.check.report_on", lambda *_: None)
     words = ("--examples", "7", "--seed", "3", "--precision", "float16", "--require", "embed")
     assert npembed("check", "npembed", *words).code == 0
     given = {"stage": (), "rule": None, "family": None}

@@ -107,6 +107,16 @@ def first_departing(pack: Pack, outcomes: Sequence[Outcome]) -> str | None:
     return next((stage for stage in stage_names(pack) if stage in departing), None)
 
 
+def tried_in(pack: Pack, outputs: str | Path, name: str, precision: str | None = None, rule: str | None = None) -> Tried | None:
+    """What a port gave for the outcome of that name, and what it should have; None where its files do not have it."""
+    wanted, _, stage = name.partition(SEPARATOR)
+    told = next(case for case in pack.manifest["cases"] if case["name"] == wanted)
+    case = _Case(pack, told, Path(outputs), rule or pack.manifest["rule"])
+    if case.got is None or stage not in case.got:
+        return None
+    return _tried(case, next(each for each in case.stages if each["stage"] == stage), precision)[0]
+
+
 def _known(pack: Pack, names: Iterable[str]) -> list[str]:
     """The names, if the pack has stages of these names."""
     known, given = stage_names(pack), list(names)
