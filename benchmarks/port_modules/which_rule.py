@@ -1,0 +1,64 @@
+"""Which of the released position rules a port's ids follow: `python which_rule.py MODULE`, in the environment of the release.
+
+Prints a JSON object: `rules`, the names of all that fit on every size; `judged_by`, the first of them, or null where its ids
+are no rows of the table; `nearest`, the rule that fits on the most sizes, with how many it misses, or null without ids.
+"""
+
+import importlib
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+import npembed
+
+SIDE = 70
+MOST = 1024
+"""Rows or columns of patches."""
+
+
+def misses(port: Any) -> dict[str, int]:
+    """Rule -> of the slices of 1 x n and of n x 1, n to `MOST`, how many have other ids than the port's."""
+    counts = dict.fromkeys(npembed.RULES, 0)
+    for sizes in ([(1, n) for n in range(1, MOST + 1)], [(n, 1) for n in range(1, MOST + 1)]):
+        found = np.asarray(port.position_ids(np.array(sizes), SIDE))
+        for rule in counts:
+            counts[rule] += sum(not _agrees(ids, size, rule) for ids, size in zip(found, sizes, strict=True))
+    return counts
+
+
+def _agrees(ids: Any, size: tuple[int, int], rule: str) -> bool:
+    """Whether the first ids are those that the rule's buckets make, in range or not; it may have none for that size."""
+    try:
+        rows, columns = (npembed.bucket_coords(n, SIDE, rule) for n in size)
+    except ValueError:
+        return False
+    expected = np.add.outer(rows * SIDE, columns).ravel()
+    return bool(np.array_equal(ids[: len(expected)], expected))
+
+
+def main(name: str) -> None:
+    """Print the JSON."""
+    port = importlib.import_module(name)
+    if not hasattr(port, "position_ids"):
+        print(json.dumps({"rules": [], "judged_by": None, "nearest": None}))
+        return
+    counts = misses(port)
+    nearest = min(counts, key=counts.__getitem__)
+    rules = [rule for rule, count in counts.items() if not count]
+    judged_by = next(filter(_has_rows, rules), None)
+    print(json.dumps({"rules": rules, "judged_by": judged_by, "nearest": [nearest, counts[nearest]]}))
+
+
+def _has_rows(rule: str) -> bool:
+    """Whether the rule's ids stand for rows of the table, from one patch on: `digitize` begins at -1."""
+    try:
+        npembed.position_ids([(1, 1)], SIDE, rule)
+    except ValueError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

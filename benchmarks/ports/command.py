@@ -1,0 +1,114 @@
+"""Install, check, write benchmarks/ports.json and benchmarks/PORTS.md. Exit 0 when it is done, 2 for wrong use."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import npembed
+from benchmarks import machine
+from benchmarks.ports import page
+from benchmarks.ports.environment import CHECKOUT, Environment, NotRunError, environment
+from benchmarks.ports.releases import RELEASES, Port, Release, releases
+from npembed.weights.cache import cache_folder
+
+JSON, PAGE = (CHECKOUT / "benchmarks" / name for name in ("ports.json", "PORTS.md"))
+
+EXAMPLES = "20"
+"""Drawn inputs per function, beside the fixed ones, which find what is known to be found."""
+
+Json = dict[str, Any]
+
+
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """The words of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ports", description=__doc__)
+    names = ", ".join(release.name for release in RELEASES)
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help=f"these alone; the others stay as they are in the JSON: {names}"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the environments there for the next run")
+    parser.add_argument(
+        "--cache", type=Path, default=cache_folder() / "ports", metavar="FOLDER", help="for the environments (%(default)s)"
+    )
+    parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="for one check (default %(default)s)")
+    parser.add_argument("--page", action="store_true", help="write the page again from the JSON; run nothing")
+    options = parser.parse_args(args)
+    try:
+        options.releases = releases(options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run it; the exit code."""
+    options = parse(args)
+    done = json.loads(JSON.read_text(encoding="utf-8")) if JSON.is_file() else {"format": page.FORMAT, "releases": {}}
+    for release in () if options.page else options.releases:
+        print(f"{release.name}: installing", file=sys.stderr, flush=True)
+        done["releases"][release.name] = check_release(release, options.cache.absolute(), options.keep, options.limit)
+        done["releases"] = {each.name: done["releases"][each.name] for each in RELEASES if each.name in done["releases"]}
+        JSON.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(page.markdown(done), encoding="utf-8")
+    return 0
+
+
+def check_release(release: Release, cache: Path, keep: bool, limit: float) -> Json:
+    """All that the page says of one release; `not_run` where it could not be installed."""
+    where = environment(release, cache)
+    about: Json = {"when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "with": circumstances(), "ports": []}
+    try:
+        where.make()
+        installed = where.versions()
+        about["versions"] = {name: installed[name] for name in page.PACKAGES if name in installed}
+        about["ports"] = [check(port, where, limit) for port in release.ports]
+    except NotRunError as reason:
+        about["not_run"] = str(reason)
+    finally:
+        if not keep:
+            where.remove()
+    return about
+
+
+def circumstances() -> Json:
+    """With what it is run: npembed and the last commit to it, and the machine."""
+    last = ["git", "log", "-1", "--format=%h", "--", "npembed"]
+    commit = subprocess.run(last, cwd=CHECKOUT, capture_output=True, text=True).stdout.strip()
+    about = machine.describe_machine(threads=1)
+    return {"npembed": npembed.__version__, "commit": commit or None} | {key: about[key] for key in ("processor", "system")}
+
+
+def check(port: Port, where: Environment, limit: float) -> Json:
+    """What the kit says of one port: `rules`, `outcomes`; or `not_run`, why it says nothing."""
+    print(f"  {port.module}", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    found: Json = {"module": port.module, "title": port.title, "family": port.family}
+    try:
+        found |= json.loads(where.run(["which_rule.py", port.module], limit))
+        found["outcomes"] = _outcomes(port, where, limit, found)
+    except NotRunError as reason:
+        found["not_run"] = str(reason)
+    return found | {"seconds": round(time.monotonic() - start)}
+
+
+def _outcomes(port: Port, where: Environment, limit: float, found: Json) -> list[Json]:
+    """The family's own functions, and the position ids, which no family's check has; judged by the rule that the port has."""
+    rule = ["--rule", found["judged_by"]] if found["judged_by"] else []
+    ids = _check(port, where, limit, [*rule, "--stage", "position_ids"]) if found["nearest"] else []
+    return ids + _check(port, where, limit, [*rule, "--family", port.family])
+
+
+def _check(port: Port, where: Environment, limit: float, words: list[str]) -> list[Json]:
+    """What `npembed check` finds, but for what the port does not provide."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "report.json")
+        where.run(["-m", "npembed", "check", port.module, *words, "--examples", EXAMPLES, "--json", str(file)], limit)
+        outcomes = json.loads(where.without_paths(file.read_text(encoding="utf-8")))["outcomes"]
+    return [outcome for outcome in outcomes if outcome["status"] != "not provided"]
