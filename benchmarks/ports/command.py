@@ -50,14 +50,24 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> int:
     """Run it; the exit code."""
     options = parse(args)
-    done = json.loads(JSON.read_text(encoding="utf-8")) if JSON.is_file() else {"format": page.FORMAT, "releases": {}}
     for release in () if options.page else options.releases:
         print(f"{release.name}: installing", file=sys.stderr, flush=True)
-        done["releases"][release.name] = check_release(release, options.cache.absolute(), options.keep, options.limit)
-        done["releases"] = {each.name: done["releases"][each.name] for each in RELEASES if each.name in done["releases"]}
-        JSON.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page.markdown(done), encoding="utf-8")
+        keep(release, check_release(release, options.cache.absolute(), options.keep, options.limit))
+    PAGE.write_text(page.markdown(read()), encoding="utf-8")
     return 0
+
+
+def read() -> Json:
+    """The JSON that is there, or one with nothing in it."""
+    found: Json = json.loads(JSON.read_text(encoding="utf-8")) if JSON.is_file() else {"format": page.FORMAT, "releases": {}}
+    return found
+
+
+def keep(release: Release, about: Json) -> None:
+    """Put one release into the JSON, which is read again for it: another run may have put others there meanwhile."""
+    known = read()["releases"] | {release.name: about}
+    done = {"format": page.FORMAT, "releases": {each.name: known[each.name] for each in RELEASES if each.name in known}}
+    JSON.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_release(release: Release, cache: Path, keep: bool, limit: float) -> Json:

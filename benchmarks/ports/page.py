@@ -40,11 +40,12 @@ whole. The port modules are in [port_modules](port_modules): a release's own cla
 numbers out.
 
 **How to read it.** The rule is the one of [npembed's rules](../npembed/positions/README.md) that the release's position ids
-follow for every slice of 1 × n and n × 1 patches, n to 1,024, on a table of 70 × 70; every stage is then judged by that rule, so
-that a rule that is not the family's own hides nothing else. A rule that a table in the family's column does not name is a known
-difference, not a failure: with it the release's tokens are those of its own checkpoints only if they were trained with it. "pass"
-means within what npembed promises for the precision; "FAIL 7.9 ×" means that the largest error was 7.9 times what is
-allowed. A stage without an entry is not in the release, or its port module does not wrap it.
+follow for every slice of 1 × n and of n × 1 patches, n to 300, on a table of 70 × 70; in bold where it is the family's own. The
+stages are judged by the port's own rule, so that the rule hides no other fault: another rule than the family's is a known
+difference, which moves some patches to another row of the position table, and the page does not count it as a failure. A rule
+whose ids are no rows of the table is one; its port is judged by the family's. "pass" means within what npembed promises for the
+port's precision; "FAIL 7.9 ×" that the largest error is 7.9 times what is allowed. A stage without an entry is not wrapped by
+the port module.
 """
 
 
@@ -96,7 +97,7 @@ def _rule(port: Json) -> str:
         return ""
     if not port["rules"]:
         nearest, misses = port["nearest"]
-        return f"none; nearest is `{nearest}`, {misses} of 2,048 sizes differ"
+        return f"none; nearest is `{nearest}`, {misses} of 600 sizes differ"
     own = FAMILIES[port["family"]].rule
     return " or ".join(f"**`{rule}`**" if rule == own else f"`{rule}`" for rule in port["rules"])
 
