@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,7 +107,7 @@ def test_each_module_is_a_ports_or_is_shared() -> None:
 def test_releases_are_picked_by_name() -> None:
     assert [release.name for release in releases(["torch", "mlx-vlm"])] == ["mlx-vlm", "torch"]
     assert releases(None) == RELEASES
-    with pytest.raises(ValueError, match="--only must be one of transformers-4.54.1, .*; got 'jax'"):
+    with pytest.raises(ValueError, match=r"--only must be one of transformers-4\.54\.1, .*; got 'jax'"):
         releases(["jax"])
 
 
@@ -237,7 +238,7 @@ class Canned(Environment):
         """One that the page says, one that it does not."""
         return {"torch": "2.13.0", "idna": "3"}
 
-    def run(self, words: Any, limit: float) -> str:
+    def run(self, words: Any, limit: float, written: Path | None = None) -> str:
         """The rule, or a report beside the words that were asked for."""
         if words[0] == "which_rule.py":
             return json.dumps({"rules": ["digitize"], "judged_by": self.said.get("judged_by"), "nearest": ["digitize", 0]})
@@ -286,6 +287,26 @@ def test_a_child_that_fails_is_an_error_without_this_machines_folders(tmp_path: 
     assert text == "ENVIRONMENT/lib and ./npembed"
     assert last_words("a\nERROR: b\nc\n\n") == "ERROR: b"
     assert last_words("a\nb\n") == "b"
+
+
+class Own(Environment):
+    """One whose interpreter is this one."""
+
+    @property
+    def python(self) -> Path:
+        """Of the test."""
+        return Path(sys.executable)
+
+
+def test_exit_code_1_is_a_finding_only_if_the_report_is_there(tmp_path: Path) -> None:
+    place, file = Own(tmp_path, ()), tmp_path / "report.json"
+    words = ["-c", "import sys; sys.exit('a word')"]
+    with pytest.raises(NotRunError, match="^a word$"):
+        place.run(words, 60, written=file)
+    file.touch()
+    place.run(words, 60, written=file)
+    with pytest.raises(NotRunError, match="^exit code 2$"):
+        place.run(["-c", "import sys; sys.exit(2)"], 60, written=file)
 
 
 # Which rule

@@ -119,6 +119,7 @@ def _check(port: Port, where: Environment, limit: float, words: list[str]) -> li
     """What `npembed check` finds, but for what the port does not provide."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "report.json")
-        where.run(["-m", "npembed", "check", port.module, *words, "--examples", EXAMPLES, "--json", str(file)], limit)
+        command = ["-m", "npembed", "check", port.module, *words, "--examples", EXAMPLES, "--json", str(file)]
+        where.run(command, limit, written=file)
         outcomes = json.loads(where.without_paths(file.read_text(encoding="utf-8")))["outcomes"]
     return [outcome for outcome in outcomes if outcome["status"] != "not provided"]
