@@ -301,11 +301,11 @@ class Own(Environment):
 def test_exit_code_1_is_a_finding_only_if_the_report_is_there(tmp_path: Path) -> None:
     place, file = Own(tmp_path, ()), tmp_path / "report.json"
     words = ["-c", "import sys; sys.exit('a word')"]
-    with pytest.raises(NotRunError, match="^a word$"):
+    with pytest.raises(NotRunError, match=r"^a word$"):
         place.run(words, 60, written=file)
     file.touch()
     place.run(words, 60, written=file)
-    with pytest.raises(NotRunError, match="^exit code 2$"):
+    with pytest.raises(NotRunError, match=r"^exit code 2$"):
         place.run(["-c", "import sys; sys.exit(2)"], 60, written=file)
 
 
