@@ -122,7 +122,7 @@ def test_a_wrong_name_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_page_shows_what_passes_and_what_departs_with_its_size_and_smallest_input() -> None:
     text = page.markdown(DONE)
-    assert "| mlx-vlm 0.7.10 | Idefics3 | `mlx` |  | pass | **FAIL** 7.9 × |  |" in text
+    assert "| mlx-vlm 0.7.10 | Idefics3 | `mlx` |  | pass | **FAIL** 7.9 × |  |  |" in text
     assert "### mlx-vlm 0.7.10: Idefics3" in text
     for line in (
         "- **encode**: element [0, 0, 0] is -1.678, should be -1.679 ± 5e-06",
@@ -244,18 +244,18 @@ class Canned(Environment):
             return json.dumps({"rules": ["digitize"], "judged_by": self.said.get("judged_by"), "nearest": ["digitize", 0]})
         if "check" in self.said:
             raise NotRunError(self.said["check"])
-        self.said.setdefault("asked", []).append([*words[2:-1]])
+        self.said.setdefault("asked", []).append([*words[1:-1]])
         absent = {"name": "encode", "status": "not provided", "summary": ""}
         Path(words[-1]).write_text(json.dumps({"outcomes": [PASSING, absent]}), encoding="utf-8")
         return ""
 
 
-def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **said: Any) -> dict[str, Any]:
-    """What the command says of the release torch in an environment of that kind; `said` gets the words of its checks."""
+def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str = "torch", **said: Any) -> dict[str, Any]:
+    """What the command says of a release in an environment of that kind; `asked` are the words of its checks."""
     place = Canned(tmp_path / "none", ())
     object.__setattr__(place, "said", said)
     monkeypatch.setattr(command, "environment", lambda release, cache: place)
-    release = next(release for release in RELEASES if release.name == "torch")
+    (release,) = releases([name])
     return command.check_release(release, tmp_path, keep=False, limit=1) | {"asked": said.get("asked")}
 
 
@@ -274,11 +274,18 @@ def test_ports_are_judged_by_their_rule_where_its_ids_are_rows_of_the_table(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     about = canned(monkeypatch, tmp_path, judged_by="arange")
-    assert all("--rule arange" in " ".join(words) for words in about["asked"])
+    assert [words[3:5] for words in about["asked"]] == [["--rule", "arange"]]
     assert about["versions"] == {"torch": "2.13.0"}
-    assert [outcome["name"] for outcome in about["ports"][0]["outcomes"]] == ["embed", "embed"]
-    about = canned(monkeypatch, tmp_path)
-    assert not any("--rule" in words for words in about["asked"])
+    assert [outcome["name"] for outcome in about["ports"][0]["outcomes"]] == ["embed"]
+    assert "--rule" not in canned(monkeypatch, tmp_path)["asked"][0]
+
+
+def test_a_family_has_a_check_of_its_own_beside_that_of_the_ids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    about = canned(monkeypatch, tmp_path, "mlx-vlm", judged_by="mlx")
+    (family, *_) = [port.family for release in releases(["mlx-vlm"]) for port in release.ports]
+    ids, own = ([*words[3:7]] for words in about["asked"][:2])
+    assert ids == ["--rule", "mlx", "--stage", "position_ids"]
+    assert own == ["--rule", "mlx", "--family", family]
 
 
 def test_a_child_that_fails_is_an_error_without_this_machines_folders(tmp_path: Path) -> None:

@@ -14,10 +14,16 @@ PACKAGES = (
 )  # fmt: skip
 """Whose versions are kept, where they are installed."""
 
-STAGES = {"position_ids": "ids", "embed": "embeddings", "encode": "tower"}
-"""A function -> its column; every other one is a connector or a head, or a piece."""
+STAGES = {
+    "position_ids": "ids",
+    "embed": "embeddings",
+    "encode": "tower",
+    **dict.fromkeys(("resample", "perceive", "shuffle_and_project", "merge_patches", "pool", "assemble"), "connector or head"),
+}
+"""A function -> its column; every other one is a piece of these."""
 
-LAST = "connector"
+PIECES = "pieces"
+COLUMNS = (*dict.fromkeys(STAGES.values()), PIECES)
 
 LONGEST = 400
 """Characters of a call or a cause on the page; the JSON has all of it."""
@@ -72,11 +78,10 @@ def _circumstances(done: Json) -> str:
 
 
 def _table(done: Json) -> str:
-    columns = [*STAGES.values(), LAST]
-    lines = ["| release | what | rule | " + " | ".join(columns) + " |", "|---" * (len(columns) + 3) + "|"]
+    lines = ["| release | what | rule | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 3) + "|"]
     for name, release in done["releases"].items():
         if "not_run" in release:
-            lines.append(f"| {name} | not run, see below |" + " |" * (len(columns) + 1))
+            lines.append(f"| {name} | not run, see below |" + " |" * (len(COLUMNS) + 1))
         for port in release["ports"]:
             cells = [_title(name, release), port["title"], _rule(port), *_cells(port)]
             lines.append("| " + " | ".join(cells) + " |")
@@ -105,10 +110,10 @@ def _rule(port: Json) -> str:
 def _cells(port: Json) -> list[str]:
     """A cell for each stage: pass, by how much it fails, or nothing."""
     if "not_run" in port:
-        return ["not run"] + [""] * len(STAGES)
-    found: dict[str, list[str]] = {column: [] for column in (*STAGES.values(), LAST)}
+        return ["not run"] + [""] * (len(COLUMNS) - 1)
+    found: dict[str, list[str]] = {column: [] for column in COLUMNS}
     for outcome in port["outcomes"]:
-        found[STAGES.get(outcome["name"], LAST)].append(_verdict(outcome))
+        found[STAGES.get(outcome["name"], PIECES)].append(_verdict(outcome))
     return [_worst(verdicts) for verdicts in found.values()]
 
 
