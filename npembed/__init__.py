@@ -6,6 +6,9 @@ The rooms in reading order: `images`, `padding`, `patches`, `positions`, `embedd
 ports. `cli`: the command line.
 """
 
+import importlib as _importlib
+from typing import Any as _Any
+
 from npembed import stops
 
 if stops.is_command_line():  # before the imports below, so that a stop while they run is no traceback
@@ -38,6 +41,14 @@ from npembed.stages import run
 from npembed.weights import load_model, random_model, read_config
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _Any:
+    """The conformance kit, which is imported when it is asked for."""
+    if name == "conformance":
+        return _importlib.import_module("npembed.conformance")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "FAMILIES",

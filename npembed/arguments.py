@@ -6,10 +6,13 @@ what came and which element.
 
 import operator
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from npembed.words import brief, raised
 
 MAX_SIDE = 32_768
 """Patches along one side, at most: beyond it torch's own arange depends on its number of threads (SPEC 5.1)."""
@@ -22,19 +25,37 @@ def as_count(value: Any, name: str, who: str, *, least: int = 1, most: int | Non
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
         count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{who}: {name} must be {span}; got {value!r}") from None
+    except Exception:  # an object's own __index__ may raise anything
+        raise TypeError(f"{who}: {name} must be {span}; got {brief(value)}") from None
     if count < least or (most is not None and count > most):
-        raise ValueError(f"{who}: {name} must be {span}; got {count}")
+        raise ValueError(f"{who}: {name} must be {span}; got {brief(count)}")
+    if count.bit_length() > 1024:
+        raise ValueError(f"{who}: {name} is far too large; got {brief(count)}")
     return count
 
 
+def as_flag(value: Any, name: str, who: str) -> bool:
+    """True or False, as Python's or NumPy's bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{who}: {name} must be True or False; got {brief(value)}")
+    return bool(value)
+
+
+def as_path(value: Any, name: str, who: str) -> Path:
+    """A path, given as text or as a path."""
+    if not isinstance(value, (str, Path)):
+        raise TypeError(f"{who}: {name} must be a path; got {brief(value)}")
+    return Path(value)
+
+
 def as_array(value: ArrayLike, name: str, who: str) -> NDArray[Any]:
-    """`value` as an array, or an error that names it when its rows have different lengths."""
+    """`value` as an array, or an error that names it: when its rows have different lengths, or its own code fails."""
     try:
         return np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{who}: {name} must be an array; {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # an object's own __array__ may raise anything
+        raise ValueError(f"{who}: {name} must be an array; {raised(error)}") from None
 
 
 def as_floats(value: ArrayLike, name: str, who: str) -> NDArray[Any]:
@@ -53,14 +74,31 @@ def as_integers(value: ArrayLike, name: str, who: str) -> NDArray[np.int64]:
     fits = array.dtype.kind in "iu" and (array.dtype != np.uint64 or not np.any(array > np.iinfo(np.int64).max))
     if fits or not array.size:
         return array.astype(np.int64, copy=False)
-    for place in np.ndindex(array.shape):
-        element = array[place].item() if isinstance(array[place], np.generic) else array[place]
-        at = name + (f"[{', '.join(map(str, place))}]" if place else "")
-        if isinstance(element, bool) or not isinstance(element, (int, float)) or element % 1 != 0:
-            raise TypeError(f"{who}: {at} is {element!r}; {name} must hold whole numbers")
-        if not -(2**63) <= element < 2**63:  # NumPy makes a float of it when smaller numbers stand beside it
-            raise ValueError(f"{who}: {at} is {int(element)}, which is too large for int64")
-    raise TypeError(f"{who}: {name} must hold whole numbers; got dtype {array.dtype} of shape {array.shape}")
+    place = _first_wrong(array)
+    if place is None:
+        raise TypeError(f"{who}: {name} must hold whole numbers; got dtype {array.dtype} of shape {array.shape}")
+    element = array[place].item() if isinstance(array[place], np.generic) else array[place]
+    at = name + (f"[{', '.join(map(str, place))}]" if place else "")
+    if _is_whole(element):  # NumPy makes a float of it when smaller numbers stand beside it
+        raise ValueError(f"{who}: {at} is {brief(int(element))}, which is too large for int64")
+    raise TypeError(f"{who}: {at} is {brief(element)}; {name} must hold whole numbers")
+
+
+def _first_wrong(array: NDArray[Any]) -> tuple[int, ...] | None:
+    """The place of the first element that int64 can't hold as it is."""
+    if array.dtype.kind == "f":
+        wrong = ~np.isfinite(array) | (array != np.floor(array)) | (array < -(2.0**63)) | (array >= 2.0**63)
+    elif array.dtype == np.uint64:
+        wrong = array > np.iinfo(np.int64).max
+    else:  # objects, truth values, texts
+        number = next((i for i, one in enumerate(array.flat) if not (_is_whole(one) and -(2**63) <= one < 2**63)), None)
+        return None if number is None else tuple(map(int, np.unravel_index(number, array.shape)))
+    return tuple(map(int, np.unravel_index(wrong.argmax(), array.shape))) if wrong.any() else None
+
+
+def _is_whole(element: Any) -> bool:
+    whole = isinstance(element, (int, float, np.integer, np.floating)) and not isinstance(element, bool)
+    return bool(whole and element % 1 == 0)
 
 
 def as_tgt_sizes(value: ArrayLike, who: str) -> NDArray[np.int64]:
@@ -86,9 +124,12 @@ def as_mask(value: ArrayLike, who: str) -> NDArray[np.bool_]:
 
 def as_list(value: Iterable[Any], name: str, who: str) -> list[Any]:
     """A list with at least one element."""
-    if not isinstance(value, Iterable):
-        raise TypeError(f"{who}: {name} must be a sequence of arrays; got {type(value).__name__}")
-    elements = list(value)
+    try:
+        elements = list(value)
+    except MemoryError:
+        raise
+    except Exception:  # an object's own __iter__ may raise anything
+        raise TypeError(f"{who}: {name} must be a sequence of arrays; got {type(value).__name__}") from None
     if not elements:
         raise ValueError(f"{who}: {name} is empty; at least one is needed")
     return elements
@@ -98,21 +139,21 @@ def as_strips(
     value: Iterable[ArrayLike], who: str, channels: int | None = None, patch_size: int | None = None
 ) -> list[NDArray[Any]]:
     """Strips of floats, each (C, P, L*P) with L >= 1; C and P as given, or else those of the first strip."""
-    strips = [as_floats(strip, f"strips[{index}]", who) for index, strip in enumerate(as_list(value, "strips", who))]
-    if strips[0].ndim == 3:
-        channels = strips[0].shape[0] if channels is None else channels
-        patch_size = strips[0].shape[1] if patch_size is None else patch_size
-    for index, strip in enumerate(strips):
+    strips = []
+    for index, each in enumerate(as_list(value, "strips", who)):
+        strip = as_floats(each, f"strips[{index}]", who)
         if strip.ndim != 3 or 0 in strip.shape:
             raise ValueError(f"{who}: strips[{index}] must have shape (C, P, L*P) and no empty axis; got {strip.shape}")
+        channels, patch_size = channels or strip.shape[0], patch_size or strip.shape[1]
         if strip.shape[:2] != (channels, patch_size):
             raise ValueError(
                 f"{who}: strips[{index}] must have {channels} channels and {patch_size} rows; got shape {strip.shape}"
             )
-        if strip.shape[2] % strip.shape[1]:
+        if strip.shape[2] % patch_size:
             raise ValueError(
                 f"{who}: the width of strips[{index}] must be a multiple of the patch size {patch_size}; got {strip.shape[2]}"
             )
+        strips.append(strip)
     return strips
 
 

@@ -6,10 +6,14 @@ from typing import Any
 
 from npembed.arguments import MAX_SIDE, as_count
 from npembed.family import Family
+from npembed.words import brief
 
 MAX_SIZE = 2**20
 """Of any size in a config: far above every model, and far below what would only fail after long work."""
 
+
+MAX_SCALE = 2**12
+"""Of `scale_resolution`: a slice has about its square of pixels."""
 
 LEAST_STD = 1e-6
 """Of a channel's deviation: with less, normalised pixels leave float32's range."""
@@ -27,11 +31,11 @@ def check_levels(sizes: Any) -> None:
     for name in ("mean", "std"):
         values = getattr(sizes, name)
         if not isinstance(values, (tuple, list)) or len(values) != 3:
-            raise ValueError(f"{who}: {name} must be three numbers, one per channel; got {values!r}")
+            raise ValueError(f"{who}: {name} must be three numbers, one per channel; got {brief(values)}")
         if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
-            raise TypeError(f"{who}: {name} must be three numbers, one per channel; got {values!r}")
+            raise TypeError(f"{who}: {name} must be three numbers, one per channel; got {brief(values)}")
         if not all(map(math.isfinite, values)):
-            raise ValueError(f"{who}: {name} must be finite; got {values!r}")
+            raise ValueError(f"{who}: {name} must be finite; got {brief(values)}")
         object.__setattr__(sizes, name, tuple(map(float, values)))
     if not all(value >= LEAST_STD for value in sizes.std):
         raise ValueError(f"{who}: std must be at least {LEAST_STD}; got {sizes.std}")
@@ -74,9 +78,9 @@ class VisionConfig:
                 f"got {self.image_size} // {self.patch_size}"
             )
         if isinstance(self.layer_norm_eps, bool) or not isinstance(self.layer_norm_eps, (int, float)):
-            raise TypeError(f"VisionConfig: layer_norm_eps must be a number; got {self.layer_norm_eps!r}")
+            raise TypeError(f"VisionConfig: layer_norm_eps must be a number; got {brief(self.layer_norm_eps)}")
         if not 0 < self.layer_norm_eps < 1:
-            raise ValueError(f"VisionConfig: layer_norm_eps must lie between 0 and 1; got {self.layer_norm_eps}")
+            raise ValueError(f"VisionConfig: layer_norm_eps must lie between 0 and 1; got {brief(self.layer_norm_eps)}")
 
     @property
     def num_patches_per_side(self) -> int:
@@ -100,10 +104,11 @@ class SlicingConfig:
     slice_mode: bool = True
 
     def __post_init__(self) -> None:
-        check_counts(self, ("scale_resolution", "max_slice_nums", "patch_size"))
+        check_counts(self, ("max_slice_nums", "patch_size"))
+        as_count(self.scale_resolution, "scale_resolution", "SlicingConfig", most=MAX_SCALE)
         check_levels(self)
         if not isinstance(self.slice_mode, bool):
-            raise TypeError(f"SlicingConfig: slice_mode must be true or false; got {self.slice_mode!r}")
+            raise TypeError(f"SlicingConfig: slice_mode must be true or false; got {brief(self.slice_mode)}")
 
 
 class FamilyConfig:

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from npembed.typing import Array, Floats, Ids, Shapes, Size
+from npembed.words import brief, did_you_mean
 
 
 class Promise(Enum):
@@ -53,8 +54,12 @@ class Stage:
     companions : callable
         (tgt_sizes, config) -> arrays that go into an output file with the result.
     promise : Promise
+    by_rule : bool
+        Whether the position rule changes it.
     steps : bool
         Whether `call` takes `progress=`, to be told of its steps.
+    axes, about : str
+        Its shape in the letters of SPEC 0, and what it is, for a person.
     """
 
     name: str
@@ -68,7 +73,10 @@ class Stage:
     compares_padding: bool = True
     companions: Callable[[Ids, Any], dict[str, Array]] = field(default=lambda tgt_sizes, config: {})
     promise: Promise = Promise.EQUAL
+    by_rule: bool = False
     steps: bool = False
+    axes: str = ""
+    about: str = ""
 
     def __repr__(self) -> str:
         return f"Stage({self.name!r})"
@@ -122,8 +130,42 @@ def _looked_up(model: Any, tgt_sizes: Ids, rule: str | None) -> Floats:
     return result
 
 
+@dataclass(frozen=True, kw_only=True)
+class GgufNames:
+    """What llama.cpp's mmproj files call the arrays of a family's checkpoints.
+
+    In a name, `*` stands for weight and bias, and `N` for the number of a block. A checkpoint's array to which several of
+    the file's are mapped is those, laid end to end by rows in this order.
+
+    Attributes
+    ----------
+    projector : str
+        The file's `clip.projector_type`.
+    names : mapping of str to str
+        The file's name -> the checkpoint's.
+    turned : frozenset of str
+        The checkpoint's arrays that the file holds transposed.
+    ignored : frozenset of str
+        The file's arrays that no stage reads.
+    legacy : bool
+        Written by the converter that gives fc1 and fc2 each other's names, and may state a block too few.
+    """
+
+    projector: str
+    names: Mapping[str, str]
+    turned: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()
+    legacy: bool = False
+
+
 def _every_place(tgt_sizes: Ids) -> Ids:
     return tgt_sizes
+
+
+def _whole_units(sizes: Sequence[Size], config: Any) -> Sequence[Size]:
+    """Each side up to whole units."""
+    unit = config.family.unit(config)
+    return [(-(-h // unit) * unit, -(-w // unit) * unit) for h, w in sizes]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -174,10 +216,16 @@ class Family:
         tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
     unit : callable
         config -> how many patches each side of a slice must be a multiple of.
+    case_sizes : callable
+        (sizes of slices, config) -> sizes near these that slices of this family have; it serves the golden packs.
+    variants : callable
+        family -> small configs by name that together vary what `small` leaves at its default; they serve the golden packs.
     frames : bool
         Whether its connector takes groups of frames, each with its time.
     placeholder : callable
         (grid, image_id, config, tgt_sizes) -> the text that stands for one picture.
+    gguf : GgufNames or None
+        What llama.cpp's mmproj files call its arrays; None where there are no such files.
     stages : tuple of Stage
         In order.
     checked : str
@@ -204,8 +252,11 @@ class Family:
     tower: Callable[[Any], Sequence[Step]]
     places: Callable[[Ids], Ids] = _every_place
     unit: Callable[[Any], int] = field(default=lambda config: 1)
+    case_sizes: Callable[[Sequence[Size], Any], Sequence[Size]] = _whole_units
+    variants: Callable[["Family"], Mapping[str, Any]] = field(default=lambda family: {})
     frames: bool = False
     placeholder: Callable[..., str]
+    gguf: GgufNames | None = None
     stages: tuple[Stage, ...]
     checked: str
 
@@ -219,11 +270,11 @@ class Family:
 
     def stage(self, name: Any, who: str) -> Stage:
         """The vision stage of that name, or an error that lists the family's."""
-        for stage in self.vision_stages:
-            if stage.name == name:
-                return stage
-        names = ", ".join(stage.name for stage in self.vision_stages)
-        raise ValueError(f"{who}: {self.title} has no stage {name!r}; it has {names}")
+        known = {stage.name: stage for stage in self.vision_stages}
+        if isinstance(name, str) and name in known:
+            return known[name]
+        names = ", ".join(known)
+        raise ValueError(f"{who}: {self.title} has no stage {brief(name)}; it has {names}{did_you_mean(name, known)}")
 
     def stages_until(self, name: Any, who: str) -> tuple[Stage, ...]:
         """The vision stages up to and with that one."""

@@ -1,9 +1,11 @@
 """Named arrays in a file, .safetensors or .npz; and files that are replaced whole or left alone."""
 
 import json
+import math
 import os
 import stat
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 
 from npembed import stops
 from npembed.beside import file_beside, sweep
+from npembed.reading import check_regular, json_object, open_regular
+from npembed.words import shown
 
 SUFFIXES = (".safetensors", ".npz")
 
@@ -122,11 +126,14 @@ def save_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata
         if beside.suffix == ".npz":
             np.savez(beside, **arrays, metadata=np.array(json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)))  # type: ignore[arg-type]
         else:
-            _save_safetensors(arrays, beside, metadata)
+            write_safetensors(beside, arrays, metadata)
 
 
-_LONGEST_HEADER = 100_000_000
-"""In bytes; safetensors' own limit."""
+_LONGEST_HEADER = 25_000_000
+"""In bytes, of a safetensors file."""
+
+MOST_TENSORS = 2**29
+"""Bytes of the arrays in a file that is read whole, at most, as they are in memory."""
 
 _SAFETENSORS_DTYPES = {
     "bool": "BOOL",
@@ -146,8 +153,10 @@ _SAFETENSORS_DTYPES = {
 """NumPy's name of a type -> safetensors' own, in the order in which its writer ranks them."""
 
 
-def _save_safetensors(arrays: dict[str, NDArray[Any]], path: Path, metadata: Mapping[str, str]) -> None:
-    """The header's length in eight bytes, the header as JSON, the arrays' bytes.
+def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """C-ordered arrays straight into a file that `replacing` or `file_beside` gave.
+
+    The header's length in eight bytes, the header as JSON, the arrays' bytes.
 
     safetensors' own writer puts the metadata in an order that changes from run to run. As there, wide types come first, and
     in each type the names in order, so each array begins at a multiple of its type's width.
@@ -181,11 +190,11 @@ def is_own_output(path: Path) -> bool:
     try:
         if path.suffix != ".safetensors":
             return False
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            metadata = json.loads(file.read(min(length, _LONGEST_HEADER)))["__metadata__"]
+            metadata = json_object(file.read(min(length, _LONGEST_HEADER)), "the header")["__metadata__"]
         return {"npembed", "stage"} <= set(metadata)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         return False
 
 
@@ -195,23 +204,47 @@ def load_tensors(path: str | Path) -> dict[str, NDArray[Any]]:
     Raises
     ------
     ValueError
-        A file that is missing, of another kind, cut short or damaged.
+        A file that is missing, no regular file, of another kind, cut short or damaged; arrays of more than `MOST_TENSORS`
+        bytes; in an .npz, something that is no array, and an array of objects.
     ImportError
         A .safetensors file without the extra `weights`.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} must end in {' or '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise ValueError(f"{path} is missing")
     module = None if path.suffix == ".npz" else _safetensors()
+    check_regular(path, MOST_TENSORS)
     try:
-        if module is not None:
-            return dict(module.load_file(path))
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves a damaged file open
-            return {name: arrays[name] for name in arrays.files if name != "metadata"}
+        return _load_npz(path) if module is None else dict(module.load_file(path))
     except Exception as error:  # a damaged file raises whatever its reader stumbles on
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise ValueError(f"{path} cannot be read: {shown(error)}") from None
+
+
+def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz; what each takes is known from the zip's directory and its own header before it is unpacked."""
+    with open_regular(path, MOST_TENSORS) as file, zipfile.ZipFile(file) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        total = sum(member.file_size for member in members.values())
+        if total > MOST_TENSORS:
+            raise ValueError(f"its arrays take {total:,} bytes; at most {MOST_TENSORS:,} are read")
+        arrays = {
+            name: _read_npy(archive, name, member.file_size) for name, member in members.items() if name != "metadata.npy"
+        }
+    return {name.removesuffix(".npy"): array for name, array in arrays.items()}
+
+
+def _read_npy(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
+    with archive.open(name) as member:
+        if member.read(6) != np.lib.format.MAGIC_PREFIX:
+            raise ValueError(f"its member {shown(name, 80)!r} is no array")
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(member)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize > size:
+            raise ValueError(f"its member {shown(name, 80)!r} is an array of objects, or cut short")
+    with archive.open(name) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def _safetensors() -> Any:

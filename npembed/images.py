@@ -1,20 +1,36 @@
 """A picture's file -> a picture; resizing it; its pixels -> strips. What every family's cutting is made of."""
 
+import os
+import re
+import sys
 import warnings
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npembed.patches import picture_to_strip
+from npembed.reading import open_regular, stand_in
 from npembed.typing import Pixels, Size
+from npembed.words import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 EXIF_ORIENTATION = 0x0112
+
+MOST_FILE = 2**30
+"""Bytes of a picture's file, at most."""
+
+MOST_RESIZED = 2**24
+"""Pixels that a picture is resized to, at most: eight times what MiniCPM-V 2.6 makes of any picture that is not thin."""
+
+MOST_BETWEEN = 2**26
+"""Pixels between the two passes of a resize, at most: of the new width and the old height."""
 
 
 def as_rgb(image: Any) -> "Picture":
@@ -38,10 +54,14 @@ def as_rgb_on_white(image: Any) -> "Picture":
     (255, 127, 127)
     """
     picture = _checked(image)
-    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
-        picture, Image = _converted(picture, "RGBA"), _pillow()
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture)
-    return _converted(picture, "RGB")
+    if "A" not in picture.getbands() and picture.info.get("transparency") is None:
+        return _converted(picture, "RGB")
+    opaque: Picture = _pillow().new("RGB", picture.size)
+    for top in range(0, picture.height, 256):  # by bands of rows, so that a large picture is held twice and not four times
+        band = _converted(picture, "RGBA", (0, top, picture.width, min(top + 256, picture.height)))
+        white = _pillow().new("RGBA", band.size, (255, 255, 255, 255))
+        opaque.paste(_pillow().alpha_composite(white, band).convert("RGB"), (0, top))
+    return opaque
 
 
 def _checked(image: Any) -> "Picture":
@@ -65,14 +85,18 @@ def _checked(image: Any) -> "Picture":
     return picture
 
 
-def _converted(picture: "Picture", mode: str) -> "Picture":
-    """The picture in that mode; a file that ends too soon is an error."""
+def _converted(picture: "Picture", mode: str, box: tuple[int, int, int, int] | None = None) -> "Picture":
+    """The picture, or a box of it, in that mode, without a copy where it has it; a file that ends too soon is an error."""
     with warnings.catch_warnings():  # Pillow warns that a palette's transparency is dropped, which is what is meant
         warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning)
         try:
-            return picture.convert(mode)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"slice_image: image cannot be decoded: {error}") from None
+            picture.load()
+            part = picture if box is None else picture.crop(box)
+            return part if part.mode == mode else part.convert(mode)
+        except MemoryError:
+            raise MemoryError(f"slice_image: no memory for a picture of {picture.width} x {picture.height} pixels") from None
+        except Exception as error:  # AVIF's reader raises RuntimeError
+            raise ValueError(f"slice_image: image cannot be decoded: {shown(error)}") from None
 
 
 def _pillow() -> Any:
@@ -85,7 +109,27 @@ def _pillow() -> Any:
 
 def resize(picture: "Picture", size: Size, resample: str = "BICUBIC") -> Pixels:
     """A picture -> uint8 (H, W, 3) of that width and height, by one of Pillow's filters."""
+    check_resize(picture.size, size)
     return np.asarray(picture.resize(size, resample=_pillow().Resampling[resample]))
+
+
+def check_resize(before: Size, after: Size) -> None:
+    """An error, before the work, if a picture of a size would take too much memory to be resized to another.
+
+    The columns are resized first, so that a thin and long picture takes much more between the passes than before or after.
+
+    Examples
+    --------
+    >>> check_resize((1, 178_000_000), (384, 384))
+    Traceback (most recent call last):
+    ...
+    ValueError: slice_image: a picture of 1 x 178000000 pixels is too thin to be resized to 384 x 384
+    """
+    words = f"slice_image: a picture of {before[0]} x {before[1]} pixels"
+    if after[0] * after[1] > MOST_RESIZED:
+        raise ValueError(f"{words} would be resized to {after[0]} x {after[1]}; at most {MOST_RESIZED} pixels are made of one")
+    if after[0] * before[1] > MOST_BETWEEN:
+        raise ValueError(f"{words} is too thin to be resized to {after[0]} x {after[1]}")
 
 
 def cells(pixels: Pixels, columns: int, rows: int) -> list[Pixels]:
@@ -120,7 +164,25 @@ def is_blank(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) ->
     return bool(zero.any()) and all(own[pixels[:, :, channel]].all() for channel, own in enumerate(zero))
 
 
-def read_image(path: str | Path, *, upright: bool = False) -> tuple["Picture", bool]:
+class ReadImage(NamedTuple):
+    """What a picture's file holds.
+
+    Attributes
+    ----------
+    picture : PIL image
+        Of several frames or pages, the first.
+    turned : bool
+        Whether the file has an EXIF orientation other than upright.
+    pages : int
+        How many frames or pages there are.
+    """
+
+    picture: "Picture"
+    turned: bool
+    pages: int
+
+
+def read_image(path: str | Path, *, upright: bool = False, most_pixels: int | None = None) -> ReadImage:
     """The picture in a file (of an animation, the first frame), and whether its EXIF asks for it to be turned.
 
     Parameters
@@ -128,33 +190,194 @@ def read_image(path: str | Path, *, upright: bool = False) -> tuple["Picture", b
     path : path
     upright : bool
         Whether to turn it as its EXIF orientation says. Upstream does not.
+    most_pixels : int, optional
+        Refuse a picture of more before it is decoded. By default Pillow's own limit, 178,956,970, which this can raise too.
 
     Returns
     -------
-    picture : PIL image
-    turned : bool
-        Whether the file has an EXIF orientation other than upright.
+    ReadImage
 
     Raises
     ------
     ValueError
-        A file that is missing, empty, no picture, cut short, or so large that Pillow refuses it.
+        A file that is missing, no regular file, empty, no picture, cut short, or of too many pixels.
+    MemoryError
+        A picture for which there is no memory, with its size.
     ImportError
         Without the extra `image`.
     """
+    _pillow()
+    with open_picture(path) as file, _reading(str(path), file), _opened(file, most_pixels) as picture:
+        turned = _load(picture, str(path), most_pixels)
+        return ReadImage(_upright(picture) if upright and turned else picture, turned, _pages(file))
+
+
+def read_frames(
+    file: "str | Path | BinaryIO", name: str, *, upright: bool = False, every: bool = False, most_pixels: int | None = None
+) -> Generator[tuple["Picture", bool]]:
+    """The pictures in one file, one after the other, each with whether its EXIF asks for it to be turned.
+
+    Parameters
+    ----------
+    file : path or binary file
+    name : str
+        For messages.
+    upright : bool
+        Whether to turn them as their EXIF orientation says.
+    every : bool
+        Every frame or page; by default the first alone.
+    most_pixels : int, optional
+        A picture of more is refused before it is decoded.
+
+    Yields
+    ------
+    picture : PIL image
+        To be used before the next one is asked for.
+    turned : bool
+
+    Raises
+    ------
+    ValueError
+        As `read_image`; a picture of more pixels.
+    """
+    if isinstance(file, (str, Path)):
+        with open_picture(file) as opened:
+            yield from read_frames(opened, name, upright=upright, every=every, most_pixels=most_pixels)
+        return
+    with _reading(name, file), _opened(file, most_pixels) as picture:
+        for frame in range(getattr(picture, "n_frames", 1) if every else 1):
+            if frame:
+                picture.seek(frame)
+            turned = _load(picture, name, most_pixels)
+            yield _upright(picture) if upright and turned else picture, turned
+
+
+def size_of(path: str | Path) -> tuple[int, int] | None:
+    """Width and height in pixels as a file's header says, without decoding it; None if it cannot be read."""
+    try:
+        with open_picture(path) as file, _reading(str(path), file), _opened(file) as picture:
+            return picture.size
+    except ValueError:
+        return None
+
+
+def open_picture(path: str | Path) -> BinaryIO:
+    """A picture's file, opened; an error that says what to do where a folder or a URL is given."""
+    if re.match(r"[a-z][a-z0-9+]+:/", str(path), re.IGNORECASE) and not os.path.exists(path):
+        raise ValueError(f"{path} is a URL; download the picture and give its file")
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder, not a picture; give the files in it, {os.path.join(path, '*')}")
+    return open_regular(path, MOST_FILE)
+
+
+def _pages(file: BinaryIO) -> int:
+    """How many frames or pages a file has; 1 where that cannot be told. It is opened anew: counting moves through a file."""
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):
+        file.seek(0)
+        with _pillow().open(file) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    return 1
+
+
+class TooManyPixelsError(ValueError):
+    """A picture of more pixels than were allowed."""
+
+
+def _load(picture: "Picture", name: str, most_pixels: int | None) -> bool:
+    """Decode one frame, unless it has too many pixels; whether its EXIF asks for it to be turned."""
+    if most_pixels is not None and picture.width * picture.height > most_pixels:
+        raise TooManyPixelsError(f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most")
+    with warnings.catch_warnings(action="ignore"), _bomb_limit(most_pixels):  # remarks on odd metadata and large sizes
+        try:
+            picture.load()
+            return picture.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
+        except MemoryError:
+            raise MemoryError(f"{name}: no memory for {picture.width} × {picture.height} pixels") from None
+
+
+def _opened(file: BinaryIO, most_pixels: int | None = None) -> "Picture":
+    with warnings.catch_warnings(action="ignore"), _bomb_limit(most_pixels):
+        return _pillow().open(file)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _bomb_limit(most_pixels: int | None) -> Iterator[None]:
+    """Pillow's own limit out of the way, where the caller allows more; it is one for the whole process."""
+    Image = _pillow()
+    before = Image.MAX_IMAGE_PIXELS
+    if most_pixels is None or before is None or most_pixels <= 2 * before:  # it refuses twice the number that it warns of
+        yield
+        return
+    Image.MAX_IMAGE_PIXELS = most_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _upright(picture: "Picture") -> "Picture":
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(picture)
+
+
+@contextmanager
+def _reading(name: str, file: BinaryIO) -> Iterator[None]:
+    """Whatever Pillow raises, as a ValueError that names the file."""
     Image = _pillow()
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:  # remarks on odd metadata and large sizes
-            picture.load()
-            turned = picture.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
-            if upright and turned:
-                from PIL import ImageOps
-
-                return ImageOps.exif_transpose(picture), turned
-            return picture.copy(), turned
+        yield
+    except (TooManyPixelsError, MemoryError):
+        raise
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that Pillow can read") from None
+        raise ValueError(f"{name} {_no_picture(file)}") from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large to decode safely: {error}") from None
+        raise ValueError(f"{name} is too large to decode safely: {error} --max-pixels allows more") from None
     except Exception as error:  # a damaged file raises whatever its reader stumbles on
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+        raise ValueError(f"{name} cannot be read as an image: {shown(error)}") from None
+
+
+def _no_picture(file: BinaryIO) -> str:
+    """What a file is that Pillow does not know, and what to do."""
+    with suppress(OSError, ValueError):
+        file.seek(0)
+        head = file.read(200)
+        if stand_in(head):
+            return f"is not an image: it {stand_in(head)}"
+        for pattern, words in _NO_PICTURES:
+            if re.match(pattern, head, re.DOTALL):
+                return f"is not an image that Pillow can read: {words}"
+    return "is not an image that Pillow can read"
+
+
+_NO_PICTURES = (
+    (rb"....ftyp(hei|hev|mif1|msf1)", "it is a HEIC picture; convert it to JPEG or PNG"),
+    (rb"....ftyp", "it is a video; save its frames as pictures"),
+    (rb"%PDF", "it is a PDF; save its pages as pictures"),
+    (rb"\s*<(\?xml|svg)", "it is an SVG or XML file; draw it as a PNG"),
+    (rb"GGUF", "it is a GGUF file, which holds a model's weights"),
+    (rb"PK\x03\x04", "it is a zip archive"),
+)
+"""How files begin that are given for pictures, and the words that say so."""
+
+
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Nothing that is written straight to the error stream's number appears: libtiff and others print their own complaints.
+
+    For the command line, which has one thread: the number is one for the whole process.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # the screen is closed
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -11,12 +11,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from npembed.reading import MOST_JSON, json_object, open_regular, read_regular
+
 MANIFEST = "manifest.json"
 
 
 def digest(content: bytes) -> str:
     """sha256, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """`digest` of a regular file's content, a part of it at a time."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
@@ -46,7 +54,7 @@ def foreign(folder: Path) -> str | None:
             known = entry.is_file(follow_symlinks=False) and (name == MANIFEST or name in listed)
         if not known:
             return f"{name} is no file that npembed wrote"
-        if name in listed and digest((folder / name).read_bytes()) != listed[name]:
+        if name in listed and file_digest(folder / name) != listed[name]:
             return f"{name} is not as npembed wrote it"
     return None
 
@@ -94,12 +102,12 @@ def _listed(folder: Path) -> dict[str, str] | None:
     """The manifest's files with their digests; None if it is not as npembed wrote it."""
     path = folder / MANIFEST
     try:
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink():
             return None
-        manifest = json.loads(path.read_bytes())
+        manifest = json_object(read_regular(path, MOST_JSON), str(path))
         if manifest["digest"] != manifest_digest(manifest):
             return None
         files = manifest["files"]
         return files if isinstance(files, dict) and "npembed" in manifest else None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -11,6 +11,7 @@ from npembed import arguments
 from npembed.config import FamilyConfig
 from npembed.family import Stage
 from npembed.typing import Floats, Shapes
+from npembed.words import brief
 
 
 def shapes_of(stage: Stage, config: FamilyConfig) -> Shapes:
@@ -67,13 +68,15 @@ class Model:
 
     def __post_init__(self) -> None:
         if not isinstance(self.config, FamilyConfig):
-            raise TypeError(f"Model: config must be a Config; got {self.config!r}")
+            raise TypeError(f"Model: config must be a Config; got {brief(self.config)}")
         if not isinstance(self.weights, Mapping):
             raise TypeError(f"Model: weights must map names to arrays; got {type(self.weights).__name__}")
-        arrays = {name: arguments.as_floats(array, f"weights[{name!r}]", "Model") for name, array in self.weights.items()}
+        arrays = {name: arguments.as_floats(array, f"weights[{brief(name)}]", "Model") for name, array in self.weights.items()}
         for name, shape in all_shapes(self.config).items():
             if name in arrays and arrays[name].shape != shape:
-                raise ValueError(f"Model: weights[{name!r}] must have shape {shape} by the config; got {arrays[name].shape}")
+                raise ValueError(
+                    f"Model: weights[{brief(name)}] must have shape {shape} by the config; got {arrays[name].shape}"
+                )
         dtype = np.result_type(*arrays.values()) if arrays else np.dtype(np.float32)
         views = {name: array.astype(dtype, copy=False).view() for name, array in arrays.items()}
         for view in views.values():
@@ -101,10 +104,12 @@ class Model:
         """An error unless the family has the stage, the stage reads the array of that name, and its arrays are there."""
         family = self.config.family
         if reads and reads not in shapes_of(family.stage(stage, who), self.config):
-            raise ValueError(f"{who}: in {family.title} this does not give the stage {stage!r}, which does not read {reads}")
+            raise ValueError(
+                f"{who}: in {family.title} this does not give the stage {brief(stage)}, which does not read {reads}"
+            )
         missing = self.missing(family.stage(stage, who))
         if missing:
-            raise ValueError(f"{who}: the model lacks {some(missing)}, which the stage {stage!r} needs")
+            raise ValueError(f"{who}: the model lacks {some(missing)}, which the stage {brief(stage)} needs")
 
     def pair(self, name: str) -> tuple[Floats, Floats]:
         """The weight and the bias of one linear map or layer norm, by the name that they share."""

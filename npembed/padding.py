@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npembed import arguments
+from npembed.words import brief
 
 
 def pad_sequence(
@@ -52,8 +53,9 @@ def pad_sequence(
     arrays = [
         arguments.as_array(s, f"sequences[{i}]", who) for i, s in enumerate(arguments.as_list(sequences, "sequences", who))
     ]
-    if padding_side not in ("right", "left"):
-        raise ValueError(f"{who}: padding_side must be 'right' or 'left'; got {padding_side!r}")
+    first = arguments.as_flag(batch_first, "batch_first", who)
+    if not (isinstance(padding_side, str) and padding_side in ("right", "left")):
+        raise ValueError(f"{who}: padding_side must be 'right' or 'left'; got {brief(padding_side)}")
     dtype, trailing = arrays[0].dtype, arrays[0].shape[1:]
     for index, array in enumerate(arrays):
         if array.ndim == 0 or array.shape[1:] != trailing:
@@ -63,15 +65,24 @@ def pad_sequence(
             )
         if array.dtype != dtype:
             raise TypeError(f"{who}: sequences[{index}] must be of dtype {dtype} as sequences[0] is; got {array.dtype}")
-    with np.errstate(invalid="ignore", over="ignore"):  # the next lines refuse what came out wrong
-        filler = np.asarray(padding_value).astype(dtype)
-    if filler != padding_value if dtype.kind in "iub" else np.isinf(filler) and not np.isinf(padding_value):
-        raise ValueError(f"{who}: padding_value {padding_value!r} is no value of dtype {dtype}")
+    filler = _filler(padding_value, dtype, who)
     padded = np.full((len(arrays), max(map(len, arrays)), *trailing), filler)  # (B, Lmax, ...)
     for row, array in zip(padded, arrays, strict=True):
         if len(array):
             row[slice(len(array)) if padding_side == "right" else slice(-len(array), None)] = array
-    return padded if batch_first else np.ascontiguousarray(padded.swapaxes(0, 1))
+    return padded if first else np.ascontiguousarray(padded.swapaxes(0, 1))
+
+
+def _filler(value: Any, dtype: np.dtype[Any], who: str) -> NDArray[Any]:
+    """The padding value as a number of that type, which must hold it."""
+    number = arguments.as_array(value, "padding_value", who)
+    if number.ndim or number.dtype.kind not in "biuf" or dtype.kind not in "biufcV":
+        raise TypeError(f"{who}: padding_value must be a number, and the sequences hold such; got {brief(value)} for {dtype}")
+    with np.errstate(invalid="ignore", over="ignore"):  # the next lines refuse what came out wrong
+        filler = number.astype(dtype)
+    if filler != number if dtype.kind in "iub" else np.isinf(filler) and not np.isinf(number):
+        raise ValueError(f"{who}: padding_value {brief(value)} is no value of dtype {dtype}")
+    return filler
 
 
 def pad_pixel_values(strips: Iterable[ArrayLike]) -> NDArray[Any]:

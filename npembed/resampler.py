@@ -10,6 +10,7 @@ from npembed import arguments
 from npembed.attention import attend, layer_norm, linear
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.typing import Floats, Shapes, Size
+from npembed.words import brief
 
 HEAD_DIM = 128
 """Channels per head: E // 128 heads (SPEC 1)."""
@@ -181,7 +182,7 @@ def as_times(temporal_ids: Any, who: str) -> list[list[int]]:
 
 def _as_group(group: Any, name: str, who: str) -> Sequence[Any]:
     if not isinstance(group, Iterable) or isinstance(group, (str, bytes)):
-        raise TypeError(f"{who}: {name} must be a list of times, one per slice of the group; got {group!r}")
+        raise TypeError(f"{who}: {name} must be a list of times, one per slice of the group; got {brief(group)}")
     times = list(group)
     if not times:
         raise ValueError(f"{who}: {name} is empty; a group needs at least one time")

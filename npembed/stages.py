@@ -1,6 +1,6 @@
 """The stages of the path that the families share, as records; and what runs a family's stages one after the other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,12 +47,16 @@ SLICED_TGT_SIZES = Stage(
     reads=("picture",),
     call=lambda picture, config: _cut(picture, config).tgt_sizes,
     arguments=lambda values, model: (values["picture"], model.config),
+    axes="(B, 2)",
+    about="rows and columns of patches of each slice that the picture is cut into, in the family's order",
 )
 SLICED_STRIPS = Stage(
     name="sliced_strips",
     reads=("picture",),
     call=lambda picture, config: np.concatenate(_cut(picture, config).strips, axis=-1),  # (C, P, sum of L_i*P)
     arguments=lambda values, model: (values["picture"], model.config),
+    axes="(C, P, sum of L_i*P)",
+    about="the normalised pixels of those slices, each as a strip of patches, laid end to end",
 )
 PIXEL_VALUES = Stage(
     name="pixel_values",
@@ -60,6 +64,8 @@ PIXEL_VALUES = Stage(
     call=pad_pixel_values,
     arguments=lambda values, model: (_strips(values),),
     function="pad_pixel_values",
+    axes="(B, C, P, Lmax*P)",
+    about="the strips as one batch, each followed by zeros",
 )
 PATCH_ATTN_MASK = Stage(
     name="patch_attn_mask",
@@ -67,12 +73,17 @@ PATCH_ATTN_MASK = Stage(
     call=patch_attention_mask,
     arguments=lambda values, model: (values["tgt_sizes"],),
     function="patch_attention_mask",
+    axes="(B, 1, Lmax)",
+    about="true on the first h*w places of each slice",
 )
 POSITION_IDS = Stage(
     name="position_ids",
     reads=("tgt_sizes",),
     call=_ids,
     arguments=lambda values, model: (values["tgt_sizes"], model, values.get("rule")),
+    by_rule=True,
+    axes="(B, Lmax)",
+    about="for each patch its row of the position table, row * G + column",
 )
 BUCKETED_IDS = replace(
     POSITION_IDS,
@@ -95,6 +106,9 @@ EMBEDDINGS = Stage(
     sizes=lambda tgt_sizes, config: tgt_sizes,
     padding=lambda model, tgt_sizes: model.position_plus_bias[0],
     promise=Promise.COMPONENTWISE,
+    by_rule=True,
+    axes="(B, Lmax, D)",
+    about="each patch as a vector: the convolution of its pixels, plus the bias, plus its position",
 )
 
 
@@ -113,6 +127,8 @@ def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Id
         companions=lambda tgt_sizes, config: {"hidden_sizes": after(tgt_sizes, config).copy()},
         promise=Promise.DISTANCE,
         steps=True,
+        axes="(B, Lmax', D)",
+        about="the hidden states after the vision tower and its last norm",
     )
 
 
@@ -135,6 +151,8 @@ def tokens_stage(
         sizes=places,
         companions=lambda tgt_sizes, config: {"token_counts": counts(tgt_sizes, config)},
         promise=Promise.DISTANCE,
+        axes="(B, Q, E)",
+        about="the vision tokens of each slice",
     )
 
 
@@ -144,6 +162,8 @@ IMAGE_BOUND = Stage(
     call=image_bounds,
     arguments=lambda values, model: tuple(values[name] for name in ("input_ids", "start_ids", "end_ids")),
     function="image_bounds",
+    axes="(N, 2)",
+    about="where each slice's vision tokens go in the text: from, and one past the last",
 )
 INPUTS_EMBEDS = Stage(
     name="inputs_embeds",
@@ -151,6 +171,8 @@ INPUTS_EMBEDS = Stage(
     call=scatter_image_embeds,
     arguments=lambda values, model: tuple(values[name] for name in ("text_embeds", "vision_tokens", "image_bound")),
     function="scatter_image_embeds",
+    axes="(T, E)",
+    about="the text's embeddings with each slice's vision tokens in their places",
 )
 TOKEN_PLACES = Stage(
     name="image_bound",
@@ -158,6 +180,8 @@ TOKEN_PLACES = Stage(
     call=token_places,
     arguments=lambda values, model: (values["input_ids"], int(values["image_token_id"]), values["token_counts"]),
     function="token_places",
+    axes="(N, 2)",
+    about="where each slice's vision tokens go in the text: from, and one past the last",
 )
 """In place of `IMAGE_BOUND`, for a family that finds its places by the token that is repeated."""
 INPUTS_EMBEDS_BY_COUNT = Stage(
@@ -168,6 +192,8 @@ INPUTS_EMBEDS_BY_COUNT = Stage(
         values[name] for name in ("text_embeds", "vision_tokens", "image_bound", "token_counts")
     ),
     function="scatter_image_embeds",
+    axes="(T, E)",
+    about="the text's embeddings with each slice's vision tokens in their places",
 )
 """In place of `INPUTS_EMBEDS`, for a family whose slices differ in their numbers of tokens."""
 TEXT = Stage(
@@ -177,6 +203,8 @@ TEXT = Stage(
         config.family.placeholder(grid, image_id, config, tgt_sizes).encode(), dtype=np.uint8
     ),
     arguments=lambda values, model: (values["grid"].tolist(), int(values["image_id"]), model.config, None),
+    axes="(bytes,)",
+    about="the text that stands for the picture, in UTF-8",
 )
 
 TO_THE_MASK = (SLICED_TGT_SIZES, SLICED_STRIPS, PIXEL_VALUES, PATCH_ATTN_MASK)
@@ -276,11 +304,12 @@ def _ids_of_calls(tgt_sizes: Ids, model: Model, rule: str | None, batches: Seque
     return ids
 
 
-def join(stage: Stage, batches: Sequence[Array], model: Model, tgt_sizes: Ids) -> Array:
+def join(stage: Stage, batches: Sequence[Array], model: Model, tgt_sizes: Ids, *, free: bool = False) -> Array:
     """(N_i, L_i, ...) -> (sum of N_i, max of L_i, ...): results of one stage from several calls, as from one call.
 
     The new places hold what the stage leaves in padding, which may depend on the slice's row of `tgt_sizes`, those of all the
-    calls in order. A result without places, (N_i, D), is laid end to end.
+    calls in order. A result without places, (N_i, D), is laid end to end. With `free`, `batches` is a list that is emptied, so
+    that each result is in memory once.
     """
     if stage.sizes is None:
         return np.concatenate(batches)
@@ -288,9 +317,16 @@ def join(stage: Stage, batches: Sequence[Array], model: Model, tgt_sizes: Ids) -
     longest = max(batch.shape[1] for batch in batches)
     joined = np.empty((sum(map(len, batches)), longest, *batches[0].shape[2:]), dtype=batches[0].dtype)
     start = 0
-    for batch in batches:
+    for batch in _one_by_one(batches) if free else batches:
         rows = joined[start : start + len(batch)]
         rows[:, : batch.shape[1]] = batch
         rows[:, batch.shape[1] :] = filling[start : start + len(batch)] if filling.ndim == 3 else filling
         start += len(batch)
     return joined
+
+
+def _one_by_one(batches: Any) -> Iterator[Array]:
+    """The list's elements in order; it lets each go before the next."""
+    batches.reverse()
+    while batches:
+        yield batches.pop()

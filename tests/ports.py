@@ -156,10 +156,15 @@ class Port:
         return row * side + column
 
     def tgt_sizes_from_mask(self, mask):
-        mask = np.asarray(mask)
-        return np.array([(image[:, 0].sum(), image[0, :].sum()) for image in mask], dtype=np.int64)
+        sizes = [(int(image[:, 0].sum()), int(image[0, :].sum())) for image in np.asarray(mask)]
+        for image, (h, w) in zip(np.asarray(mask), sizes, strict=True):
+            if image.sum() != h * w or not image[:h, :w].all():
+                raise ValueError("the True places are no rectangle from the top left")
+        return np.array(sizes, dtype=np.int64)
 
     def randomized_positions(self, length, max_length=2000, rng=None):
+        if length > max_length:
+            raise ValueError("more places than positions")
         return np.sort(np.random.default_rng(rng).permutation(max_length)[:length])
 
     def flattened_position_ids(self, tgt_sizes, num_patches_per_side=70, rule="arange"):
@@ -169,6 +174,8 @@ class Port:
     # Embeddings
 
     def embed(self, strips, tgt_sizes, model, rule=None):
+        if len(strips) != len(tgt_sizes):
+            raise ValueError("other strips than sizes")
         tail = ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
         weight, bias, table = (self._enter(array, array.dtype) for array in _named(model, "vpm.embeddings", tail))
         pixels = self._enter(self.pad_pixel_values(strips), weight.dtype)
@@ -183,27 +190,43 @@ class Port:
     # Encoder
 
     def encode(self, embeddings, tgt_sizes, model):
-        vision, allowed = model.config.vision, self.patch_attention_mask(tgt_sizes)[:, 0]  # (B, Lmax)
-        hidden = np.asarray(embeddings).astype(_dtype(model))
-        for number in range(vision.num_hidden_layers - model.config.drop_vision_last_layer):
+        allowed = self.patch_attention_mask(tgt_sizes)[:, 0]  # (B, Lmax)
+        hidden = self._real(np.asarray(embeddings).astype(_dtype(model)), allowed)
+        for number in range(self._layers(model)):
             hidden = self._layer(hidden, allowed, model, f"vpm.encoder.layers.{number}")
         return self._norm(hidden, model, "vpm.post_layernorm")
 
+    def _real(self, x, allowed):
+        """What is in padded places is anything, a NaN too, which no mask of the scores keeps out of the sums."""
+        return np.where(allowed[..., None], x, 0)
+
+    def _layers(self, model):
+        return model.config.vision.num_hidden_layers - model.config.drop_vision_last_layer
+
     def _layer(self, hidden, allowed, model, layer):
         normed = self._norm(hidden, model, f"{layer}.layer_norm1")
-        queries, keys, values = (self._linear(normed, *_weights(model, f"{layer}.self_attn.{n}_proj")) for n in "qkv")
+        names = self._projections("encode")
+        queries, keys, values = (self._linear(normed, *_weights(model, f"{layer}.self_attn.{n}_proj")) for n in names)
         attended = self._attention(queries, keys, values, model.config.vision.num_attention_heads, allowed, "encode")
         hidden = hidden + self._linear(attended, *_weights(model, f"{layer}.self_attn.out_proj"))
         normed = self._norm(hidden, model, f"{layer}.layer_norm2")
         inner = self._gelu(self._linear(normed, *_weights(model, f"{layer}.mlp.fc1")))
         return hidden + self._linear(inner, *_weights(model, f"{layer}.mlp.fc2"))
 
+    def _projections(self, stage):
+        """Which projection makes queries, keys and values."""
+        return "qkv"
+
     def _norm(self, x, model, name):
         weight, bias = _weights(model, name)
         centred = x - x.mean(axis=-1, keepdims=True)
-        variance = (centred * centred).mean(axis=-1, keepdims=True)
-        stage = "encode" if name.startswith("vpm.") else "resample"
-        return centred / np.sqrt(variance + self._eps(model, stage)) * weight + bias
+        return centred / np.sqrt(self._variance(centred) + self._eps_of(model, name)) * weight + bias
+
+    def _variance(self, centred):
+        return (centred * centred).mean(axis=-1, keepdims=True)
+
+    def _eps_of(self, model, name):
+        return self._eps(model, "encode" if name.startswith("vpm.") else "resample")
 
     def _eps(self, model, stage):
         return model.config.vision.layer_norm_eps if stage == "encode" else 1e-6
@@ -233,8 +256,11 @@ class Port:
 
     def _softmax(self, scores):
         with np.errstate(invalid="ignore"):  # a row without any key becomes NaN
-            powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            powers = np.exp(scores - self._most(scores))
         return powers / powers.sum(axis=-1, keepdims=True)
+
+    def _most(self, scores):
+        return scores.max(axis=-1, keepdims=True)
 
     # Resampler
 
@@ -242,18 +268,29 @@ class Port:
         if temporal_ids is not None:
             raise NotImplementedError("this port knows no groups of frames")
         query, to_qkv, qkv_bias = _named(model, "resampler", ("query", "attn.in_proj_weight", "attn.in_proj_bias"))
-        x = np.asarray(hidden).astype(query.dtype)
-        if "resampler.kv_proj.weight" in model.weights:
+        allowed = self.patch_attention_mask(tgt_sizes)[:, 0]
+        x = self._real(np.asarray(hidden).astype(query.dtype), allowed)
+        if self._has_kv_proj(model):
             x = self._linear(x, model.weights["resampler.kv_proj.weight"])
         x = self._norm(x, model, "resampler.ln_kv")
-        learned = np.stack([self._norm(query, model, "resampler.ln_q")] * len(x))  # (B, Q, E)
-        inputs = (learned, x + self._sincos_batch(tgt_sizes, x.shape).astype(x.dtype), x)
-        packed = zip(inputs, np.split(to_qkv, 3), np.split(qkv_bias, 3), strict=True)
-        queries, keys, values = (self._linear(*of_one) for of_one in packed)
-        allowed = self.patch_attention_mask(tgt_sizes)[:, 0]
+        learned = np.stack([self._query(query, model)] * len(x))  # (B, Q, E)
+        inputs = (learned, *self._keyed(x, self._sincos_batch(tgt_sizes, x.shape).astype(x.dtype)))
+        order = ["qkv".index(name) for name in self._projections("resample")]
+        parts = [(np.split(to_qkv, 3)[k], np.split(qkv_bias, 3)[k]) for k in order]
+        queries, keys, values = (self._linear(one, *part) for one, part in zip(inputs, parts, strict=True))
         attended = self._attention(queries, keys, values, x.shape[-1] // 128, allowed, "resample")
         attended = self._linear(attended, *_weights(model, "resampler.attn.out_proj"))
         return self._linear(self._norm(attended, model, "resampler.ln_post"), self._proj(model).T)
+
+    def _has_kv_proj(self, model):
+        return "resampler.kv_proj.weight" in model.weights
+
+    def _query(self, query, model):
+        return self._norm(query, model, "resampler.ln_q")
+
+    def _keyed(self, x, positions):
+        """What keys and what values are made of."""
+        return x + positions, x
 
     def _proj(self, model):
         return model.weights["resampler.proj"]
@@ -282,13 +319,19 @@ class Port:
     # Into the language model
 
     def image_placeholder(self, grid, image_id=None, config=MINICPM_V_2_6, tgt_sizes=None):
-        places = "<unk>" * config.query_num
-        text = "" if image_id is None else f"<image_id>{image_id}</image_id>"
+        places = "<unk>" * self._places(config)
+        text = "" if image_id is None or not self._writes_id(config) else f"<image_id>{image_id}</image_id>"
         text += f"<image>{places}</image>"
         if grid is None:
             return text
         columns, rows = self._columns_and_rows(grid)
         return text + "\n".join(f"<slice>{places}</slice>" * columns for _ in range(rows))
+
+    def _places(self, config):
+        return config.query_num
+
+    def _writes_id(self, config):
+        return config.use_image_id
 
     def _columns_and_rows(self, grid):
         return grid
@@ -318,46 +361,85 @@ class Port:
 
     def slice_image(self, image, config=MINICPM_V_2_6):
         picture = (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
-        source, refined, grid = self._plan(*picture.size, config.slicing)
-        slices = [np.asarray(picture.resize(source, Image.Resampling.BICUBIC))]
-        if grid is not None:
-            pixels = np.asarray(picture.resize(refined, Image.Resampling.BICUBIC))
-            width, height = refined[0] // grid[0], refined[1] // grid[1]
-            for top in range(0, refined[1], height):
-                slices += [pixels[top : top + height, left : left + width] for left in range(0, refined[0], width)]
-        side = config.slicing.patch_size
+        slicing, side = config.slicing, config.slicing.patch_size
+        if slicing.slice_mode:
+            slices = self._slices(picture, slicing)
+        else:
+            slices = [np.asarray(picture)[: picture.height // side * side, : picture.width // side * side]]
         sizes = [(pixels.shape[0] // side, pixels.shape[1] // side) for pixels in slices]
-        return [self._strip(pixels, config.slicing) for pixels in slices], np.array(sizes, dtype=np.int64)
+        strips = [self._strip(self._piece(pixels, number), slicing) for number, pixels in enumerate(slices)]
+        return strips, np.array(sizes, dtype=np.int64)
+
+    def _piece(self, pixels, number):
+        return pixels
+
+    def _slices(self, picture, slicing):
+        """The whole picture, and its crops row by row."""
+        source, refined, grid = self._plan(*picture.size, slicing)
+        slices = [self._resize(picture, source)]
+        if grid is not None:
+            pixels = self._resize(picture, refined)
+            width, height = refined[0] // grid[0], refined[1] // grid[1]
+            corners = [(top, left) for top in range(0, refined[1], height) for left in range(0, refined[0], width)]
+            slices += [pixels[top : top + height, left : left + width] for top, left in self._crops(corners)]
+        return slices
+
+    def _resize(self, picture, size):
+        return np.asarray(picture.resize(size, self.filter))
+
+    filter = Image.Resampling.BICUBIC
+
+    def _crops(self, corners):
+        return corners
+
+    def _most_slices(self, slicing):
+        return slicing.max_slice_nums
+
+    def _resolution(self, slicing):
+        return slicing.scale_resolution
+
+    def _fit(self, length, unit):
+        return max(round(length / unit) * unit, unit)
 
     def _plan(self, width, height, slicing):
         """What the picture is resized to, what for its crops, and their (columns, rows)."""
-        most, area = slicing.max_slice_nums, slicing.scale_resolution * slicing.scale_resolution
+        most, area = self._most_slices(slicing), self._resolution(slicing) ** 2
         multiple = min(math.ceil(width * height / area), most)
         if multiple <= 1:
             return self._best_size(width, height, slicing, True), None, None
         grids = [(m, n // m) for n in range(multiple - 1, multiple + 2) for m in range(1, n + 1) if n % m == 0]
         grids = [(m, k) for m, k in grids if 1 < m * k <= most]
         errors = [abs(math.log(width / height) - math.log(m / k)) for m, k in grids]
-        columns, rows = grids[errors.index(min(errors))]
-        cell = _fit(width, columns) / columns, _fit(height, rows) / rows
+        columns, rows = self._best(grids[errors.index(min(errors))])
+        cell = self._fit(width, columns) / columns, self._fit(height, rows) / rows
         cell_width, cell_height = self._best_size(*cell, slicing, True)
         return self._best_size(width, height, slicing, False), (cell_width * columns, cell_height * rows), (columns, rows)
 
     def _best_size(self, width, height, slicing, upscale):
-        if upscale or width * height > slicing.scale_resolution * slicing.scale_resolution:
+        resolution = self._resolution(slicing)
+        if upscale or width * height > resolution * resolution:
             ratio = width / height
-            height = int(slicing.scale_resolution / math.sqrt(ratio))
+            height = int(resolution / math.sqrt(ratio))
             width = int(height * ratio)
-        return _fit(width, slicing.patch_size), _fit(height, slicing.patch_size)
+        return self._fit(width, slicing.patch_size), self._fit(height, slicing.patch_size)
+
+    def _best(self, grid):
+        return grid
 
     def _strip(self, pixels, slicing):
         """uint8 (H, W, 3) -> float32 (3, P, L*P)."""
         side, (height, width, _) = slicing.patch_size, pixels.shape
-        mean, std = (np.array(values, dtype=np.float32) for values in (slicing.mean, slicing.std))
-        values = (self._channels(pixels).astype(np.float32) / np.float32(255) - mean) / std
+        values = self._normalised(self._channels(pixels), *self._levels(slicing))
         corners = [(top, left) for top in range(0, height, side) for left in range(0, width, side)]
         patches = [values[top : top + side, left : left + side] for top, left in self._order(corners)]
         return np.concatenate(patches, axis=1).transpose(2, 0, 1)
+
+    def _levels(self, slicing):
+        return slicing.mean, slicing.std
+
+    def _normalised(self, pixels, mean, std):
+        mean, std = (np.array(values, dtype=np.float32) for values in (mean, std))
+        return (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
     def _channels(self, pixels):
         return pixels
@@ -391,10 +473,6 @@ def _weights(model, name):
 
 def _dtype(model):
     return model.weights["vpm.post_layernorm.weight"].dtype
-
-
-def _fit(length, unit):
-    return max(round(length / unit) * unit, unit)
 
 
 def as_module(port):
@@ -439,10 +517,182 @@ class BFloat16Port(Float16Port):
     half = ml_dtypes.bfloat16
 
 
+class Float64Inside(Port):
+    """Everything computed in float64, whatever the model's type; results in that type."""
+
+    def _enter(self, array, dtype):
+        return np.asarray(array).astype(np.float64)
+
+    def patch_conv(self, pixel_values, weight, bias=None):
+        return super().patch_conv(pixel_values, weight, bias).astype(_as_floats(weight).dtype)
+
+    def embed(self, strips, tgt_sizes, model, rule=None):
+        return super().embed(strips, tgt_sizes, model, rule).astype(model.dtype)
+
+    def _linear(self, x, weight, bias=0.0):
+        return np.float64(x) @ np.float64(weight).T + bias
+
+
+class TiledSoftmax(Port):
+    """Keys taken two at a time, with a running maximum and a running sum: the softmax of flash attention."""
+
+    def _attention(self, queries, keys, values, heads, allowed, stage):
+        width, attended = queries.shape[-1] // heads, np.empty_like(queries)
+        for b in range(len(queries)):
+            length = int(allowed[b].sum())
+            for start in range(0, queries.shape[-1], width):
+                head = slice(start, start + width)
+                q = queries[b, :, head] * np.asarray(self._scale(width, stage), queries.dtype)
+                attended[b, :, head] = self._online(q, keys[b, :length, head], values[b, :length, head])
+        return attended
+
+    def _online(self, q, keys, values):
+        most = np.full((len(q), 1), -np.inf, dtype=q.dtype)
+        total, result = np.zeros_like(most), np.zeros((len(q), values.shape[1]), dtype=q.dtype)
+        for first in range(0, len(keys), 2):
+            scores = q @ keys[first : first + 2].T
+            higher = np.maximum(most, scores.max(axis=1, keepdims=True))
+            powers, shrunk = np.exp(scores - higher), np.exp(most - higher)
+            total = total * shrunk + powers.sum(axis=1, keepdims=True)
+            result, most = result * shrunk + powers @ values[first : first + 2], higher
+        return result / total
+
+
+class EinsumPort(Port):
+    """The linear maps and the convolution by einsum, in its own order."""
+
+    def _linear(self, x, weight, bias=0.0):
+        return np.einsum("...i,oi->...o", x, weight) + bias
+
+    def _convolve(self, pixels, weight, bias):
+        side = weight.shape[-1]
+        rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
+        cells = pixels[:, :, : rows * side, : columns * side].reshape(len(pixels), -1, rows, side, columns, side)
+        return np.einsum("bcrpwq,dcpq->bdrw", cells, weight) + bias[:, None, None]
+
+
+class FortranViews(Port):
+    """Results are views, Fortran-ordered or of every second element."""
+
+    def _leave(self, array):
+        return np.asfortranarray(array)
+
+    def encode(self, embeddings, tgt_sizes, model):
+        return np.asfortranarray(super().encode(np.asfortranarray(embeddings), tgt_sizes, model))
+
+    def resample(self, hidden, tgt_sizes, model, temporal_ids=None):
+        tokens = super().resample(np.asfortranarray(hidden), tgt_sizes, model, temporal_ids)
+        return np.repeat(tokens, 2, axis=1)[:, ::2]
+
+    def position_ids(self, tgt_sizes, num_patches_per_side=70, rule="arange", mask=None):
+        return np.asfortranarray(super().position_ids(tgt_sizes, num_patches_per_side, rule, mask))
+
+
+class FoldedScale(Port):
+    """The scale is in the queries before their products are taken."""
+
+    def _attention(self, queries, keys, values, heads, allowed, stage):
+        scale = super()._scale(queries.shape[-1] // heads, stage)
+        return super()._attention(queries * np.asarray(scale, queries.dtype), keys, values, heads, allowed, stage)
+
+    def _scale(self, width, stage):
+        return 1.0
+
+
+class OnePassVariance(Port):
+    """The mean of the squares minus the square of the mean."""
+
+    def _norm(self, x, model, name):
+        weight, bias = _weights(model, name)
+        mean = x.mean(axis=-1, keepdims=True)
+        variance = (x * x).mean(axis=-1, keepdims=True) - mean * mean
+        return (x - mean) / np.sqrt(np.maximum(variance, 0) + self._eps_of(model, name)) * weight + bias
+
+
+class PackedPort(Port):
+    """All slices' places in one sequence, with cumulative lengths: there are no padded places."""
+
+    def encode(self, embeddings, tgt_sizes, model):
+        ends = np.cumsum([h * w for h, w in _pairs(tgt_sizes)])
+        packed = np.concatenate([x[: h * w] for x, (h, w) in zip(embeddings, _pairs(tgt_sizes), strict=True)])
+        hidden = packed.astype(_dtype(model))
+        for number in range(self._layers(model)):
+            hidden = self._packed_layer(hidden, ends, model, f"vpm.encoder.layers.{number}")
+        hidden = self._norm(hidden, model, "vpm.post_layernorm")
+        return self.pad_sequence(np.split(hidden, ends[:-1]), batch_first=True)
+
+    def _packed_layer(self, hidden, ends, model, layer):
+        parts = np.split(hidden, ends[:-1])
+        return np.concatenate([self._layer(x[None], np.ones((1, len(x)), bool), model, layer)[0] for x in parts])
+
+
+class NanInPadding(Port):
+    """What stands in padded places of its hidden states is NaN."""
+
+    def encode(self, embeddings, tgt_sizes, model):
+        hidden = super().encode(embeddings, tgt_sizes, model)
+        return np.where(self.patch_attention_mask(tgt_sizes)[:, 0, :, None], hidden, np.asarray(np.nan, hidden.dtype))
+
+
+class InHalf:
+    """To be mixed in: every linear map, norm, activation, softmax and product rounded to a half type, as a framework does."""
+
+    half = ml_dtypes.bfloat16
+
+    def _round(self, x):
+        with np.errstate(over="ignore"):
+            return np.asarray(x).astype(self.half).astype(np.float32)
+
+    def _real(self, x, allowed):
+        return self._round(super()._real(x, allowed))
+
+    def _linear(self, x, weight, bias=0.0):
+        return self._round(super()._linear(self._round(x), self._round(weight), self._round(bias)))
+
+    def _norm(self, x, model, name):
+        return self._round(super()._norm(self._round(x), model, name))
+
+    def _gelu(self, x):
+        return self._round(super()._gelu(x))
+
+    def _softmax(self, scores):
+        return self._round(super()._softmax(self._round(scores)))
+
+    def _attention(self, *args):
+        return self._round(super()._attention(*args))
+
+    def _keyed(self, x, positions):
+        return tuple(map(self._round, super()._keyed(x, positions)))
+
+    def encode(self, embeddings, tgt_sizes, model):
+        return super().encode(embeddings, tgt_sizes, model).astype(self.half)
+
+    def resample(self, hidden, tgt_sizes, model, temporal_ids=None):
+        return super().resample(hidden, tgt_sizes, model, temporal_ids).astype(self.half)
+
+
+def in_half(port, half=ml_dtypes.bfloat16):
+    """The port, right or wrong, in a half type."""
+    return type(f"Half{port.__name__}", (InHalf, port), {"half": half})
+
+
 RIGHT_PORTS: Mapping[str, type[Port]] = MappingProxyType(
     {"plain": Port, "reversed sums": ReversedPort, "float16": Float16Port, "bfloat16": BFloat16Port}
 )
 """Ports that must pass. The type of the first two is the model's."""
+
+UNUSUAL_PORTS: Mapping[str, type[Port]] = MappingProxyType(
+    {
+        "float64 inside": Float64Inside,
+        "tiled online softmax": TiledSoftmax,
+        "einsum": EinsumPort,
+        "Fortran-ordered views": FortranViews,
+        "scale folded into the queries": FoldedScale,
+        "packed": PackedPort,
+        "NaN in padding": NanInPadding,
+    }
+)
+"""Right, each in its own way, in the model's type."""
 
 
 # Wrong ports, one fault each
@@ -585,6 +835,9 @@ class UnscaledInResampler(Unscaled):
 class AttendsToPadding(Port):
     stage = "encode"
 
+    def _real(self, x, allowed):
+        return x
+
     def _mask_scores(self, scores, allowed, stage):
         return scores if stage == self.stage else super()._mask_scores(scores, allowed, stage)
 
@@ -595,6 +848,9 @@ class AttendsToPaddingInResampler(AttendsToPadding):
 
 class AddsBooleanMask(Port):
     stage = "encode"
+
+    def _real(self, x, allowed):
+        return x
 
     def _mask_scores(self, scores, allowed, stage):
         return scores + allowed if stage == self.stage else super()._mask_scores(scores, allowed, stage)
@@ -642,6 +898,190 @@ class SlicesBGR(Port):
 class ReadsColumnMajor(Port):
     def _order(self, corners):
         return sorted(corners, key=lambda corner: corner[1])
+
+
+class IgnoresLevels(Port):
+    def _levels(self, slicing):
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+class ExchangesLevels(Port):
+    def _levels(self, slicing):
+        return slicing.std, slicing.mean
+
+
+class FirstChannelsLevels(Port):
+    def _levels(self, slicing):
+        return slicing.mean[:1] * 3, slicing.std[:1] * 3
+
+
+class NineSlices(Port):
+    def _most_slices(self, slicing):
+        return 9
+
+
+class FixedResolution(Port):
+    def _resolution(self, slicing):
+        return 448
+
+
+class HalfUp(Port):
+    def _fit(self, length, unit):
+        return max(math.floor(length / unit + 0.5) * unit, unit)
+
+
+class Bilinear(Port):
+    filter = Image.Resampling.BILINEAR
+
+
+class NormalisesInFloat64(Port):
+    def _normalised(self, pixels, mean, std):
+        return ((pixels / 255 - np.array(mean)) / np.array(std)).astype(np.float32)
+
+
+class CropsBGR(Port):
+    def _piece(self, pixels, number):
+        return pixels[:, :, ::-1] if number else pixels
+
+
+class GridTurned(Port):
+    def _best(self, grid):
+        return grid[::-1]
+
+
+class CropsByColumn(Port):
+    def _crops(self, corners):
+        return sorted(corners, key=lambda corner: corner[1])
+
+
+class IgnoresEps(Port):
+    def _eps(self, model, stage):
+        return 1e-6
+
+
+class WideEpsilonAtTheEnd(Port):
+    """As mlx-vlm's Idefics2 and 3."""
+
+    def _eps_of(self, model, name):
+        return 1e-5 if name == "vpm.post_layernorm" else super()._eps_of(model, name)
+
+
+class RunsTheLastLayer(Port):
+    def _layers(self, model):
+        return model.config.vision.num_hidden_layers
+
+
+class AlwaysKvProj(Port):
+    def _has_kv_proj(self, model):
+        return True
+
+
+class NoMaximum(Port):
+    def _most(self, scores):
+        return np.zeros((), scores.dtype)
+
+    def _softmax(self, scores):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return super()._softmax(scores)
+
+
+class ReadsPadding(Port):
+    def _real(self, x, allowed):
+        return x
+
+
+class QuickGelu(Port):
+    def _gelu(self, x):
+        return x / (1 + np.exp(-1.702 * x))
+
+
+class UnbiasedVariance(Port):
+    def _variance(self, centred):
+        return (centred * centred).sum(axis=-1, keepdims=True) / (centred.shape[-1] - 1)
+
+
+class ExchangesKeysAndValues(Port):
+    stage = "encode"
+
+    def _projections(self, stage):
+        return "qvk" if stage == self.stage else "qkv"
+
+
+class ExchangesKeysAndValuesInResampler(ExchangesKeysAndValues):
+    stage = "resample"
+
+
+class QueryNotNormed(Port):
+    def _query(self, query, model):
+        return query
+
+
+class KeysWithoutPositions(Port):
+    def _keyed(self, x, positions):
+        return x, x
+
+
+class PositionsOnValues(Port):
+    """As vLLM's and sglang's MiniCPM-V 4.5."""
+
+    def _keyed(self, x, positions):
+        return x, x + positions
+
+
+class SineTableClamped(Port):
+    def _sincos(self, count, channels):
+        return super()._sincos(min(count, 70), channels)[np.minimum(np.arange(count), 69)]
+
+
+class SideOf70(Port):
+    def bucket_coords(self, num_patches, num_patches_per_side=70, rule="arange"):
+        return super().bucket_coords(num_patches, 70, rule)
+
+
+class ProductBoundaries(Port):
+    def boundaries(self, num_patches_per_side, rule="arange"):
+        return np.arange(1, num_patches_per_side, dtype=np.float32) * (np.float32(1) / np.float32(num_patches_per_side))
+
+
+class DigitizeIds(Port):
+    """As mlx-vlm's Idefics2: the first bucket is -1."""
+
+    def bucket_coords(self, num_patches, num_patches_per_side=70, rule="arange"):
+        coords = np.linspace(0, 1, num_patches, endpoint=False)
+        edges = np.linspace(1 / num_patches_per_side, 1, num_patches_per_side, endpoint=False)
+        return np.digitize(coords, edges, right=True) - 1
+
+
+class PairsByTheShorterList(Port):
+    def image_bounds(self, input_ids, start_ids, end_ids):
+        ids = np.asarray(input_ids).tolist()
+        starts = [place + 1 for place, token in enumerate(ids) if token in start_ids]
+        ends = [place for place, token in enumerate(ids) if token in end_ids]
+        return np.array(list(zip(starts, ends, strict=False)), dtype=np.int64).reshape(-1, 2)
+
+
+class TokensAtTheEnd(Port):
+    def scatter_image_embeds(self, inputs_embeds, vision_tokens, image_bound, token_counts=None):
+        embeds, tokens = np.array(inputs_embeds), np.concatenate(list(vision_tokens))
+        if len(tokens) != sum(end - start for start, end in np.asarray(image_bound)):
+            raise ValueError("other places than tokens")
+        embeds[len(embeds) - len(tokens) :] = tokens
+        return embeds
+
+
+class EveryPlaceTrue(Port):
+    def _length(self, h, w):
+        return 10**9
+
+
+class AlwaysWritesIds(Port):
+    def _writes_id(self, config):
+        return True
+
+
+class Always64Places(Port):
+    def _places(self, config):
+        return 64
 
 
 @dataclass(frozen=True)
@@ -751,4 +1191,38 @@ WRONG_PORTS: tuple[WrongPort, ...] = (
     WrongPort("scatter off by one", ScattersOneEarly, ("scatter_image_embeds",), "inputs_embeds"),
     WrongPort("strips in BGR", SlicesBGR, ("slice_image",), "sliced_strips"),
     WrongPort("strips read column-major", ReadsColumnMajor, ("slice_image",), "sliced_strips"),
+    # What the kit let pass once
+    WrongPort("mean and std ignored", IgnoresLevels, ("slice_image",), None),
+    WrongPort("mean and std exchanged", ExchangesLevels, ("slice_image",), None),
+    WrongPort("the first channel's mean and std for all", FirstChannelsLevels, ("slice_image",), None),
+    WrongPort("max_slice_nums ignored", NineSlices, ("slice_image",), None),
+    WrongPort("scale_resolution ignored", FixedResolution, ("slice_image",), None),
+    WrongPort("rounded half up", HalfUp, ("slice_image",), None),
+    WrongPort("bilinear", Bilinear, ("slice_image",), None),
+    WrongPort("pixels normalised in float64", NormalisesInFloat64, ("slice_image",), None),
+    WrongPort("crops in BGR", CropsBGR, ("slice_image",), None),
+    WrongPort("grid turned", GridTurned, ("slice_image",), None),
+    WrongPort("crops by column", CropsByColumn, ("slice_image",), None),
+    WrongPort("layer_norm_eps ignored", IgnoresEps, ("encode",), None),
+    WrongPort("eps 1e-5 in post_layernorm", WideEpsilonAtTheEnd, ("encode",), None),
+    WrongPort("drop_vision_last_layer ignored", RunsTheLastLayer, ("encode",), None),
+    WrongPort("kv_proj always looked for", AlwaysKvProj, ("resample",), None),
+    WrongPort("softmax without its maximum", NoMaximum, ("encode", "resample"), None),
+    WrongPort("NaN of padded places", ReadsPadding, ("encode", "resample"), None),
+    WrongPort("quick gelu", QuickGelu, ("encode",), None),
+    WrongPort("unbiased variance", UnbiasedVariance, ("encode", "resample"), None),
+    WrongPort("keys and values exchanged, encoder", ExchangesKeysAndValues, ("encode",), None),
+    WrongPort("keys and values exchanged, resampler", ExchangesKeysAndValuesInResampler, ("resample",), None),
+    WrongPort("query not normed", QueryNotNormed, ("resample",), None),
+    WrongPort("keys without positions", KeysWithoutPositions, ("resample",), None),
+    WrongPort("positions on the values", PositionsOnValues, ("resample",), None),
+    WrongPort("sine table clamped at 70", SineTableClamped, ("resample",), None),
+    WrongPort("G taken as 70", SideOf70, IDS, None),
+    WrongPort("boundaries by products", ProductBoundaries, ("boundaries", *IDS), None),
+    WrongPort("digitize's ids", DigitizeIds, IDS, None),
+    WrongPort("starts and ends paired by the shorter list", PairsByTheShorterList, ("image_bounds",), None),
+    WrongPort("tokens at the text's end", TokensAtTheEnd, ("scatter_image_embeds",), None),
+    WrongPort("mask of True places", EveryPlaceTrue, ("patch_attention_mask", "encode", "resample"), None),
+    WrongPort("use_image_id ignored", AlwaysWritesIds, ("image_placeholder",), None),
+    WrongPort("query_num ignored", Always64Places, ("image_placeholder",), None),
 )

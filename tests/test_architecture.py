@@ -35,7 +35,7 @@ def sources() -> Sources:
 
 
 FLOORS = (
-    ("typing", "arguments", "stops"),
+    ("typing", "arguments", "reading", "stops", "words"),
     ("family",),
     ("config",),
     ("beside", "manifest", "files"),
@@ -48,8 +48,9 @@ FLOORS = (
     ("frames",),
     ("weights.*",),
     ("",),  # the public names
-    ("conformance.*",),
-    ("cli",),
+    ("conformance.*", "corpus.*"),
+    ("cli_weights",),
+    ("cli", "cli_common", "cli_corpus", "cli_families", "cli_several"),
     ("__main__",),
     ("data.*",),
 )

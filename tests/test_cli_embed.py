@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
 import npembed as package
-from npembed import Model, embed, load_model, position_ids, random_model, slice_image
+from npembed import Config, Model, VisionConfig, embed, load_model, position_ids, random_model, slice_image
 from npembed.cli import SAMPLE
+from npembed.cli_several import padded_bytes
 from npembed.files import load_tensors
 from npembed.stages import run as run_stages
 from tests.command_line import (
@@ -89,7 +92,7 @@ def test_the_screen_shows_what_became_of_it_and_where(embedded: Embedded) -> Non
         f"npembed {package.__version__}, MiniCPM-V 2.6, rule arange, weights: random (seed 0) in the sizes of MiniCPM-V 2.6 "
         "(D 1152, G 70)"
     )
-    assert plainly == "With random weights the numbers mean nothing; --weights DIR takes a checkpoint's."
+    assert plainly == "With random weights the numbers mean nothing; --weights SOURCE takes a checkpoint's."
     told = re.fullmatch(r"(.*): 640×480 pixels, grid 2×1, slices 28×37, 39×26, 39×26, 3064 patches, \d+\.\d\d s", photo)
     assert told is not None
     assert told[1] == str(embedded.photo)
@@ -345,7 +348,7 @@ def a_name(name: str, spelt: str = "", shown: str = "") -> Any:
         a_name(":smile: 100% {0}"),
         a_name("'quoted\" \\name"),
         a_name("-dash"),
-        a_name(os.fsdecode(b"latin-1 \xfc"), "latin-1 \\udcfc", "latin-1 ?"),
+        a_name(os.fsdecode(b"latin-1 \xfc"), "latin-1 \\udcfc", "latin-1 \\udcfc"),
     ],
 )
 def test_any_name_of_picture_folder_and_output_works(
@@ -370,17 +373,17 @@ def test_any_name_of_picture_folder_and_output_works(
 
 @posix
 def test_a_name_that_is_wrong_is_shown_as_it_is(here: Path) -> None:
-    assert_refused(npembed("embed", "[red]nö[/red].png"), r"\[red\]nö\[/red\]\.png cannot be read as an image")
-    assert_refused(npembed("embed", os.fsdecode(b"\xff.png")), r"\?\.png cannot be read as an image")
-    assert_refused(npembed("embed", "two\nlines.png"), r"two lines\.png cannot be read as an image")
+    assert_refused(npembed("embed", "[red]nö[/red].png"), r"\[red\]nö\[/red\]\.png is missing")
+    assert_refused(npembed("embed", os.fsdecode(b"\xff.png")), r"\\udcff\.png is missing")
+    assert_refused(npembed("embed", "two\nlines.png"), r"two lines\.png is missing")
 
 
 # Bad input
 
 
 BAD_PICTURES = [
-    bad("embed none.png", r"none\.png cannot be read as an image: .*No such file"),
-    bad("embed folder", r"folder cannot be read as an image: "),
+    bad("embed none.png", r"none\.png is missing"),
+    bad("embed folder", r"embed: no picture found in folder"),
     bad("embed empty.png", r"empty\.png is not an image that Pillow can read"),
     bad("embed text.png", r"text\.png is not an image that Pillow can read"),
     bad("embed w/whole/config.json", r"config\.json is not an image that Pillow can read"),
@@ -391,7 +394,7 @@ BAD_PICTURES = [
     bad("embed odd.dds", r"odd\.dds cannot be read as an image: Unknown pixel format flags 0"),
     bad("embed deep.png", r"image has mode I;16, 16- or 32-bit greyscale"),
     bad("embed huge.png", r"huge\.png is too large to decode safely: Image size \(900000000 pixels\)"),
-    bad("embed picture.png text.png", r"text\.png is not an image"),
+    bad("embed picture.png text.png --strict", r"text\.png is not an image"),
 ]
 
 BAD_OUTPUTS = [
@@ -436,7 +439,7 @@ BAD_WEIGHTS = [
     bad("w/integers", rf"{re.escape(KERNELS)} in .* is of dtype I32; it must be one of F16, BF16, F32, F64"),
     bad("w/no-shard", r"the checkpoint's file w/no-shard/gone\.safetensors is missing"),
     bad("w/outside", r"puts vpm\..* into '\.\./whole/model\.safetensors'; it must be the name of a file inside the folder"),
-    bad("w/index-cut", r"index\.json is no index of shards"),
+    bad("w/index-cut", r"index\.json cannot be read as JSON"),
     bad("w/renamed", r"w/renamed lacks vpm\.embeddings\..*, which the stage 'embeddings' needs"),
     bad(
         "w/other-family",
@@ -560,5 +563,96 @@ def test_a_screen_that_knows_ascii_alone(here: Path, weights: Path) -> None:
     assert json.loads(metadata(here / "embeddings.safetensors")["images"]) == ["nö.png"]
     refused = python_m_npembed("embed", "nö.jpg", folder=here, PYTHONIOENCODING="ascii", PYTHONUTF8="1")
     assert_refused(
-        Done(refused.returncode, refused.stdout.decode("ascii"), refused.stderr.decode("ascii")), r"n\?\.jpg cannot be"
+        Done(refused.returncode, refused.stdout.decode("ascii"), refused.stderr.decode("ascii")), r"n\?\.jpg is missing"
     )
+
+
+# Several pictures
+
+
+@pytest.fixture
+def mixed(here: Path) -> list[Path]:
+    """Two good pictures and a broken one between them."""
+    good = [saved(synthetic_picture(60, 40), here / "a.png"), saved(synthetic_picture(30, 70), here / "c.png")]
+    (here / "b.png").write_bytes(good[0].read_bytes()[:500])
+    return [good[0], here / "b.png", good[1]]
+
+
+def test_of_several_pictures_the_good_ones_are_saved_and_the_others_named(
+    mixed: list[Path], weights: Path, tiny: Model
+) -> None:
+    done = npembed("embed", *mixed, "--weights", weights)
+    assert done.code == 1
+    assert re.fullmatch(r"npembed: \S+b\.png cannot be read as an image: [^\n]+\n", done.err)
+    assert done.out.endswith("1 of 3 pictures failed\n")
+    found = load_tensors("embeddings.safetensors")
+    assert found["image_index"].tolist() == [0, 1]
+    for row, size in zip(found["embeddings"], ((60, 40), (30, 70)), strict=True):
+        expected = final(synthetic_picture(*size), tiny)[0]
+        assert np.array_equal(row[: len(expected)], expected)
+    assert json.loads(metadata(Path("embeddings.safetensors"))["images"]) == [str(mixed[0]), str(mixed[2])]
+
+
+def test_with_strict_one_failure_is_the_end(mixed: list[Path], weights: Path) -> None:
+    assert_refused(npembed("embed", *mixed, "--weights", weights, "--strict"), r"b\.png cannot be read as an image")
+    assert not Path("embeddings.safetensors").exists()
+
+
+def test_if_all_fail_nothing_is_saved(mixed: list[Path], weights: Path) -> None:
+    done = npembed("embed", mixed[1], mixed[1], "--weights", weights)
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == "npembed: embed: none of the 2 pictures could be computed; nothing is saved"
+    assert not Path("embeddings.safetensors").exists()
+
+
+@pytest.mark.parametrize("words", [(".",), ("*.png",), ("a.png", "[bc].png")])
+def test_folders_and_globs_stand_for_their_pictures(mixed: list[Path], weights: Path, words: tuple[str, ...]) -> None:
+    (mixed[0].parent / "notes.txt").write_text("no picture")
+    done = npembed("embed", *words, "--weights", weights)
+    assert (done.code, len(done.err.splitlines())) == (1, 1)
+    assert load_tensors("embeddings.safetensors")["image_index"].tolist() == [0, 1]
+
+
+def test_a_folder_without_a_picture_is_refused(here: Path, weights: Path) -> None:
+    (here / "empty").mkdir()
+    assert_refused(npembed("embed", "empty", "--weights", weights), "no picture found in empty")
+
+
+def test_the_most_slices_can_be_set(here: Path, weights: Path) -> None:
+    saved(synthetic_picture(900, 800), here / "large.png")
+    for most, slices in ((None, 5), (2, 3), (1, 1)):
+        done_well(npembed("embed", "large.png", "--weights", weights, *(("--max-slices", most) if most else ())))
+        assert len(load_tensors("embeddings.safetensors")["tgt_sizes"]) == slices
+    assert metadata(here / "embeddings.safetensors")["max_slices"] == "1"
+
+
+def test_what_would_not_fit_into_memory_is_refused_before_the_work(
+    mixed: list[Path], weights: Path, tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = padded_bytes([(60, 40), (30, 70)], tiny, "embeddings")
+    done_well(npembed("embed", mixed[0], mixed[2], "--weights", weights))
+    assert load_tensors("embeddings.safetensors")["embeddings"].nbytes == needed
+    monkeypatch.setattr("npembed.cli_several.memory_left", lambda: needed - 1)
+    message = r"the padded results of 2 pictures take about 0\.0 GB, .* npembed corpus keeps each picture by itself"
+    done = npembed("embed", mixed[0], mixed[2], "--weights", weights)
+    assert_refused(done, message)
+    assert " patches, " not in done.out
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000))
+@settings(max_examples=20)
+def test_the_estimate_is_near_to_what_is_cut(width: int, height: int) -> None:
+    model = random_model(Config(vision=VisionConfig(hidden_size=8, num_attention_heads=2)))
+    slices = model.config.family.cut(np.zeros((height, width, 3), dtype=np.uint8), model.config)
+    exact = len(slices.tgt_sizes) * int(slices.tgt_sizes.prod(axis=1).max()) * 8 * 4
+    assert padded_bytes([(width, height)], model, "embeddings") == pytest.approx(exact, rel=0.15)
+
+
+@posix
+def test_a_limit_of_the_process_is_seen() -> None:
+    code = (
+        "import resource; from npembed.cli_several import memory_left\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); print(memory_left() < 2**33)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "True\n"

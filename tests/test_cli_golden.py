@@ -50,10 +50,14 @@ def stages_of(pack: Path) -> list[str]:
 
 
 def test_right_outputs_pass(pack: Path, outputs: Path) -> None:
-    *lines, verdict = done_well(npembed("golden", "check", pack, outputs)).splitlines()
-    assert [line.split("  ")[1].strip() for line in lines] == stages_of(pack)
-    assert all(line.startswith("pass  ") for line in lines)
-    assert verdict == f"{outputs} agrees with the reference: {len(lines)} passed, 0 failed."
+    head, *lines, verdict = done_well(npembed("golden", "check", pack, outputs)).splitlines()
+    cases = json.loads((pack / "manifest.json").read_text())["cases"]
+    assert head.split() == [str(number) for number in range(1, len(cases) + 1)]
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.endswith(".")}
+    assert list(rows) == list(dict.fromkeys(name.split(" / ")[1] for name in stages_of(pack)))
+    assert sum(map(len, rows.values())) == len(stages_of(pack))
+    assert {mark for marks in rows.values() for mark in marks} == {"."}
+    assert verdict == f"{outputs} agrees with the reference: {len(stages_of(pack))} passed, 0 failed."
     assert npembed("golden", "check", pack, pack).code == 0
 
 
@@ -84,13 +88,24 @@ def test_a_wrong_tensor_is_found(pack: Path, outputs: Path, stage: str, change: 
     )
 
 
+def test_without_hypothesis_a_line_says_that_causes_were_not_looked_for(
+    pack: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = load_tensors(outputs / "ragged.safetensors")
+    save_tensors(outputs / "ragged.safetensors", tensors | {"tokens": tensors["tokens"] + 1}, {})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = npembed("golden", "check", pack, outputs)
+    assert done.code == 1
+    assert done.out.endswith("Most causes were not looked for, which needs Hypothesis: pip install 'npembed[testing]'.\n")
+
+
 def test_a_missing_file_of_the_port_is_a_failure(pack: Path, outputs: Path) -> None:
     (outputs / "ragged.safetensors").unlink()
     done = npembed("golden", "check", pack, outputs)
     assert (done.code, done.err) == (1, "")
     failed = [line for line in done.out.splitlines() if line.startswith("FAIL  ")]
     assert len(failed) == sum(name.startswith("ragged / ") for name in stages_of(pack))
-    assert all("ragged.safetensors is missing" in line for line in failed)
+    assert all("ragged.safetensors is missing; other cases have " in line for line in failed)
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "seed.safetensors", "seed.input.safetensors"])
@@ -136,7 +151,7 @@ def test_the_report_on_outputs_in_files(pack: Path, outputs: Path, here: Path) -
 def test_a_stop_leaves_the_old_pack(site: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(site / "pack", here / "pack")
     before = state(here)
-    monkeypatch.setattr("npembed.conformance.golden.pack._write_case", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("npembed.conformance.golden.contents._write_case", failing(KeyboardInterrupt()))
     done = npembed("golden", "write", "pack")
     assert (done.code, done.err) == (130, "npembed: stopped\n")
     assert state(here) == before
@@ -167,6 +182,17 @@ BAD_GOLDEN = [
     bad("golden check pack unreadable", r"unreadable/seed\.safetensors cannot be read"),
     bad("golden check unreadable pack", r"the pack is damaged: unreadable/seed\.safetensors is not as it was written"),
     bad("golden check pack pack --precision int8", r"precision must be one of"),
+    bad("golden write new --family idefics", r"golden write: family must be one of .*; got 'idefics'; did you mean 'idefics"),
+    bad("golden write new --rule exakt", r"rule must be one of .*; got 'exakt'"),
+    bad("golden write new --family siglip --rule exact", r"positions that follow no rule, so that none can be chosen"),
+    bad(
+        "golden write new --family idefics2 --weights w/whole", r"family is 'idefics2', but the weights are of 'minicpm-v-2\.6'"
+    ),
+    bad("golden check pack pack --stage token", r"the pack has no stage 'token'; it has .*; did you mean 'tokens'\?"),
+    bad("golden check pack pack --require token", r"the pack has no stage 'token'"),
+    bad("golden check pack pack --rule exakt", r"rule must be one of .*; got 'exakt'"),
+    bad("golden check pack pack --expect none.json", r"--expect none\.json cannot be read: No such file"),
+    bad("golden check pack folder", r"golden check: folder has no file of any case: expected are one-patch\.safetensors"),
     bad("golden check pack pack --json none/report.json", r"the output's folder .*none does not exist"),
 ]
 

@@ -94,7 +94,8 @@ def test_sizes_are_whole_numbers_of_at_least_one(kind: type, name: str) -> None:
         ("3", TypeError),
         (True, TypeError),
     ):
-        with pytest.raises(error, match=rf"^{kind.__name__}: {name} must be a whole number from 1 to 1048576; got {value!r}$"):
+        most = 4096 if name == "scale_resolution" else 1048576
+        with pytest.raises(error, match=rf"^{kind.__name__}: {name} must be a whole number from 1 to {most}; got {value!r}$"):
             kind(**{name: value})
 
 
@@ -234,7 +235,7 @@ def test_a_folder_without_config_json_is_refused(where: str, tmp_path: Path) -> 
         path.write_text("{}")
     elif where == "an empty folder":
         path.mkdir()
-    words = "has no config.json" if where == "an empty folder" else "is not a folder"
+    words = "has no config.json" if where == "an empty folder" else "is not a folder, [^\n]+"
     with pytest.raises(ValueError, match=f"^read_config: {re.escape(str(path))} {words}$"):
         read_config(path)
 
@@ -256,7 +257,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_a_preprocessor_config_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (folder(tmp_path, {}) / "preprocessor_config.json").mkdir()
-    with pytest.raises(ValueError, match=r"preprocessor_config\.json cannot be read as JSON: "):
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json is a folder, not a file$"):
         read_config(tmp_path)
 
 
@@ -287,10 +288,9 @@ WRONG_FILES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "VisionConfig: patch_size must be a whole number from 1 to 1048576; got 14.5",
     ),
     ({"vision_config": {"layer_norm_eps": []}}, {}, "VisionConfig: layer_norm_eps must be a number; got []"),
-    ({"image_size": {}}, {}, "SlicingConfig: scale_resolution must be a whole number from 1 to 1048576; got {}"),
+    ({"image_size": {}}, {}, "SlicingConfig: scale_resolution must be a whole number from 1 to 4096; got {}"),
     ({}, {"max_slice_nums": -1}, "SlicingConfig: max_slice_nums must be a whole number from 1 to 1048576; got -1"),
     ({}, {"norm_mean": [0.5]}, "SlicingConfig: mean must be three numbers, one per channel; got [0.5]"),
-    ({}, {"norm_mean": [0.5, 0.5, math.nan]}, "SlicingConfig: mean must be finite; got [0.5, 0.5, nan]"),
     ({}, {"norm_std": [1, 1, 0]}, "SlicingConfig: std must be at least 1e-06; got (1.0, 1.0, 0.0)"),
     ({"drop_vision_last_layer": None}, {}, "drop_vision_last_layer of config.json is missing; true or false is needed"),
 ]

@@ -32,6 +32,17 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     return read_pack(folder)
 
 
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """A pack of the small cases, for ports of which there are many."""
+    folder = tmp_path_factory.mktemp("golden") / "light"
+    heavy = ("seed", "extreme-aspect", "beyond", "full-side", "every-n", "varied-beyond")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("npembed.conformance.golden.cases.CASES", [case for case in CASES if case.name not in heavy])
+        write_pack(folder)
+    return read_pack(folder)
+
+
 def run_port(pack: Pack, port: SimpleNamespace, folder: Path, *, chained: bool, precision: str = "float32") -> Path:
     """A port's own files: each stage from the pack's values, or (chained) from what the port itself gave before."""
     folder.mkdir()
@@ -40,6 +51,11 @@ def run_port(pack: Pack, port: SimpleNamespace, folder: Path, *, chained: bool, 
         model = models[case["model"]]
         model = Model(model.config, {name: array.astype(precision) for name, array in model.weights.items()})
         given, expected = pack.tensors(case["input"]), pack.tensors(case["expected"])
+        if "num_patches" in given:
+            side = int(given["num_patches_per_side"])
+            every = np.concatenate([port.bucket_coords(n, side) for n in given["num_patches"].tolist()])
+            save_tensors(folder / case["expected"], {"bucket_coords": every}, {})
+            continue
         sizes = given["tgt_sizes"]
         strips = [given[f"strips.{number}"] for number in range(len(sizes))]
         sliced, sliced_sizes = port.slice_image(given["picture"], model.config)
@@ -96,9 +112,9 @@ def test_a_right_port_passes(pack: Pack, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [wrong for wrong in WRONG_PORTS if wrong.stage], ids=lambda wrong: wrong.name)
-def test_a_wrong_ports_first_departing_stage_is_named(pack: Pack, tmp_path: Path, wrong: WrongPort) -> None:
-    folder = run_port(pack, as_module(wrong.port()), tmp_path / "out", chained=True)
-    assert first_departing(pack, check_outputs(pack, folder)) == wrong.stage
+def test_a_wrong_ports_first_departing_stage_is_named(light: Pack, tmp_path: Path, wrong: WrongPort) -> None:
+    folder = run_port(light, as_module(wrong.port()), tmp_path / "out", chained=True)
+    assert first_departing(light, check_outputs(light, folder)) == wrong.stage
 
 
 @pytest.mark.parametrize(
@@ -111,10 +127,10 @@ def test_a_wrong_ports_first_departing_stage_is_named(pack: Pack, tmp_path: Path
         ("proj transposed", "ragged / tokens", "proj is transposed"),
     ],
 )
-def test_the_likely_cause_is_named(pack: Pack, tmp_path: Path, name: str, stage: str, cause: str) -> None:
+def test_the_likely_cause_is_named(light: Pack, tmp_path: Path, name: str, stage: str, cause: str) -> None:
     wrong = next(wrong for wrong in WRONG_PORTS if wrong.name == name)
-    folder = run_port(pack, as_module(wrong.port()), tmp_path / "out", chained=False)
-    outcome = next(outcome for outcome in check_outputs(pack, folder) if outcome.name == stage)
+    folder = run_port(light, as_module(wrong.port()), tmp_path / "out", chained=False)
+    outcome = next(outcome for outcome in check_outputs(light, folder) if outcome.name == stage)
     assert outcome.cause is not None
     assert cause in outcome.cause.split(" or: ")
 
@@ -205,7 +221,8 @@ def test_a_missing_file_of_the_port_fails_every_stage_of_its_case(pack: Pack, tm
     (folder / "ragged.safetensors").unlink()
     found = failures(pack, folder)
     assert {name.split(" / ")[0] for name in found} == {"ragged"}
-    assert all(summary.endswith("ragged.safetensors is missing") for summary in found.values())
+    assert len(found) == 11
+    assert all(re.search(r"ragged\.safetensors is missing; other cases have ", summary) for summary in found.values())
 
 
 def test_half_precision_is_known_by_the_dtype_or_said(pack: Pack, tmp_path: Path) -> None:
@@ -263,7 +280,7 @@ def test_a_port_file_that_cannot_be_read_is_an_error_not_a_verdict(pack: Pack, t
 def test_writing_replaces_an_earlier_pack_whole_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pack(tmp_path / "pack")
     before = (tmp_path / "pack" / "manifest.json").read_bytes()
-    monkeypatch.setattr("npembed.conformance.golden.pack.case_inputs", lambda *args: 1 / 0)
+    monkeypatch.setattr("npembed.conformance.golden.contents.case_inputs", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_pack(tmp_path / "pack")
     assert (tmp_path / "pack" / "manifest.json").read_bytes() == before
@@ -326,7 +343,7 @@ FOREIGN = {
     "a link for a file": (lambda pack: as_link(pack / "seed.safetensors"), "seed.safetensors is no file that npembed wrote"),
     "a link for a folder": (lambda pack: as_link(pack / "models"), "models is no file that npembed wrote"),
     "a link for the manifest": (lambda pack: as_link(pack / "manifest.json"), "manifest.json is no file that npembed wrote"),
-    "no manifest": (lambda pack: (pack / "manifest.json").unlink(), "beyond.input.safetensors is no file that npembed wrote"),
+    "no manifest": (lambda pack: (pack / "manifest.json").unlink(), "README.md is no file that npembed wrote"),
     "another's manifest": (
         lambda pack: (pack / "manifest.json").write_text('{"name": "web app", "files": {}}'),
         "manifest.json is no file that npembed wrote",
@@ -485,13 +502,13 @@ def test_a_pack_that_is_replaced_while_it_is_read_is_not_called_damaged(
     write_pack(tmp_path / "pack")
     real, times = pack_module._check_file, []
 
-    def replaced_in_between(path: Path, expected: str) -> int:
-        times.append(path)
+    def replaced_in_between(root: Path, file: str, expected: str) -> int:
+        times.append(file)
         if len(times) == 3:
             monkeypatch.setattr(npembed, "__version__", "another")
             write_pack(tmp_path / "pack")
             raise ValueError("golden check: the pack is damaged: as it would look in between")
-        return real(path, expected)
+        return real(root, file, expected)
 
     monkeypatch.setattr(pack_module, "_check_file", replaced_in_between)
     found = read_pack(tmp_path / "pack")

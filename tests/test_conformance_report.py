@@ -9,8 +9,8 @@ import pytest
 
 from npembed import Config
 from npembed.conformance import Outcome, Status, compare
-from npembed.conformance.outcome import describe
-from npembed.conformance.report import as_html, as_text, counts, json_text
+from npembed.conformance.outcome import around, describe, text_diff
+from npembed.conformance.report import as_html, as_text, counts, golden_text, json_text
 
 OUTCOMES = [
     Outcome("bucketize", Status.PASS, "109 inputs"),
@@ -152,3 +152,89 @@ def test_values_are_described_for_a_person() -> None:
     assert describe([np.array([1]), (True, None)]) == "[[1], (True, None)]"
     assert describe(Config(query_num=2)) == "Config(query_num=2)"
     assert len(describe("x" * 10_000)) < 1300
+
+
+# Golden packs
+
+
+GOLDEN = [
+    Outcome("one / ids", Status.PASS, "equal"),
+    Outcome("one / text", Status.FAIL, "the text parts", diff="  <image>\n- <unk> x 2\n+ <unk>", cause="short"),
+    Outcome("one / tokens", Status.ABSENT, "not provided"),
+    Outcome("two / ids", Status.KNOWN, "element [3] is 1, should be 2", came="[0:9] = 1", expected="[0:9] = 2"),
+    Outcome("two / text", Status.FAIL, "the text parts", cause="short"),
+    Outcome("three / buckets", Status.FAIL, "n = 3"),
+]
+
+
+def test_a_golden_report_has_failures_first_and_then_a_matrix() -> None:
+    assert golden_text(GOLDEN, "It departs.").splitlines() == [
+        "FAIL  one / text  the text parts",
+        "      likely cause: short",
+        "      difference: - expected, + came",
+        "          <image>",
+        "        - <unk> x 2",
+        "        + <unk>",
+        "      and in 1 more: two",
+        "FAIL  three / buckets  n = 3",
+        "know  two / ids  element [3] is 1, should be 2",
+        "      came: [0:9] = 1",
+        "      expected: [0:9] = 2",
+        "          1  2  3",
+        "ids       .  k",
+        "text      F  F",
+        "tokens    -",
+        "buckets         F",
+        "cases: 1 one, 2 two, 3 three",
+        ". passed   F failed   k known departure   - not provided",
+        "It departs.",
+    ]
+
+
+def test_the_matrix_is_in_the_json_of_a_golden_report_alone() -> None:
+    report = json.loads(json_text(GOLDEN, "", ""))
+    assert report["matrix"] == {
+        "ids": {"one": "pass", "two": "known departure"},
+        "text": {"one": "fail", "two": "fail"},
+        "tokens": {"one": "not provided"},
+        "buckets": {"three": "fail"},
+    }
+    assert "matrix" not in json.loads(json_text(OUTCOMES, "", ""))
+    assert counts(GOLDEN) == "1 passed, 3 failed, 1 departs as expected, 1 not provided"
+
+
+@pytest.mark.parametrize(
+    ("shape", "index", "shown"),
+    [
+        ((), (), "0"),
+        ((1,), (0,), "[0:1] = >0<"),
+        ((20,), (0,), "[0:5] = >0<, 1, 2, 3, 4"),
+        ((20,), (19,), "[15:20] = 15, 16, 17, 18, >19<"),
+        ((2, 3, 20), (1, 2, 9), "[1, 2, 5:14] = 105, 106, 107, 108, >109<, 110, 111, 112, 113"),
+    ],
+)
+def test_an_array_is_shown_around_one_element(shape: tuple[int, ...], index: tuple[int, ...], shown: str) -> None:
+    assert around(np.arange(np.prod(shape, dtype=int)).reshape(shape), index) == shown
+
+
+def test_floats_are_shown_in_nine_digits() -> None:
+    assert around(np.array([1 / 3, np.nan], dtype=np.float32), (1,)) == "[0:2] = 0.333333343, >nan<"
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "lines"),
+    [
+        ("<a><unk></a>", "<a><unk><unk></a>", ["  <a>", "- <unk> x 2", "+ <unk>", "  </a>"]),
+        ("<a></a><b></b>", "<a></a>\n<b></b>", ["  <a>", "  </a>", '- "\\n"', "  <b>", "  </b>"]),
+        ("<a>\x1b[31m", "<a>", ["  <a>", '+ "\\u001b[31m"']),
+        ("", "<a>", ["- <a>"]),
+    ],
+)
+def test_texts_are_compared_mark_by_mark(got: str, expected: str, lines: list[str]) -> None:
+    assert text_diff(got, expected).splitlines() == lines
+
+
+def test_texts_that_differ_far_apart_are_cut_in_between() -> None:
+    marks = [f"<{number}>" for number in range(30)]
+    lines = text_diff("".join(["<x>", *marks[1:-1], "<y>"]), "".join(marks)).splitlines()
+    assert lines == ["- <0>", "+ <x>", "  <1>", "  <2>", "  ...", "  <27>", "  <28>", "- <29>", "+ <y>"]

@@ -306,7 +306,7 @@ def saved(path: Path, picture: Image.Image, **options: Any) -> Path:
 def test_files_of_each_format_and_name_are_read(
     suffix: str, options: dict[str, Any], exact: bool, stem: str, tmp_path: Path
 ) -> None:
-    picture, turned = read_image(saved(tmp_path / (stem + suffix), rgb(), **options))
+    picture, turned, _ = read_image(saved(tmp_path / (stem + suffix), rgb(), **options))
     assert not turned
     assert picture.size == (60, 40)
     assert np.array_equal(np.asarray(picture), synthetic_picture(60, 40)) == exact
@@ -321,7 +321,7 @@ def test_a_path_can_be_text(tmp_path: Path) -> None:
 def test_files_keep_their_mode(mode: str, tmp_path: Path) -> None:
     picture = Image.new("I;16", (60, 40)) if mode == "I;16" else rgb().convert(mode)
     path = saved(tmp_path / ("a.tiff" if mode == "CMYK" else "a.png"), picture)
-    read, _ = read_image(path)
+    read, *_ = read_image(path)
     assert read.mode == mode
     if mode != "I;16":
         assert same(read, picture.convert("RGB"))
@@ -329,13 +329,13 @@ def test_files_keep_their_mode(mode: str, tmp_path: Path) -> None:
 
 def test_of_an_animation_the_first_frame_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (60, 40), colour) for colour in ("red", "lime", "blue")]
-    read, _ = read_image(saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:]))
+    read, *_ = read_image(saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:]))
     assert same(read, frames[0])
 
 
 def test_a_palette_file_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", palette(), transparency=bytes(range(16)))
-    read, _ = read_image(path)
+    read, *_ = read_image(path)
     assert read.mode == "P"
     assert read.info["transparency"] == bytes(range(16))
     assert same(read, palette().convert("RGB"))
@@ -347,10 +347,10 @@ def test_the_exif_orientation_is_ignored_unless_upright(orientation: int, suffix
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path / f"a{suffix}", rgb(), exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
-    as_stored, turned = read_image(path)
+    as_stored, turned, _ = read_image(path)
     assert turned == (orientation != 1)
     assert np.array_equal(np.asarray(as_stored), synthetic_picture(60, 40))
-    upright, told = read_image(path, upright=True)
+    upright, told, _ = read_image(path, upright=True)
     assert told == turned
     steps = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE"}
     step = {**steps, 8: "ROTATE_90"}.get(orientation)
@@ -361,7 +361,7 @@ def test_the_exif_orientation_is_ignored_unless_upright(orientation: int, suffix
 def test_a_tiff_is_turned_by_pillow_itself_as_upstream_gets_it(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture, turned = read_image(saved(tmp_path / "a.tiff", rgb(), exif=exif))
+    picture, turned, _ = read_image(saved(tmp_path / "a.tiff", rgb(), exif=exif))
     assert not turned
     assert np.array_equal(np.asarray(picture), np.asarray(rgb().transpose(Image.Transpose.ROTATE_270)))
 
@@ -370,7 +370,7 @@ def test_a_tiff_is_turned_by_pillow_itself_as_upstream_gets_it(tmp_path: Path) -
 def test_an_exif_orientation_that_means_nothing_turns_nothing(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture, turned = read_image(saved(tmp_path / "a.png", rgb(), exif=exif), upright=True)
+    picture, turned, _ = read_image(saved(tmp_path / "a.png", rgb(), exif=exif), upright=True)
     assert not turned
     assert picture.size == (60, 40)
 
@@ -413,8 +413,11 @@ def test_a_file_that_is_no_picture_is_refused(content: bytes, tmp_path: Path) ->
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "no such.png", tmp_path):
-        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be read as an image: "):
+    for path, words in (
+        (tmp_path / "no such.png", "is missing"),
+        (tmp_path, "is a folder, not a picture; give the files in it"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} {words}"):
             read_image(path)
 
 

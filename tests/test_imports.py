@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers")
+EXTRAS += ("gguf", "huggingface_hub", "fsspec", "dask", "distributed", "pyarrow")
 
 BLOCKED = f"""
 import sys
@@ -78,9 +79,11 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] in ("torch",
     assert ran.stdout.splitlines() == ["['load_model', 'read_config', 'slice_image']", "[]"]
 
 
-def test_a_config_is_read_without_the_extras(data: Path) -> None:
-    ran = run(f"import npembed; print(npembed.read_config({str(data / 'tiny-minicpmv')!r}).embed_dim)")
-    assert (ran.stdout, ran.stderr) == ("256\n", "")
+def test_a_checkpoint_is_read_without_the_extras(data: Path) -> None:
+    folder = str(data / "tiny-minicpmv")
+    ran = run(f"import npembed; print(npembed.read_config({folder!r}).embed_dim, npembed.load_model({folder!r}))")
+    words = "Model(hidden_size=48, num_patches_per_side=70, float32, stages: embeddings, hidden, tokens)"
+    assert (ran.stdout, ran.stderr) == (f"256 {words}\n", "")
 
 
 def test_importing_the_package_imports_neither_scipy_nor_an_extra() -> None:
@@ -92,9 +95,21 @@ def test_importing_the_package_imports_neither_scipy_nor_an_extra() -> None:
 
 
 MISSING = [
+    ("npembed.corpus.build([], 'out', npembed.random_model())", "a corpus needs pyarrow: pip install 'npembed[corpus]'"),
+    ("npembed.corpus.engine.cluster(1, None).__enter__()", "a corpus needs Dask: pip install 'npembed[corpus]'"),
+    (
+        "npembed.corpus.sources.list_pictures(['s3://b/a'])",
+        "corpus: s3://b/a needs another package: fsspec: pip install 'npembed[corpus]'",
+    ),
     ("npembed.slice_image(np.zeros((9, 9, 3), dtype=np.uint8))", "pictures need Pillow: pip install 'npembed[image]'"),
     ("npembed.images.read_image('a.png')", "pictures need Pillow: pip install 'npembed[image]'"),
-    ("npembed.load_model(TINY)", "reading checkpoints needs safetensors and ml_dtypes: pip install 'npembed[weights]'"),
+    ("npembed.load_model(GGUF)", "GGUF files need the package gguf: pip install 'npembed[gguf]'"),
+    (
+        "npembed.load_model('owner/name')",
+        "reading from the Hub needs huggingface_hub: pip install 'npembed[hub]'; "
+        "and no folder or file here is called owner/name",
+    ),
+    ("npembed.load_model('s3://bucket/name')", "reading from URLs needs fsspec: pip install 'npembed[url]'"),
     ("npembed.fractional_coords(5, 'step-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
     ("npembed.bucket_coords(5, rule='shrunk-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
 ]
@@ -105,8 +120,8 @@ def test_what_needs_an_extra_says_which(call: str, message: str, data: Path) -> 
     ran = run(
         f"""
 import numpy as np
-import npembed, npembed.images
-TINY = {str(data / "tiny-minicpmv")!r}
+import npembed, npembed.corpus, npembed.images
+GGUF = {str(data / "gguf" / "minicpm-v-2_6.f16.gguf")!r}
 try:
     {call}
 except ImportError as error:

@@ -67,8 +67,8 @@ def test_a_grid_may_be_any_pair():
     [
         (((2, 1, 1),), ValueError, r"grid must be \(columns, rows\) or None; got \(2, 1, 1\)"),
         ((4,), ValueError, r"grid must be \(columns, rows\) or None; got 4"),
-        (((2, 0),), ValueError, r"grid\[1\] must be a whole number of at least 1; got 0"),
-        (((1.5, 2),), TypeError, r"grid\[0\] must be a whole number of at least 1; got 1\.5"),
+        (((2, 0),), ValueError, r"grid\[1\] must be a whole number from 1 to 32768; got 0"),
+        (((1.5, 2),), TypeError, r"grid\[0\] must be a whole number from 1 to 32768; got 1\.5"),
         ((None, -1), ValueError, r"image_id must be a whole number of at least 0; got -1"),
         ((None, True), TypeError, r"image_id must be a whole number of at least 0; got True"),
     ],

@@ -69,6 +69,7 @@ def test_an_unknown_stage_is_refused(name: Any) -> None:
     """Also one that reads no array of the model: `until` cannot be it."""
     for call in (SMALL.family.stage, SMALL.family.stages_until):
         message = f"test: MiniCPM-V 2.6 has no stage {name!r}; it has embeddings, hidden, tokens"
+        message += "; did you mean 'hidden'?" * (name == "Hidden")
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             call(name, "test")
 

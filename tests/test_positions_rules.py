@@ -348,7 +348,9 @@ def test_an_unknown_rule_gets_an_error_that_lists_the_known_ones(name: object) -
     for who, call in calls.items():
         with pytest.raises(ValueError, match="rule must be one of") as caught:
             call()
-        assert str(caught.value) == f"{who}: rule must be one of {known}; got {name!r}"
+        assert str(caught.value) == f"{who}: rule must be one of {known}; got {name!r}" + "; did you mean 'arange'?" * (
+            name == "Arange"
+        )
 
 
 def test_the_table_cannot_be_changed() -> None:

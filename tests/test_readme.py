@@ -1,12 +1,16 @@
-"""The README's lines are the ones that CI runs, and its table is the one that the command prints."""
+"""The READMEs' lines are the ones that CI runs, their tables and links are what is there."""
 
 import re
 from pathlib import Path
 
+import pytest
+
+from npembed import FAMILIES
 from npembed.positions.differences import rules_as_markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("npembed/**/*.md")), *sorted(ROOT.glob("benchmarks/*.md"))]
 
 
 def test_the_readmes_test_line_is_what_ci_runs() -> None:
@@ -16,12 +20,23 @@ def test_the_readmes_test_line_is_what_ci_runs() -> None:
     assert f"\n{lines[1]} || exit 1\n" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_readme_is_a_door() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_the_readmes_table_names_every_family() -> None:
+    table = [line for line in README.splitlines() if line.startswith("| ")]
+    assert set(re.findall(r"`((?:minicpm|siglip|idefics|smolvlm|phi)[\w.-]*)`", "\n".join(table))) == set(FAMILIES)
+
+
 def test_the_rule_table_is_what_the_command_prints() -> None:
-    found = re.search(r"<!-- rules -->\n(.*?)\n<!-- /rules -->", README, flags=re.DOTALL)
+    page = (ROOT / "npembed" / "positions" / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- rules -->\n(.*?)\n<!-- /rules -->", page, flags=re.DOTALL)
     assert found is not None, "the README has lost the marks around its table of rules"
     assert found[1] == rules_as_markdown(70, 1024), "run `npembed rules --markdown` and paste its table"
 
 
-def test_no_link_or_image_points_at_a_file_that_is_not_there() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_link_or_image_points_at_a_file_that_is_not_there(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []

@@ -165,6 +165,7 @@ def test_progress_is_told_step_by_step_of_each_slice() -> None:
 @pytest.mark.parametrize("until", ["", "Hidden", "vision", "text", 1])
 def test_an_unknown_stage_is_refused(until: Any) -> None:
     words = re.escape(f"MiniCPM-V 2.6 has no stage {until!r}; it has embeddings, hidden, tokens")
+    words += r"; did you mean 'hidden'\?" * (until == "Hidden")
     with pytest.raises(ValueError, match=f"^run: {words}$"):
         run(STRIPS, SIZES, model(), until)
 

@@ -61,9 +61,16 @@ def test_killed_at_any_file_operation_the_old_or_the_new_is_whole_and_the_next_r
 
 def empty_pack(folder: Path, *_: object) -> None:
     """What a pack's work writes, at its shortest."""
-    described: dict[str, Any] = {"format": 1, "npembed": secrets.token_hex(4), "files": {}, "cases": []}
+    described: dict[str, Any] = {"format": 2, "npembed": secrets.token_hex(4), "files": {}, "cases": []}
     described["digest"] = pack.manifest.manifest_digest(described)
     (folder / "manifest.json").write_text(json.dumps(described))
+
+
+def version_of(folder: Path) -> str:
+    """Of the pack in a folder, if it is whole."""
+    assert pack.manifest.foreign(folder) is None
+    version: str = json.loads((folder / "manifest.json").read_text())["npembed"]
+    return version
 
 
 @pytest.fixture
@@ -146,9 +153,9 @@ def test_a_stop_at_any_step_of_a_write_leaves_old_or_new_and_no_litter(old: str 
 def test_a_stop_at_any_step_of_golden_write_leaves_old_or_new_and_no_litter(tmp_path: Path) -> None:
     target = tmp_path / "pack"
     write_pack(target)
-    old, changed, place = read_pack(target).manifest["npembed"], 0, 1
+    old, changed, place = version_of(target), 0, 1
     while stopped_at(place, lambda: write_pack(target), HERE):
-        new = read_pack(target).manifest["npembed"]
+        new = version_of(target)
         changed += new != old
         old = new
         assert os.listdir(tmp_path) == ["pack"], place
@@ -212,22 +219,28 @@ def stop(command: list[Any], number: int, folder: Path, *first: Path) -> tuple[i
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_stop_is_one_line_and_its_code_and_changes_nothing(number: int, code: int, tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(f"def boundaries(*_):\n    {WAITS}")
+    os.mkfifo(tmp_path / "begun")  # opening it waits for the other side
+    os.mkfifo(tmp_path / "never")
+    (tmp_path / "slow.py").write_text("def boundaries(*_):\n    open('begun', 'w').close()\n    open('never').read()\n")
     (tmp_path / "r.json").write_text("old")
-    done = stop(["-m", "npembed", "check", "slow.py", "--json", "r.json"], number, tmp_path)
-    assert done == (code, "", "npembed: stopped\n")
+    command = [sys.executable, "-m", "npembed", "check", "slow.py", "--json", "r.json"]
+    with subprocess.Popen(command, text=True, cwd=tmp_path, env=environment(), stdout=-1, stderr=-1) as process:
+        (tmp_path / "begun").open().close()
+        process.send_signal(number)
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (code, "", "npembed: stopped\n")
     assert (tmp_path / "r.json").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["r.json", "slow.py"]
 
 
 GOLDEN = f"""
 from npembed.__main__ import main
-from npembed.conformance.golden import pack
-real = pack._write_case
+from npembed.conformance.golden import contents
+real = contents._write_case
 def wait(*args, **options):
     {WAITS}
     return real(*args, **options)
-pack._write_case = wait
+contents._write_case = wait
 main()
 """
 
@@ -259,13 +272,12 @@ def test_a_stop_in_start_up_is_no_traceback(number: int, code: int, imported: st
     "how", ["import atexit\natexit.register(wait)\n", "import threading\nthreading.Thread(target=wait).start()\n"]
 )
 def test_a_stop_at_exit_leaves_with_the_code_that_was_settled(number: int, how: str, tmp_path: Path) -> None:
-    """Where the port leaves something to wait for. A thread waits until the main one has nothing more to do."""
+    """Where something is left to wait for. A thread waits until the main one has nothing more to do."""
     wait = f"def wait():\n    import threading\n    threading.main_thread().join()\n    {WAITS}"
-    port = "def tgt_sizes_from_mask(mask):\n    import npembed\n    return npembed.tgt_sizes_from_mask(mask)\n"
     if "atexit" in how:
         wait = f"def wait():\n    {WAITS}"
-    (tmp_path / "port.py").write_text(wait + how + port)
-    code, out, err = stop(["-m", "npembed", "check", "port.py", "--examples", "1"], number, tmp_path)
+    command = "import sys\nfrom npembed.__main__ import main\nsys.argv[1:] = ['rules', '--up-to', '2']\nmain()\n"
+    code, out, err = stop(["-c", wait + how + command], number, tmp_path)
     assert (code, out, err) == (0, "", "")
 
 

@@ -355,13 +355,15 @@ def test_a_wrong_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
     refused(single(tmp_path, content), f"{BIAS} in {tmp_path / SINGLE} must have shape (8,) by the config; got {shape}")
 
 
-INDEXES = ["", "not json", "[]", "3", "null", "{}", '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": {}}']
+NO_OBJECTS = {"": "cannot be read as JSON: ", "not json": "cannot be read as JSON: "}
+NO_OBJECTS |= dict.fromkeys(("[]", "3", "null"), "must hold a JSON object; got ")
+INDEXES = [*NO_OBJECTS, "{}", '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": {}}']
 
 
 @pytest.mark.parametrize("index", INDEXES, ids=repr)
 def test_an_index_that_is_none(index: str, tmp_path: Path) -> None:
     folder(tmp_path, shards(arrays("embeddings")), index=index)
-    refused(tmp_path, f"{tmp_path / INDEX} is no index of shards: ")
+    refused(tmp_path, f"{tmp_path / INDEX} {NO_OBJECTS.get(index, 'is no index of shards: ')}")
 
 
 OUTSIDE = [
@@ -405,4 +407,4 @@ def test_an_index_beside_a_single_file_is_not_read(tmp_path: Path) -> None:
 def test_a_shard_that_is_a_folder(tmp_path: Path) -> None:
     folder(tmp_path, {}, index={"weight_map": dict.fromkeys(arrays("embeddings"), "a.safetensors")})
     (tmp_path / "a.safetensors").mkdir()
-    refused(tmp_path, f"the checkpoint's file {tmp_path / 'a.safetensors'} is missing")
+    refused(tmp_path, f"{tmp_path / 'a.safetensors'} is a folder, not a file")

@@ -284,9 +284,9 @@ def test_notices_that_the_file_has_changed(files, tmp_path):
     with pytest.raises(ValueError, match=r"m\.gguf has changed since it was first read"):
         source.read("resampler.query")
     path.unlink()
-    with pytest.raises(ValueError, match=r"m\.gguf cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"m\.gguf is missing"):
         source.read("resampler.query")
-    with pytest.raises(ValueError, match=r"the file .*m\.gguf is missing"):
+    with pytest.raises(ValueError, match=r"m\.gguf is missing"):
         LocalFile(path)
 
 
@@ -314,7 +314,7 @@ def test_a_mutated_file_is_read_or_refused(files, seed):
         try:
             file = GgufFile(Memory(bytes(content)))
             source = GgufSource(Memory(bytes(content)))
-            arrays = [file.read(name) for name in file.entries] + [source.read(name) for name in source.entries()]
+            arrays = [file.read(name) for name in file.entries] + [source.read(name) for name in source.names()]
         except ValueError as error:
             words = str(error)
         else:
@@ -352,7 +352,7 @@ def _small(files):
             memory = Memory(path.read_bytes())
             source = GgufSource(memory)
             memory.parts.clear()
-            assert all(source.read(name) is not None for name in source.entries())
+            assert all(source.read(name) is not None for name in source.names())
             _SMALL["content"], _SMALL["places"] = memory.content, memory.parts
     return _SMALL["content"]
 
@@ -367,8 +367,8 @@ def checkpoint_of(data):
 @pytest.mark.parametrize("kind", ROUNDING)
 def test_arrays_are_the_checkpoint_s_within_the_type_s_rounding(data, files, kind):
     source, want = GgufSource(files / f"{SIX}.{kind}.gguf"), checkpoint_of(data)
-    assert set(source.entries()) == {name for name in want if not name.startswith("llm.")}
-    for name, entry in source.entries().items():
+    assert set(source.names()) == {name for name in want if not name.startswith("llm.")}
+    for name, entry in source.names().items():
         got, scale = source.read(name), np.abs(want[name]).max()
         assert got.shape == entry.shape == want[name].shape
         assert got.dtype == np.float32
@@ -381,8 +381,8 @@ def test_arrays_are_the_checkpoint_s_within_the_type_s_rounding(data, files, kin
 
 def test_every_array_of_four_and_a_half_is_mapped_alike(files):
     exact, rounded = (GgufSource(files / f"minicpm-v-4_5.{kind}.gguf") for kind in ("f32", "q8_0"))
-    assert exact.entries().keys() == rounded.entries().keys()
-    for name in exact.entries():
+    assert exact.names().keys() == rounded.names().keys()
+    for name in exact.names():
         want = exact.read(name)
         np.testing.assert_allclose(rounded.read(name), want, rtol=0, atol=(1 / 254 + 2**-11) * np.abs(want).max(), err_msg=name)
 
@@ -390,10 +390,10 @@ def test_every_array_of_four_and_a_half_is_mapped_alike(files):
 @pytest.mark.parametrize("name", EVERY)
 def test_an_entry_tells_the_shape_that_is_read(files, name):
     source = GgufSource(files / f"{name}.gguf")
-    for array, entry in source.entries().items():
+    for array, entry in source.names().items():
         assert source.read(array).shape == entry.shape
     ignored = source.file.entries.get("resampler.pos_embed_k")
-    assert sum(entry.nbytes for entry in source.entries().values()) + (ignored.nbytes if ignored else 0) == sum(
+    assert sum(entry.nbytes for entry in source.names().values()) + (ignored.nbytes if ignored else 0) == sum(
         entry.nbytes for entry in source.file.entries.values()
     )
 
@@ -403,7 +403,7 @@ def folder_of(source, folder):
     folder.mkdir()
     for name in ("config.json", "preprocessor_config.json"):
         (folder / name).write_text(json.dumps(source.json(name)))
-    save_file({name: source.read(name) for name in source.entries()}, folder / "model.safetensors")
+    save_file({name: source.read(name) for name in source.names()}, folder / "model.safetensors")
     return folder
 
 

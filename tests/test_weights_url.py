@@ -54,9 +54,9 @@ def sharded(arrays, folder, config):
 
 
 def check_whole(source, want, folder):
-    assert set(source.entries()) == set(want)
+    assert set(source.names()) == set(want)
     for name, array in want.items():
-        assert source.entries()[name].shape == array.shape
+        assert source.entry(name).shape == array.shape
         np.testing.assert_array_equal(source.read(name), array.astype(np.float32))
     assert source.json("config.json") == json.loads((folder / "config.json").read_text())
     assert source.json("nothing.json") is None
@@ -78,7 +78,7 @@ def test_a_web_server_s_gguf(server, data):
         GgufSource(data / "gguf" / "minicpm-v-2_6.q8_0.gguf"),
     )
     assert source.json("config.json") == local.json("config.json")
-    for name in local.entries():
+    for name in local.names():
         np.testing.assert_array_equal(source.read(name), local.read(name))
     size = (data / "gguf" / "minicpm-v-2_6.q8_0.gguf").stat().st_size
     assert server.sent(".gguf") < size
@@ -99,7 +99,7 @@ def test_no_byte_is_read_in_vain(server, want, folder):
     source = open_url(server.folder("tiny/model"))
     header = 8 + int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little")
     told = []
-    names = [name for name in source.entries() if name.startswith("vpm.embeddings.")]
+    names = [name for name in source.names() if name.startswith("vpm.embeddings.")]
     source.prefetch(names, lambda done, total: told.append((done, total)))
     total = sum(want[name].nbytes for name in names)
     assert server.sent(".safetensors") == header + total
@@ -117,7 +117,7 @@ REFUSED = {
     "other-part": r"was asked for bytes 0-7 and answers with 'bytes 1-8/\d+'",
     "no-content-range": "was asked for bytes 0-7 and answers with ''",
     "compressed": "answers a range compressed; its bytes cannot be told",
-    "huge-header": "claims a header of 4,611,686,018,427,387,904 bytes; 25,000,000 are allowed",
+    "huge-header": "is not a whole safetensors file: it claims a header of 4,611,686,018,427,387,904 bytes",
     "loop": "redirects without end, or nowhere",
     "401": r"refuses it \(status 401\): it may need https://user:password@host",
     "403": r"refuses it \(status 403\): it may need https://user:password@host",
@@ -135,7 +135,7 @@ def test_refuses_a_server_that_misbehaves(server, fault):
     server.fault(fault)
     source = open_url(server.folder("tiny/model"), Waits())
     with pytest.raises(ValueError, match=f"^load_model: .*{REFUSED[fault]}") as caught:
-        source.entries()["x"]
+        source.entry("x")
     assert "\n" not in str(caught.value)
 
 
@@ -172,7 +172,7 @@ def test_a_password_goes_to_its_own_server_and_into_no_message(server):
 def test_what_is_not_there(server):
     with pytest.raises(ValueError, match=r"the file http://\S+/x\.gguf is missing"):
         open_url(f"{server.folder('tiny/gguf')}/x.gguf")
-    with pytest.raises(ValueError, match=r"http://\S+/main has neither x\.safetensors nor"):
+    with pytest.raises(ValueError, match=r"the file http://\S+/main/x\.safetensors is missing"):
         open_url(f"{server.folder('tiny/model')}/x.safetensors").read(TABLE)
 
 
@@ -247,7 +247,7 @@ def test_shards_of_fsspec(tmp_path, folder, want):
 
 def test_a_file_system_that_gives_other_lengths(memory, monkeypatch):
     source = open_url("memory://weights")
-    assert TABLE in source.entries()
+    assert source.entry(TABLE)
     monkeypatch.setattr(type(memory), "cat_file", lambda self, path, start=None, end=None: bytes(3))
     with pytest.raises(
         ValueError, match=r"memory://weights/model\.safetensors was asked for 940,800 bytes from \d[\d,]* on and gave 3"

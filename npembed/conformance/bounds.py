@@ -5,6 +5,7 @@ port's precision. For the encoder and the resampler no such bound is of use (it 
 that the yardstick is float32 itself: how far the float32 reference is from the float64 one on the very case.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npembed.arguments import as_tgt_sizes
+from npembed.conformance.half import RUNS, half_distance, half_run
 from npembed.model import Model
 from npembed.padding import pad_pixel_values
 from npembed.patches import patch_conv
 
 Floats = NDArray[Any]
 
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""u: half the distance from 1 to the next number of each type."""
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int8": 1 / 254}
+"""u: half the distance from 1 to the next number of each type; of int8, half a step, in units of a row's largest."""
 
-HALF_TYPES = ("float16", "bfloat16")
+HALF_TYPES = ("float16", "bfloat16", "int8")
+"""Coarser than float32. int8 is of the weights alone: each row in 255 equal steps, the rest in float16."""
 
 FLOAT16_UNDERFLOW = 2.0**-25
 """The absolute rounding error of float16 among its subnormal numbers."""
@@ -67,8 +70,7 @@ def relative_bound(terms: int, precision: str, stores: int = 1) -> float:
         n: the products and the other summands, one rounding each and one more.
     precision : str
         float32 and float64: every operation rounds to it. float16 and bfloat16: inputs and output are rounded to the type,
-        the products summed in float32.
-
+        the products summed in float32. int8: as float16; what its weights' steps add is no matter of |x| * |w|.
     stores : int
         How often a half-precision port may round its result: once for the convolution; twice for the embeddings, where a
         framework in half precision rounds the convolution and then the sum.
@@ -77,7 +79,7 @@ def relative_bound(terms: int, precision: str, stores: int = 1) -> float:
     -----
     Source: SPEC 11. The float64 reference's own bound is added, so that the promise holds against it too.
     """
-    unit = UNIT_ROUNDOFF[check_precision(precision)]
+    unit = UNIT_ROUNDOFF["float16" if check_precision(precision) == "int8" else precision]
     own = gamma(terms, UNIT_ROUNDOFF["float64"])
     if precision in HALF_TYPES:
         return (1 + unit) ** (2 + stores) * (1 + gamma(terms, UNIT_ROUNDOFF["float32"])) - 1 + own
@@ -97,17 +99,22 @@ class Scale:
         What float16's subnormal numbers add: a half-spacing of theirs per input, times what it is multiplied with.
     stores : int
         Roundings of the result in half precision.
+    steps : float64 array
+        What int8 weights add: half a step of each row, times what it is multiplied with.
     """
 
     terms: int
     magnitude: Floats
     underflow: Floats
     stores: int = 1
+    steps: Floats | float = 0.0
 
     def allowed(self, precision: str) -> Floats:
         """The largest distance from the exact result, element by element."""
         bound = relative_bound(self.terms, precision, self.stores) * self.magnitude
-        return np.asarray(bound + self.underflow if precision == "float16" else bound)
+        if precision == "int8":
+            bound = bound + self.steps * (1 + 4 * UNIT_ROUNDOFF["float16"])  # the steps are rounded as the rest is
+        return np.asarray(bound + self.underflow if precision in ("float16", "int8") else bound)
 
 
 def patch_conv_scale(pixel_values: Floats, weight: Floats, bias: Floats | None) -> Scale:
@@ -115,22 +122,27 @@ def patch_conv_scale(pixel_values: Floats, weight: Floats, bias: Floats | None) 
     pixels, kernels = (np.abs(np.asarray(array, dtype=np.float64)) for array in (pixel_values, weight))
     offsets = None if bias is None else np.abs(np.asarray(bias, dtype=np.float64))
     magnitude = patch_conv(pixels, kernels, offsets)
-    inputs = patch_conv(pixels, np.ones_like(kernels)) + kernels.sum(axis=(1, 2, 3))[:, None, None] + 2
-    return Scale(kernels[0].size + 2, magnitude, FLOAT16_UNDERFLOW * inputs)
+    sums = patch_conv(pixels, np.ones_like(kernels))
+    inputs = sums + kernels.sum(axis=(1, 2, 3))[:, None, None] + 2
+    steps = sums * kernels.max(axis=(1, 2, 3))[:, None, None] * UNIT_ROUNDOFF["int8"]
+    return Scale(kernels[0].size + 2, magnitude, FLOAT16_UNDERFLOW * inputs, steps=steps)
 
 
-def embed_scale(strips: list[Floats], tgt_sizes: Any, model: Model) -> Scale:
-    """For `embed`: (B, Lmax, D); n = C*P*P + 3."""
-    kernels, bias, table = (
-        model.weights[f"{model.tower}embeddings.{name}"]
-        for name in ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
-    )
+def embed_scale(strips: Sequence[Any], tgt_sizes: Any, model: Model, rule: str | None = None) -> Scale:
+    """For `embed`: (B, Lmax, D); n = C*P*P + 3. For a model of any family."""
+    vision, family = model.config.vision, model.config.family
+    kernels = family.kernels(model).reshape(-1, vision.num_channels, vision.patch_size, vision.patch_size)
+    bias = model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
     conv = patch_conv_scale(pad_pixel_values(strips), kernels, bias)
-    family = model.config.family
-    ids = family.position_ids(as_tgt_sizes(tgt_sizes, "embed_scale"), model.config, family.rule)
-    positions = np.abs(table[ids].astype(np.float64))  # (B, Lmax, D)
+    table = family.positions(model, as_tgt_sizes(tgt_sizes, "embed_scale"), rule) - bias.astype(np.float64)
+    positions = np.abs(table)  # (B, Lmax, D)
+    largest = np.abs(model.weights[f"{model.tower}embeddings.position_embedding.weight"]).max()
     return Scale(
-        conv.terms + 1, _sequence(conv.magnitude) + positions, _sequence(conv.underflow) + 2 * FLOAT16_UNDERFLOW, stores=2
+        conv.terms + 1,
+        _sequence(conv.magnitude) + positions,
+        _sequence(conv.underflow) + 2 * FLOAT16_UNDERFLOW,
+        stores=2,
+        steps=_sequence(np.asarray(conv.steps)) + UNIT_ROUNDOFF["int8"] * float(largest),
     )
 
 
@@ -159,6 +171,64 @@ def stage_allowed(in_float32: Floats, in_float64: Floats, precision: str = "floa
     return np.asarray(in_float32_units * precision_factor(precision))
 
 
+HALF_MULTIPLE = 6
+"""A port in half precision may be this many times as far from float64 as the furthest of three runs that round as it does.
+
+Right ports were measured at up to a third of it: torch in bfloat16 and float16, whole and by autocast, and transformers' own
+encoder.
+"""
+
+HALF_FLOOR = 2
+"""... and never less than so many u * max|y|."""
+
+
+def half_allowed(function: Callable[..., Floats], args: Sequence[Any], exact: Floats, precision: str) -> Floats:
+    """For the encoder and what follows it, in half precision or with int8 weights: (B, 1, ...), the largest distance per slice.
+
+    Parameters
+    ----------
+    function : callable
+        (x, tgt_sizes, model), the reference.
+    args : sequence
+        Its arguments, in float32.
+    exact : (B, ...)
+        Its result in float64.
+    precision : {"float16", "bfloat16", "int8"}
+
+    Notes
+    -----
+    `HALF_MULTIPLE` times the distance of the runs of `npembed.conformance.half`, plus `HALF_FLOOR` * u * max|y|. Attention
+    so sharp that rounding decides which patch is looked at makes those runs differ, and the allowance as wide as they are.
+    """
+    runs = [half_run(function, args, precision, seed) for seed in RUNS]
+    size = np.abs(exact).max(axis=tuple(range(1, exact.ndim)), keepdims=True)
+    distance = half_distance(runs, exact)
+    unit = UNIT_ROUNDOFF["float16" if precision == "int8" else precision]
+    return np.asarray(HALF_MULTIPLE * distance + HALF_FLOOR * unit * size)
+
+
 def precision_factor(precision: str) -> float:
     """By what a distance that is allowed in float32 grows at that precision; at least 1."""
     return max(UNIT_ROUNDOFF[check_precision(precision)] / UNIT_ROUNDOFF["float32"], 1.0)
+
+
+INDISTINGUISHABLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "float32": {},
+    "float16": {"encode": (), "resample": ("eps 1e-5 in ln_post alone",)},
+    "bfloat16": {
+        "encode": (
+            "gelu in its erf form, not the tanh form",
+            "eps 1e-5 in post_layernorm alone",
+            "eps 1e-5 in layer_norm2 alone",
+        ),
+        "resample": ("eps 1e-5 in ln_q alone", "eps 1e-5 in ln_post alone"),
+    },
+    "int8": {
+        "encode": ("gelu in its erf form, not the tanh form",),
+        "resample": ("eps 1e-5 in ln_q alone", "eps 1e-5 in ln_post alone"),
+    },
+}
+"""Per precision and function, the known faults that are less than its rounding, in every input and in all together.
+
+A port with one of them passes at that precision; check it in float32, too.
+"""

@@ -1,6 +1,6 @@
 """Holding what came against what was expected, and saying where the first difference is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +22,14 @@ class Departure:
         The first element that differs; None where the shape or the kind is wrong.
     worst : float or None
         The largest error in units of the allowed one; infinite where nothing is allowed; None as for `index`.
+    path : tuple of int
+        Which of several results, from outside in.
     """
 
     what: str
     index: tuple[int, ...] | None = None
     worst: float | None = None
+    path: tuple[int, ...] = ()
 
 
 def compare(got: Any, expected: Any, allowed: Any = None, places: Array | None = None) -> Departure | None:
@@ -66,7 +69,7 @@ def _compare_each(got: Any, expected: Sequence[Any], allowed: Any) -> Departure 
     for number, (one, other) in enumerate(zip(got, expected, strict=True)):
         departure = compare(one, other, allowed)
         if departure is not None:
-            return replace(departure, what=f"result {number}: {departure.what}")
+            return replace(departure, what=f"result {number}: {departure.what}", path=(number, *departure.path))
     return None
 
 
@@ -122,3 +125,25 @@ def _first_difference_in_text(got: Any, expected: str) -> str:
         return f"a {type(got).__name__}, should be text"
     shared = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected)))
     return f"the text parts at character {shared}: {got[shared : shared + 24]!r}, should be {expected[shared : shared + 24]!r}"
+
+
+AROUND = 4
+"""Elements shown on either side of the first difference."""
+
+
+def around(value: Any, departure: Departure, describe: Callable[[Any], str]) -> str:
+    """A result for a person; a large array by the row of the first difference, from a few elements before it to a few after."""
+    index = departure.index
+    if departure.path and isinstance(value, (list, tuple)) and departure.path[0] < len(value):
+        inner = around(value[departure.path[0]], replace(departure, path=departure.path[1:]), describe)
+        return f"result {departure.path[0]}: {inner}"
+    if not isinstance(value, (np.ndarray, list)) or index is None:
+        return describe(value)
+    array = _array(value)
+    if array.size <= 40 or array.ndim != len(index) or array.dtype == object:
+        return describe(value)
+    *row, place = index
+    start, stop = max(place - AROUND, 0), min(place + AROUND + 1, array.shape[-1])
+    numbers = np.array2string(array[(*row, slice(start, stop))], precision=9, separator=", ", max_line_width=200)
+    where = ", ".join([*map(str, row), f"{start}:{stop}"])
+    return f"[{where}] is {numbers} ({array.dtype}, shape {array.shape})"

@@ -1,5 +1,9 @@
 """What a check found, in a form that every report is made from."""
 
+import difflib
+import itertools
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
@@ -8,6 +12,11 @@ from typing import Any
 import numpy as np
 
 from npembed import Config
+from npembed.typing import Array
+from npembed.words import brief
+
+SEPARATOR = " / "
+"""Between the case and the stage in the name of a golden pack's outcome."""
 
 
 class Status(Enum):
@@ -16,6 +25,7 @@ class Status(Enum):
     PASS = "pass"
     FAIL = "fail"
     ABSENT = "not provided"
+    KNOWN = "known departure"
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Outcome:
         Which known fault explains the results.
     worst : float or None
         The largest error in units of the allowed one; None where there is none, or no number says it.
+    diff : str or None
+        The lines of a text that differ, marked as in a patch.
     """
 
     name: str
@@ -46,6 +58,7 @@ class Outcome:
     expected: str | None = None
     cause: str | None = None
     worst: float | None = None
+    diff: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields that say something."""
@@ -59,17 +72,68 @@ def failed(outcomes: Sequence[Outcome]) -> bool:
     return any(outcome.status is Status.FAIL for outcome in outcomes)
 
 
+def around(array: Array, index: tuple[int, ...], reach: int = 4) -> str:
+    """The elements of an array's row on both sides of one, which is marked; nothing in between is left out.
+
+    Examples
+    --------
+    >>> around(np.arange(30).reshape(2, 15), (1, 7), reach=2)
+    '[1, 5:10] = 20, 21, >22<, 23, 24'
+    """
+    if not index:
+        return _number(array[()])
+    *outer, place = index
+    row = array[tuple(outer)]
+    first, last = max(place - reach, 0), min(place + reach + 1, len(row))
+    words = [_number(row[i]) if i != place else f">{_number(row[i])}<" for i in range(first, last)]
+    return f"[{', '.join([*map(str, outer), f'{first}:{last}'])}] = {', '.join(words)}"
+
+
+def _number(value: Any) -> str:
+    return str(value) if value.dtype.kind in "iub" else f"{float(value):.9g}"
+
+
+def text_diff(got: str, expected: str) -> str:
+    """Where two texts differ, mark by mark: lines that begin with - are expected and missing, with + not expected.
+
+    Examples
+    --------
+    >>> print(text_diff("<image><unk></image>", "<image><unk><unk></image>"))
+      <image>
+    - <unk> x 2
+    + <unk>
+      </image>
+    """
+    lines = difflib.unified_diff(_pieces(expected), _pieces(got), n=2, lineterm="")
+    shown = [line for line in lines if not line.startswith(("---", "+++"))]
+    return "\n".join(f"{line[0]} {line[1:]}" if not line.startswith("@@") else "  ..." for line in shown[1:])
+
+
+def _pieces(text: str) -> list[str]:
+    """The marks of a text and what is between them, one a line, a repeated one with its number."""
+    runs = [(piece, len(list(same))) for piece, same in itertools.groupby(re.findall(r"<[^<>\n]*>|\n|[^<\n]+|<", text))]
+    shown = [(piece if piece.isprintable() else json.dumps(piece), count) for piece, count in runs]
+    return [piece if count == 1 else f"{piece} x {count}" for piece, count in shown]
+
+
 def describe(value: Any) -> str:
-    """A value for a person: small arrays whole, large ones by shape, type and ends."""
+    """A value for a person: small arrays whole, large ones by shape, type and ends. It may be a port's: nothing is trusted."""
+    try:
+        return _described(value, depth=8)
+    except (Exception, SystemExit):
+        return brief(value)
+
+
+def _described(value: Any, depth: int) -> str:
     if isinstance(value, np.ndarray):
         numbers = np.array2string(value, threshold=40, edgeitems=3, precision=9, separator=", ", max_line_width=100)
         return numbers if value.size <= 8 and value.dtype.kind in "ib" else f"{numbers} ({value.dtype}, shape {value.shape})"
-    if isinstance(value, (list, tuple)):
-        inner = ", ".join(describe(element) for element in value)
+    if isinstance(value, (list, tuple)) and depth:
+        inner = ", ".join(_described(element, depth - 1) for element in value[:200]) + ", ..." * (len(value) > 200)
         return f"[{inner}]" if isinstance(value, list) else f"({inner})"
     if isinstance(value, Config):
         return _config_words(value)
-    text = repr(value)
+    text = repr(value) if depth else "..."
     return text if len(text) <= 2000 else f"{text[:1000]} ... {text[-200:]}"
 
 

@@ -3,22 +3,27 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import HypothesisException
-
-from npembed.conformance.bounds import UNIT_ROUNDOFF, check_precision
-from npembed.conformance.compare import Departure
-from npembed.conformance.outcome import Outcome, Status, describe
-from npembed.conformance.probes import CHECKS, Call, FunctionCheck, Suspect
-from npembed.conformance.probes.probe import copied, dtype_of, same
+from npembed.conformance.bounds import check_precision
+from npembed.conformance.isolation import IsolatedPort
+from npembed.conformance.outcome import Outcome, Status
+from npembed.conformance.probes import CHECKS, FunctionCheck, family_checks
+from npembed.conformance.trial import Trial
+from npembed.positions.rules import get_rule
+from npembed.words import raised
 
 EXAMPLES = 100
 """Drawn inputs per function, beside the fixed ones."""
+
+STAGES = {"pixel_values": "pad_pixel_values", "patch_attn_mask": "patch_attention_mask", "embeddings": "embed"}
+"""The public function of a stage, where the stage has another name."""
+STAGES |= {"hidden": "encode", "tokens": "resample", "text": "image_placeholder", "image_bound": "image_bounds"}
+STAGES |= {"inputs_embeds": "scatter_image_embeds", "sliced_strips": "slice_image", "sliced_tgt_sizes": "slice_image"}
 
 
 def load_port(name: str) -> ModuleType:
@@ -44,26 +49,45 @@ def load_port(name: str) -> ModuleType:
             sys.path.insert(0, "")  # as `python -m` does: a port in the current folder is found
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a port may raise anything as it is imported, or leave
-        raise ValueError(f"check: the port {name} cannot be imported: {type(error).__name__}: {error}") from None
+        raise ValueError(f"check: the port {name} cannot be imported: {raised(error)}") from None
+
+
+def checks_of(family: str | None) -> Mapping[str, FunctionCheck]:
+    """What is checked: every public function, or with a family's key the functions of its path."""
+    return CHECKS if family is None else family_checks(family)
 
 
 def check_port(
-    port: Any, *, require: Iterable[str] = (), examples: int = EXAMPLES, seed: int = 0, precision: str | None = None
+    port: Any,
+    *,
+    stage: Iterable[str] = (),
+    require: Iterable[str] = (),
+    rule: str | None = None,
+    family: str | None = None,
+    examples: int = EXAMPLES,
+    seed: int = 0,
+    precision: str | None = None,
 ) -> list[Outcome]:
     """Check every function of a port that bears a public name.
 
     Parameters
     ----------
-    port : module or object
+    port : module, object or IsolatedPort
         With functions under the names of the public ones, in their argument order. `Model` is the reference's and is handed
         to them. An attribute `PRECISION` names the float type that it computes in, where the results' dtype does not say.
+    stage : iterable of str
+        The functions to look at, by their own names or their stages'; without any, all.
     require : iterable of str
         Names that must be there: a missing one is a failure, not "not provided".
+    rule : str, optional
+        A name in `RULES`: the port's position ids, and what depends on them, are judged by this rule.
+    family : str, optional
+        A key in `FAMILIES`: the functions of that family's path are checked, with small models of it.
     examples : int
         Drawn inputs per function, beside the fixed ones.
     seed : int
         Of the drawn inputs.
-    precision : {"float32", "float64", "float16", "bfloat16"}, optional
+    precision : {"float32", "float64", "float16", "bfloat16", "int8"}, optional
         Instead of the port's own `PRECISION`.
 
     Returns
@@ -74,7 +98,7 @@ def check_port(
     Raises
     ------
     ValueError
-        An unknown name or precision; a port with none of the functions.
+        An unknown name, rule, family or precision; a port with none of the functions.
 
     Examples
     --------
@@ -82,14 +106,30 @@ def check_port(
     >>> [outcome.status.value for outcome in check_port(npembed, examples=1)][:2]
     ['pass', 'pass']
     """
-    required = set(require)
-    unknown = sorted(required - set(CHECKS))
-    if unknown:
-        raise ValueError(f"check: no public function is called {', '.join(unknown)}; there are {', '.join(CHECKS)}")
-    if not required and not any(callable(getattr(port, name, None)) for name in CHECKS):
-        raise ValueError(f"check: the port has none of the public functions {', '.join(CHECKS)}")
+    checks = checks_of(family)
+    looked_at, required = named(stage, checks), set(named(require, checks))
+    names = [name for name in checks if name in required or name in (looked_at or checks)]
+    if not required and not any(callable(getattr(port, name, None)) for name in names):
+        raise ValueError(f"check: the port has none of the public functions {', '.join(names)}")
     options: dict[str, Any] = {"require": required, "examples": examples, "seed": seed, "precision": precision}
-    return [check_function(port, name, **options) for name in CHECKS]
+    return [check_function(port, name, rule=rule, family=family, **options) for name in names]
+
+
+def named(names: Iterable[str], checks: Mapping[str, FunctionCheck]) -> list[str]:
+    """The functions that these names stand for, or an error that lists those there are."""
+    functions = {name: name if name in checks else _of_stage(name, checks) for name in names}
+    unknown = sorted(name for name, function in functions.items() if function not in checks)
+    if unknown:
+        raise ValueError(f"check: no public function is called {', '.join(unknown)}; there are {', '.join(checks)}")
+    return list(functions.values())
+
+
+def _of_stage(name: str, checks: Mapping[str, FunctionCheck]) -> str:
+    """The function of a stage; tokens, and the vector of a picture, are made by the last one of a family's own."""
+    function = STAGES.get(name, name)
+    if name in ("tokens", "pooled") and function not in checks:
+        return next((own for own, check in checks.items() if check.signed and own != "encode"), name)
+    return function
 
 
 def check_function(
@@ -97,145 +137,62 @@ def check_function(
     name: str,
     *,
     require: Iterable[str] = (),
+    rule: str | None = None,
+    family: str | None = None,
     examples: int = EXAMPLES,
     seed: int = 0,
     precision: str | None = None,
 ) -> Outcome:
     """Check one function of a port; the arguments are those of `check_port`."""
+    if isinstance(port, IsolatedPort):
+        options = {"rule": rule, "family": family, "examples": examples, "seed": seed, "precision": precision}
+        return port.check(name, {"require": sorted(require), **options})
     stated = precision or getattr(port, "PRECISION", None)
     if stated is not None:
         check_precision(stated)
-    return _check(port, CHECKS[name], name in set(require), examples, seed, stated)
+    if rule is not None:
+        get_rule(rule, "check")
+    check = checks_of(family)[name]
+    return _check(port, check, name in set(require), examples, seed, stated, rule)
 
 
-def _check(port: Any, check: FunctionCheck, required: bool, examples: int, number: int, stated: str | None) -> Outcome:
+def _check(
+    port: Any, check: FunctionCheck, required: bool, examples: int, number: int, stated: str | None, rule: str | None
+) -> Outcome:
     function = getattr(port, check.name, None)
     if not callable(function):
         return Outcome(check.name, Status.FAIL if required else Status.ABSENT, "not provided" + ", but required" * required)
-    trial = _Trial(function, check, stated)
     try:
-        if trial.sweep() and examples:
-            trial.draw(examples, number)
-        if trial.failure is not None:
-            return trial.outcome()
+        reference = _by_rule(check, rule)
+        return Trial(function, check, stated, reference, _module_of(port)).outcome(examples, number)
     except ImportError as error:
         if not _is_ours(error):
             raise
         return Outcome(check.name, Status.FAIL if required else Status.ABSENT, f"not checked: {error}")
-    return Outcome(check.name, Status.PASS, f"{trial.count} inputs")
+    except _NoSuchPart as nothing:
+        return Outcome(check.name, Status.ABSENT, f"not checked: {nothing}")
+
+
+class _NoSuchPart(Exception):  # noqa: N818  # it carries a reason
+    """A rule has no boundaries or no coordinates."""
+
+
+def _by_rule(check: FunctionCheck, rule: str | None) -> Callable[..., Any]:
+    """The reference, under the rule if it takes one."""
+    if rule is None or not check.by_rule:
+        return check.reference
+    part = {"boundaries": "boundaries", "fractional_coords": "coords"}.get(check.name, "name")
+    if getattr(get_rule(rule, "check"), part) is None:
+        raise _NoSuchPart(f"the rule {rule!r} has no {part}")
+    return partial(check.reference, rule=rule)
+
+
+def _module_of(port: Any) -> str:
+    """The name that the port is imported by; "" for an object."""
+    name = getattr(port, "__name__", "")
+    return name if isinstance(name, str) else ""
 
 
 def _is_ours(error: ImportError) -> bool:
     """Whether the reference itself lacks an extra, say Pillow."""
     return "npembed[" in str(error)
-
-
-class _Wrong(Exception):  # noqa: N818  # no error of ours: it carries a finding through Hypothesis
-    """An input on which the port departs."""
-
-
-class _Trial:
-    """One function of a port on one input after the other, and the last on which it departed."""
-
-    def __init__(self, function: Callable[..., Any], check: FunctionCheck, stated: str | None) -> None:
-        self.function, self.check, self.stated = function, check, stated
-        self.count = 0
-        self.failure: tuple[Call, Any, Departure] | None = None
-
-    def sweep(self) -> bool:
-        """The fixed inputs, smallest first, up to the first failure; whether there was none."""
-        return not any(self._departs(call) for call in self.check.sweep())
-
-    def draw(self, examples: int, number: int) -> None:
-        """Drawn inputs; a failing one is shrunk, so that the smallest is the last that is kept."""
-
-        @seed(number)
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            database=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False,
-        )
-        @given(self.check.cases())
-        def check(call: Call) -> None:
-            if self._departs(call):
-                raise _Wrong
-
-        try:
-            check()
-        except (_Wrong, HypothesisException):
-            if self.failure is None:
-                raise
-
-    def _departs(self, call: Call) -> bool:
-        """Whether the port departs on this input; if so it is kept."""
-        self.count += 1
-        handed = copied(call)
-        result: Any = None
-        try:
-            result = handed.of(self.function)
-        except (Exception, SystemExit) as error:  # whatever a port raises is its failure, and so is leaving
-            departure: Departure | None = Departure(f"raised {type(error).__name__}: {error}")
-        else:
-            departure = self.check.departure(call, result, self._precision(call, result)) or _changed(call, handed)
-        if departure is not None:
-            self.failure = (call, result, departure)
-        return departure is not None
-
-    def _precision(self, call: Call, result: Any) -> str:
-        """The coarsest of the inputs' float type, the result's, and the one that the port states."""
-        found = {dtype_of(argument) for argument in (*call.args, result)} & set(UNIT_ROUNDOFF)
-        return max(found | ({self.stated} if self.stated else set()) or {"float32"}, key=UNIT_ROUNDOFF.__getitem__)
-
-    def outcome(self) -> Outcome:
-        """The failure, with its likely cause."""
-        assert self.failure is not None
-        call, result, departure = self.failure
-        words = ", ".join([*map(describe, call.args), *(f"{name}={describe(value)}" for name, value in call.kwargs.items())])
-        return Outcome(
-            self.check.name,
-            Status.FAIL,
-            departure.what,
-            call=f"{self.check.name}({words})",
-            came=None if result is None else describe(result),
-            expected=None if self.check.examine else describe(self.check.expected(call)),
-            cause=self._cause(call, result, departure),
-            worst=departure.worst,
-        )
-
-    def _cause(self, call: Call, result: Any, departure: Departure) -> str | None:
-        """The known faults that explain the failure and every fixed input, or else the failure alone, or else a hint."""
-        if result is None:
-            return None
-        here = [suspect for suspect in self.check.suspects if self._explains(suspect, call, result)]
-        everywhere = [suspect for suspect in here if self._explains_all(suspect)]
-        words = [suspect.words for suspect in everywhere or here]
-        hints = [] if self.check.hint is None or words else self.check.hint(call, result, departure)
-        return " or: ".join([*words, *hints]) or None
-
-    def _explains(self, suspect: Suspect, call: Call, result: Any) -> bool:
-        """Whether the port's result is what a function with that fault gives."""
-        try:
-            return self.check.departure(call, result, self._precision(call, result), suspect.function) is None
-        except Exception:  # a faulty function may well fail
-            return False
-
-    def _explains_all(self, suspect: Suspect) -> bool:
-        for call in self.check.sweep():
-            try:
-                result = copied(call).of(self.function)
-            except Exception:
-                return False
-            if not self._explains(suspect, call, result):
-                return False
-        return True
-
-
-def _changed(call: Call, handed: Call) -> Departure | None:
-    """Which argument is no longer what it was, if one is."""
-    for index, (before, after) in enumerate(zip(call.args, handed.args, strict=True)):
-        if not same(before, after):
-            return Departure(f"changed its argument {index}")
-    return None

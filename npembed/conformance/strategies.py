@@ -4,8 +4,8 @@ They shrink to small, readable cases: one slice of one patch, pixels that are al
 released position rules apart are drawn often.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, lru_cache
 from itertools import combinations
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npembed import Config, Model, SlicingConfig, VisionConfig, random_model
+from npembed import FAMILIES, Config, Model, SlicingConfig, VisionConfig, random_model
+from npembed.conformance.filling import KINDS as KINDS
+from npembed.family import Family
 from npembed.positions import bucket_coords
 from npembed.positions.rules import RULES
 
@@ -23,15 +25,6 @@ except ImportError:
     raise ImportError("the conformance kit needs Hypothesis: pip install 'npembed[testing]'") from None
 
 Floats = NDArray[Any]
-
-KINDS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
-    "ones": lambda rng, shape: np.ones(shape),
-    "ramp": lambda rng, shape: np.arange(1, 1 + np.prod(shape), dtype=np.float64).reshape(shape) / 8,
-    "mixed": lambda rng, shape: rng.standard_normal(shape),
-    "one sign": lambda rng, shape: rng.uniform(0.5, 1.5, shape),
-    "faint": lambda rng, shape: rng.standard_normal(shape) / 128,
-}
-"""What fills an array of floats, simplest first. "one sign" shows a sum that is rounded too often, "faint" an epsilon."""
 
 
 @cache
@@ -135,10 +128,14 @@ def small_model(
     side: int = 70,
     layers: int = 1,
     queries: int = 1,
+    embed_dim: int = 128,
+    eps: float = 1e-6,
+    drop_last: bool = False,
+    peak: float = 1.0,
     seed: int = 0,
     one_sign: bool = False,
 ) -> SmallModel:
-    """A random model of small sizes; E is 128, the least there is. With `one_sign` its kernels are positive.
+    """A random model of MiniCPM-V 2.6 in small sizes. With `one_sign` its kernels are positive; `peak` is a factor of queries.
 
     Examples
     --------
@@ -156,15 +153,72 @@ def small_model(
         num_channels=channels,
         image_size=side * patch_size,
         patch_size=patch_size,
+        layer_norm_eps=eps,
     )
-    config = Config(vision=vision, slicing=SlicingConfig(patch_size=patch_size), query_num=queries, embed_dim=128)
-    weights = random_model(config, seed, until).weights
+    slicing = SlicingConfig(patch_size=patch_size)
+    config = Config(vision=vision, slicing=slicing, query_num=queries, embed_dim=embed_dim, drop_vision_last_layer=drop_last)
+    weights = peaked(random_model(config, seed, until), peak)
     defaults = small_model.__wrapped__.__kwdefaults__ or {}
     shown = "".join(f", {key}={value!r}" for key, value in sizes.items() if value != defaults[key])
+    if drop_last:
+        weights = _with_dropped_layer(config, weights, seed)
     if one_sign:
         kernels = "vpm.embeddings.patch_embedding.weight"
         weights = weights | {kernels: np.abs(weights[kernels])}
     return SmallModel(config, weights, words=f"small_model({until!r}{shown})")
+
+
+def _with_dropped_layer(config: Config, weights: dict[str, Floats], seed: int) -> dict[str, Floats]:
+    """The arrays of the layer that is left out, which checkpoints hold all the same."""
+    whole = random_model(replace(config, drop_vision_last_layer=False), seed, "hidden").weights
+    return {name: array for name, array in whole.items() if name not in weights and ".layers." in name} | weights
+
+
+def peaked(model: Model, factor: float) -> dict[str, Floats]:
+    """The model's arrays, with queries so many times as large, so that attention is as much sharper.
+
+    Examples
+    --------
+    >>> one, ten = small_model("hidden"), small_model("hidden", peak=10.0)
+    >>> name = "vpm.encoder.layers.0.self_attn.q_proj.weight"
+    >>> np.allclose(10 * one.weights[name], ten.weights[name])
+    True
+    """
+    weights = dict(model.weights)
+    for name, array in weights.items():
+        if ".q_proj." in name:
+            weights[name] = array * np.float32(factor)
+        elif "in_proj_" in name:
+            weights[name] = np.concatenate([array[: len(array) // 3] * np.float32(factor), array[len(array) // 3 :]])
+    return weights
+
+
+@lru_cache(maxsize=256)
+def family_model(key: str, until: str, *, peak: float = 1.0, seed: int = 0, **changes: Any) -> SmallModel:
+    """The small model of a family, with some fields of its config changed, those of the configs within among them.
+
+    Examples
+    --------
+    >>> family_model("idefics2", "embeddings", layer_norm_eps=0.001)
+    family_model('idefics2', 'embeddings', layer_norm_eps=0.001)
+    """
+    family = FAMILIES[key]
+    config = changed_config(family.small(family), changes)
+    own = {"peak": peak, "seed": seed} if (peak, seed) != (1.0, 0) else {}
+    shown = "".join(f", {name}={value!r}" for name, value in (own | changes).items())
+    weights = peaked(random_model(config, seed, until), peak)
+    return SmallModel(config, weights, words=f"family_model({key!r}, {until!r}{shown})")
+
+
+def changed_config(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A config with other values in the fields of those names, whether they are its own or of a config within it."""
+    own = {f.name: changes[f.name] for f in fields(config) if f.init and f.name in changes}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value) and not isinstance(value, (type, Family)):
+            changed = changed_config(value, changes)
+            own |= {f.name: changed} if changed != value else {}
+    return replace(config, **own)
 
 
 def models(until: str = "embeddings", num_patches_per_side: int | None = None) -> st.SearchStrategy[SmallModel]:
@@ -175,12 +229,14 @@ def models(until: str = "embeddings", num_patches_per_side: int | None = None) -
             until, hidden_size=heads * head_dim, heads=heads, side=side, **sizes
         ),
         heads=heads,
-        head_dim=st.sampled_from((2, 4, 8)),
+        head_dim=st.sampled_from((2, 4, 8, 16)),
         side=st.sampled_from((70, 1, 2, 7, 27)) if num_patches_per_side is None else st.just(num_patches_per_side),
         channels=st.sampled_from((1, 3)),
         patch_size=st.integers(1, 3),
         layers=st.integers(1, 2),
         queries=st.integers(1, 4),
+        eps=st.sampled_from((1e-6, 1e-3)),
+        embed_dim=st.sampled_from((128, 256)),
         seed=st.integers(0, 3),
     )
 

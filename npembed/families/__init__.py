@@ -1,6 +1,5 @@
 """The families of models: the table of them, and what depends on a config's family alone."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from npembed.families import (
 from npembed.families.minicpmv import MINICPM_V_2_6 as MINICPM_V_2_6
 from npembed.family import Family
 from npembed.typing import Floats, Ids, Pixels
+from npembed.words import brief, did_you_mean
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -50,9 +50,7 @@ def get_family(key: str, who: str) -> Family:
     """The family of this key, or an error that lists the known ones."""
     if isinstance(key, str) and key in FAMILIES:
         return FAMILIES[key]
-    close = difflib.get_close_matches(str(key), FAMILIES, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{who}: family must be one of {', '.join(FAMILIES)}; got {key!r}{hint}")
+    raise ValueError(f"{who}: family must be one of {', '.join(FAMILIES)}; got {brief(key)}{did_you_mean(key, FAMILIES)}")
 
 
 def recognise(top: Mapping[str, Any], who: str) -> Family:
@@ -71,10 +69,12 @@ def recognise(top: Mapping[str, Any], who: str) -> Family:
             return family
     if families:
         raise ValueError(
-            f"{who}: config.json has model_type {model_type!r} and version {version!r}; supported are the numbers "
+            f"{who}: config.json has model_type {brief(model_type)} and version {brief(version)}; supported are the numbers "
             f"{', '.join(str(number) for family in families for number in family.versions)}"
         )
-    raise ValueError(f"{who}: config.json has model_type {model_type!r}, which is not supported; supported are {_supported()}")
+    raise ValueError(
+        f"{who}: config.json has model_type {brief(model_type)}, which is not supported; supported are {_supported()}"
+    )
 
 
 def _supported() -> str:
@@ -179,9 +179,11 @@ def image_placeholder(
     sizes = None if tgt_sizes is None else arguments.as_tgt_sizes(tgt_sizes, who)
     if grid is None:
         return known.family.placeholder(None, number, known, sizes)
-    if not isinstance(grid, (Sequence, np.ndarray)) or len(grid) != 2:
-        raise ValueError(f"{who}: grid must be (columns, rows) or None; got {grid!r}")
-    columns, rows = (arguments.as_count(side, f"grid[{index}]", who) for index, side in enumerate(grid))
+    if not isinstance(grid, (list, tuple, np.ndarray)) or getattr(grid, "ndim", 1) != 1 or len(grid) != 2:
+        raise ValueError(f"{who}: grid must be (columns, rows) or None; got {brief(grid)}")
+    columns, rows = (
+        arguments.as_count(side, f"grid[{index}]", who, most=arguments.MAX_SIDE) for index, side in enumerate(grid)
+    )
     return known.family.placeholder((columns, rows), number, known, sizes)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from npembed import arguments
 from npembed.config import SlicingConfig
 from npembed.family import Slices
-from npembed.images import as_rgb, cells, resize, strip_of
+from npembed.images import as_rgb, cells, check_resize, resize, strip_of
 from npembed.typing import Floats, Ids, Pixels, Size
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def cut(image: "Picture | Pixels", slicing: SlicingConfig, unit: int | None = No
     """A picture -> the whole of it, then its crops, row by row; each resized from the original."""
     picture = as_rgb(image)
     plan = plan_slices(picture.size, slicing, unit)
+    arguments.as_tgt_sizes(plan.tgt_sizes, "slice_image")  # a thin picture makes slices that are too long
     pixels = [resize(picture, plan.source_size)]
     if plan.grid and plan.refine_size:
         pixels += cells(resize(picture, plan.refine_size), *plan.grid)
@@ -141,6 +142,7 @@ def whole(image: "Picture | Pixels", slicing: SlicingConfig) -> Slices:
     columns, rows = (length // side for length in picture.size)
     if not (columns and rows):
         raise ValueError(f"slice_image: with slice_mode false a picture needs {side} x {side} pixels; got {picture.size}")
+    check_resize(picture.size, (columns * side, rows * side))
     pixels = np.asarray(picture)[: rows * side, : columns * side]
     box = np.array([[0, 0, columns * side, rows * side]], dtype=np.float64)
     return Slices([strip_of(pixels, side, slicing.mean, slicing.std)], np.array([[rows, columns]]), box)

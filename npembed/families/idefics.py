@@ -14,6 +14,7 @@ from npembed.images import is_blank, strip_of
 from npembed.model import Model
 from npembed.stages import hidden_stage
 from npembed.typing import Array, Floats, Pixels, Shapes, Size
+from npembed.words import brief
 
 FAKE = "<fake_token_around_image>"
 PLACE = "<image>"
@@ -45,7 +46,7 @@ def read_edges(keys: Keys, key: str, *edges: str) -> dict[str, Any]:
     sizes = section.given(**{edge: edge for edge in edges})
     section.finish()
     if keys.content.get(key) is not None and len(sizes) < len(edges):
-        raise ValueError(f"{key} of {keys.where} is {keys.content[key]!r}; it must have {' and '.join(edges)}")
+        raise ValueError(f"{key} of {keys.where} is {brief(keys.content[key])}; it must have {' and '.join(edges)}")
     return sizes
 
 
@@ -55,7 +56,7 @@ def text_value(text: Keys, key: str, kind: str, default: Any) -> Any:
     other = text.value("model_type", kind)
     if found is None and other != kind:
         raise ValueError(
-            f"{key} of text_config is missing; its default is known for model_type {kind!r} only, not for {other!r}"
+            f"{key} of text_config is missing; its default is known for model_type {brief(kind)} only, not for {brief(other)}"
         )
     return default if found is None else found
 
@@ -123,7 +124,14 @@ def _text(picture: Any, config: Any) -> Array:
     return np.frombuffer(config.family.placeholder(grid, None, config, None).encode(), dtype=np.uint8)
 
 
-TEXT = Stage(name="text", reads=("picture",), call=_text, arguments=lambda values, model: (values["picture"], model.config))
+TEXT = Stage(
+    name="text",
+    reads=("picture",),
+    call=_text,
+    arguments=lambda values, model: (values["picture"], model.config),
+    axes="(bytes,)",
+    about="the text that stands for the picture, in UTF-8",
+)
 """The text of a picture, which has no place for a number."""
 
 
@@ -131,4 +139,4 @@ def check_family_config(config: Any, **kinds: type) -> None:
     """An error unless each of these fields is of that kind."""
     for name, kind in (kinds | {"vision": VisionConfig, "family": Family}).items():
         if not isinstance(getattr(config, name), kind):
-            raise TypeError(f"{type(config).__name__}: {name} must be a {kind.__name__}; got {getattr(config, name)!r}")
+            raise TypeError(f"{type(config).__name__}: {name} must be a {kind.__name__}; got {brief(getattr(config, name))}")

@@ -19,6 +19,7 @@ from npembed.model import Model, as_model
 from npembed.positions import position_ids
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
+from npembed.words import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -57,7 +58,7 @@ class SizingConfig:
             arguments.as_count(getattr(self, name), name, "SizingConfig", most=MAX_EDGE)
         check_levels(self)
         if not isinstance(self.do_image_splitting, bool):
-            raise TypeError(f"SizingConfig: do_image_splitting must be true or false; got {self.do_image_splitting!r}")
+            raise TypeError(f"SizingConfig: do_image_splitting must be true or false; got {brief(self.do_image_splitting)}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class PerceiverConfig:
                 f"{self.num_key_value_heads}"
             )
         if isinstance(self.rms_norm_eps, bool) or not isinstance(self.rms_norm_eps, (int, float)):
-            raise TypeError(f"PerceiverConfig: rms_norm_eps must be a number; got {self.rms_norm_eps!r}")
+            raise TypeError(f"PerceiverConfig: rms_norm_eps must be a number; got {brief(self.rms_norm_eps)}")
         if not 0 < self.rms_norm_eps < 1:
             raise ValueError(f"PerceiverConfig: rms_norm_eps must lie between 0 and 1; got {self.rms_norm_eps}")
 
@@ -386,6 +387,14 @@ def _small(family: Family) -> Idefics2Config:
     return Idefics2Config(vision, SizingConfig(shortest_edge=14, longest_edge=50), perceiver, 24, 20, family)
 
 
+def _variants(family: Family) -> Mapping[str, Any]:
+    """Other sizes in each part, quarters, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3)
+    sizing = SizingConfig(20, 60, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=True)
+    perceiver = PerceiverConfig(3, 3, 6, 8, num_key_value_heads=3, rms_norm_eps=1e-3)
+    return {"varied": Idefics2Config(vision, sizing, perceiver, 20, 36, family)}
+
+
 def _presets(family: Family) -> Mapping[str, Idefics2Config]:
     vision = VisionConfig()  # SigLIP so400m with a table of 70 x 70, as MiniCPM-V 2.6's
     sizing = SizingConfig(do_image_splitting=True)
@@ -401,6 +410,7 @@ FAMILIES: tuple[Family, ...] = (
         as_json=as_json,
         presets=_presets,
         small=_small,
+        variants=_variants,
         prefix="model.vision_model.",
         owns=("model.vision_model.", "model.connector."),
         cut=cut,

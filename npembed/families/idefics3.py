@@ -1,7 +1,7 @@
 """Idefics3, SmolVLM and SmolVLM2: tiles of one size and the whole picture, a SigLIP tower, a pixel shuffle and a linear map."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,16 @@ from numpy.typing import ArrayLike
 from npembed import arguments
 from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_counts, check_levels
 from npembed.families import idefics
+from npembed.families.gguf import tower_names
 from npembed.families.idefics import FAKE, PLACE
 from npembed.families.keys import Json, Keys
-from npembed.family import Family, Slices
+from npembed.family import Family, GgufNames, Slices
 from npembed.images import as_rgb, as_rgb_on_white, cells, resize
 from npembed.model import Model, as_model
 from npembed.positions import position_ids
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
+from npembed.words import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -60,7 +62,7 @@ class TilingConfig:
         arguments.as_count(self.max_image_size, "max_image_size", "TilingConfig", most=MAX_PICTURE)
         check_levels(self)
         if not isinstance(self.do_image_splitting, bool):
-            raise TypeError(f"TilingConfig: do_image_splitting must be true or false; got {self.do_image_splitting!r}")
+            raise TypeError(f"TilingConfig: do_image_splitting must be true or false; got {brief(self.do_image_splitting)}")
 
 
 @dataclass(frozen=True)
@@ -365,6 +367,9 @@ def placeholder(grid: Size | None, image_id: int | None, config: Idefics3Config,
 _PROJECTION = "model.connector.modality_projection.proj.weight"
 
 
+GGUF = GgufNames(projector="idefics3", names=tower_names("model.vision_model.") | {"mm.model.fc.weight": _PROJECTION})
+
+
 def _connector_shapes(config: Any) -> Shapes:
     return {_PROJECTION: (config.embed_dim, config.scale_factor**2 * config.vision.hidden_size)}
 
@@ -374,6 +379,19 @@ def _small(family: Family) -> Idefics3Config:
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=108
     )
     return Idefics3Config(vision, TilingConfig(longest_edge=80, max_image_size=40), 2, 24, family)
+
+
+def _variants(family: Family) -> Mapping[str, Any]:
+    """Other sizes in each part, a side that fills no patch, no tiles, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=280, layer_norm_eps=1e-3)
+    tiling = TilingConfig(70, 51, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=False)
+    return {"varied": Idefics3Config(vision, tiling, 3, 20, family)}
+
+
+def _squares(sizes: Sequence[Size], config: Any) -> Sequence[Size]:
+    """Squares of about as many patches, their sides up to a multiple of `scale_factor`."""
+    sides = [math.ceil(math.sqrt(h * w) / config.scale_factor) * config.scale_factor for h, w in sizes]
+    return [(side, side) for side in sides]
 
 
 _SO400M = VisionConfig(
@@ -412,6 +430,8 @@ def _family(key: str, title: str, presets: Any) -> Family:
         as_json=as_json,
         presets=presets,
         small=_small,
+        variants=_variants,
+        case_sizes=_squares,
         prefix="model.vision_model.",
         owns=("model.vision_model.", "model.connector."),
         cut=cut,
@@ -420,6 +440,7 @@ def _family(key: str, title: str, presets: Any) -> Family:
         tower=idefics.tower,
         unit=lambda config: config.scale_factor,
         placeholder=placeholder,
+        gguf=GGUF,
         stages=(
             *BEFORE_THE_TOWER,
             EMBEDDINGS,

@@ -6,6 +6,8 @@ What nobody asked for is refused by `finish`, so a key that a later release adds
 from collections.abc import Mapping
 from typing import Any
 
+from npembed.words import brief
+
 Json = Mapping[str, Any]
 
 WITHOUT_EFFECT = frozenset(
@@ -56,7 +58,7 @@ class Keys:
         if value is None and absent:
             return
         if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in supported):
-            came = "is missing" if value is None else f"is {value!r}"
+            came = "is missing" if value is None else f"is {brief(value)}"
             words = " or ".join(map(repr, supported)) or "absent"
             raise ValueError(f"{key} of {self.where} {came}; supported is {words}")
 
@@ -65,7 +67,7 @@ class Keys:
         self.said[key] = "honoured"
         value = self.content.get(key)
         if value is not None and not isinstance(value, dict):
-            raise ValueError(f"{key} of {self.where} must be a JSON object; got {value!r}")
+            raise ValueError(f"{key} of {self.where} must be a JSON object; got {brief(value)}")
         return Keys(value or {}, key)
 
     def without_effect(self, *keys: str) -> None:

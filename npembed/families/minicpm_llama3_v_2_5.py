@@ -108,6 +108,12 @@ def _presets(family: Family) -> Mapping[str, Any]:
     return {family.title: minicpmv.Config(query_num=96, embed_dim=4096, use_image_id=False, family=family)}
 
 
+def _variants(family: Family) -> Mapping[str, Any]:
+    """MiniCPM-V 2.6's, in so far as this release has code for them."""
+    configs = {name: replace(config, use_image_id=False) for name, config in _V_2_6.variants(family).items()}
+    return {name: config for name, config in configs.items() if config.slicing.slice_mode}
+
+
 _V_2_6 = minicpmv.FAMILIES[0]
 
 FAMILIES = (
@@ -119,6 +125,7 @@ FAMILIES = (
         read_config=read_config,
         presets=_presets,
         small=lambda family: replace(_V_2_6.small(family), use_image_id=False),
+        variants=_variants,
         position_ids=batch_position_ids,
         places=batch_places,
         placeholder=placeholder,

@@ -1,7 +1,7 @@
 """MiniCPM-V 2.6, 4.0 and 4.5, MiniCPM-o 2.6 and 4.5: slices, position ids by `arange`, a SigLIP tower, a resampler."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,9 @@ import numpy as np
 from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts
 from npembed.encoder import post_layernorm, tower_layers, tower_shapes
 from npembed.families import cutting
+from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys
-from npembed.family import Family, Slices, Step
+from npembed.family import Family, GgufNames, Slices, Step
 from npembed.model import Model
 from npembed.positions import position_ids
 from npembed.resampler import HEAD_DIM, resample, resampler_shapes
@@ -25,6 +26,7 @@ from npembed.stages import (
     tokens_stage,
 )
 from npembed.typing import Ids, Shapes, Size
+from npembed.words import brief
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Config(FamilyConfig):
         kinds |= {"drop_vision_last_layer": bool, "use_image_id": bool}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
         check_counts(self, ("query_num", "embed_dim"))
         if self.embed_dim % HEAD_DIM:
             raise ValueError(f"Config: embed_dim must be a multiple of {HEAD_DIM}; got {self.embed_dim}")
@@ -235,6 +237,30 @@ def _dropped_layer(config: Config) -> Sequence[str]:
 HIDDEN = hidden_stage(_hidden_shapes)
 TOKENS = tokens_stage(resample, resampler_shapes, _token_counts, "resample")
 
+_RESAMPLER = {
+    "resampler.query": "resampler.query",
+    "resampler.proj.weight": "resampler.proj",
+    "resampler.kv.weight": "resampler.kv_proj.weight",
+    "resampler.attn.q.weight": "resampler.attn.in_proj_weight",
+    "resampler.attn.k.weight": "resampler.attn.in_proj_weight",
+    "resampler.attn.v.weight": "resampler.attn.in_proj_weight",
+    "resampler.attn.q.bias": "resampler.attn.in_proj_bias",
+    "resampler.attn.k.bias": "resampler.attn.in_proj_bias",
+    "resampler.attn.v.bias": "resampler.attn.in_proj_bias",
+    "resampler.attn.out.*": "resampler.attn.out_proj.*",
+    "resampler.ln_q.*": "resampler.ln_q.*",
+    "resampler.ln_kv.*": "resampler.ln_kv.*",
+    "resampler.ln_post.*": "resampler.ln_post.*",
+}
+
+GGUF = GgufNames(
+    projector="resampler",
+    names=tower_names("vpm.") | _RESAMPLER,
+    turned=frozenset({"resampler.proj"}),
+    ignored=frozenset({"resampler.pos_embed_k"}),
+    legacy=True,
+)
+
 _SMALL = VisionConfig(
     hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
 )
@@ -243,6 +269,27 @@ _SMALL = VisionConfig(
 def _small(family: Family) -> Config:
     slicing = SlicingConfig(scale_resolution=16, patch_size=4)
     return Config(vision=_SMALL, slicing=slicing, query_num=4, embed_dim=128, family=family)
+
+
+def _variants(family: Family) -> Mapping[str, Config]:
+    """Other sizes in each part: G of 27 and 12, no `kv_proj`, two heads in the resampler, levels of each channel's own."""
+    base = _small(family)
+    varied = replace(
+        base,
+        vision=VisionConfig(32, 48, 3, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3),
+        slicing=SlicingConfig(20, 4, 4, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+        query_num=3,
+        embed_dim=256,
+        drop_vision_last_layer=True,
+        use_image_id=False,
+    )
+    wide = replace(_SMALL, hidden_size=128, num_hidden_layers=1, num_attention_heads=4, patch_size=2, image_size=25)
+    large = replace(_SMALL, hidden_size=8, patch_size=14, image_size=980)
+    return {
+        "patch14": replace(base, vision=large, slicing=SlicingConfig(scale_resolution=56), query_num=2),
+        "varied": varied,
+        "same-width": replace(base, vision=wide, slicing=SlicingConfig(patch_size=2, slice_mode=False)),
+    }
 
 
 def _family(
@@ -263,6 +310,7 @@ def _family(
         as_json=as_json,
         presets=lambda family: {title: Config(embed_dim=embed_dim, family=family)},
         small=_small,
+        variants=_variants,
         prefix="vpm.",
         owns=("vpm.", "resampler."),
         unread=_dropped_layer,
@@ -271,6 +319,7 @@ def _family(
         tower=tower,
         frames=frames,
         placeholder=placeholder,
+        gguf=GGUF,
         stages=(*TO_THE_MASK, BUCKETED_IDS, EMBEDDINGS, HIDDEN, TOKENS, TEXT, IMAGE_BOUND, INPUTS_EMBEDS),
         checked=checked,
     )

@@ -1,6 +1,6 @@
 """MiniCPM-V 4.6 and 4.7, MiniCPM-OCR in fixed mode: a tower with or without a merger inside, an MLP merger (SPEC 13.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -10,14 +10,16 @@ from npembed import arguments
 from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts
 from npembed.encoder import post_layernorm, tower_layers, tower_shapes
 from npembed.families import cutting
+from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys
-from npembed.family import Family, Slices, Stage, Step
+from npembed.family import Family, GgufNames, Slices, Stage, Step
 from npembed.images import as_rgb_on_white
 from npembed.mergers import SIDE, divided, merge_patches, merger_shapes, window_merger, window_merger_shapes
 from npembed.model import Model
 from npembed.positions import position_ids
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, hidden_stage, tokens_stage
 from npembed.typing import Array, Ids, Shapes, Size
+from npembed.words import brief
 
 MODES = ("16x", "4x")
 """Patches per vision token, and with it whether the tower has the window merger."""
@@ -64,10 +66,10 @@ class MergerConfig(FamilyConfig):
         kinds = {"vision": VisionConfig, "slicing": SlicingConfig, "use_image_id": bool, "family": Family}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
         check_counts(self, ("embed_dim",))
         if self.downsample_mode not in MODES:
-            raise ValueError(f"{who}: downsample_mode must be '16x' or '4x'; got {self.downsample_mode!r}")
+            raise ValueError(f"{who}: downsample_mode must be '16x' or '4x'; got {brief(self.downsample_mode)}")
         last = self.vision.num_hidden_layers - 1 if self.merges_inside else None
         arguments.as_count(self.insert_layer_id, "insert_layer_id", who, least=0, most=last)
         if self.image_token_id is not None:
@@ -129,7 +131,9 @@ def _read_width(text: Keys) -> int:
     kind = text.value("model_type", "qwen3_5_text")
     width = text.value("hidden_size", 4096 if kind == "qwen3_5_text" else None)
     if width is None:
-        raise ValueError(f"hidden_size of text_config is missing, and its default for model_type {kind!r} is not known here")
+        raise ValueError(
+            f"hidden_size of text_config is missing, and its default for model_type {brief(kind)} is not known here"
+        )
     return arguments.as_count(width, "hidden_size of text_config", "MergerConfig")
 
 
@@ -141,8 +145,8 @@ def _read_mode(config: Keys, processor: Keys, family: Family) -> str:
     mode, slices = (keys.value("downsample_mode", default) for keys in (config, processor))
     if mode != slices:
         raise ValueError(
-            f"downsample_mode is {mode!r} by config.json but {slices!r} by preprocessor_config.json, where left out it is "
-            f"{default!r}; the tower and the slices must have the same"
+            f"downsample_mode is {brief(mode)} by config.json but {brief(slices)} by preprocessor_config.json, where left out "
+            f"it is {brief(default)}; the tower and the slices must have the same"
         )
     return str(mode)
 
@@ -247,9 +251,30 @@ TEXT = Stage(
         int(values["image_id"]),
         model.config,
     ),
+    axes="(bytes,)",
+    about="the text that stands for the picture, in UTF-8",
 )
 HIDDEN = hidden_stage(_hidden_shapes, _hidden_sizes)
 TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches")
+
+_WINDOW_MERGER = {
+    "v.vit_merger.ln1.*": "model.vision_tower.vit_merger.layer_norm1.*",
+    "v.vit_merger.attn_q.*": "model.vision_tower.vit_merger.self_attn.q_proj.*",
+    "v.vit_merger.attn_k.*": "model.vision_tower.vit_merger.self_attn.k_proj.*",
+    "v.vit_merger.attn_v.*": "model.vision_tower.vit_merger.self_attn.v_proj.*",
+    "v.vit_merger.attn_out.*": "model.vision_tower.vit_merger.self_attn.out_proj.*",
+    "v.vit_merger.ds_ln.*": "model.vision_tower.vit_merger.pre_norm.*",
+    "v.vit_merger.ds_ffn_up.*": "model.vision_tower.vit_merger.linear_1.*",
+    "v.vit_merger.ds_ffn_down.*": "model.vision_tower.vit_merger.linear_2.*",
+}
+
+_MERGER = {
+    "mm.input_norm.*": "model.merger.mlp.0.pre_norm.*",
+    "mm.up.*": "model.merger.mlp.0.linear_1.*",
+    "mm.down.*": "model.merger.mlp.0.linear_2.*",
+}
+
+GGUF = GgufNames(projector="minicpmv4_6", names=tower_names("model.vision_tower.") | _WINDOW_MERGER | _MERGER)
 
 OCR = "minicpm-ocr"
 
@@ -271,6 +296,21 @@ def _small(family: Family) -> MergerConfig:
     return MergerConfig(_SMALL, slicing, 24, mode, insert_layer_id=1, image_token_id=294, family=family)
 
 
+def _variants(family: Family) -> Mapping[str, MergerConfig]:
+    """Other sizes in each part, the other mode, levels of each channel's own; and pictures that are not cut."""
+    base = _small(family)
+    varied = replace(
+        base,
+        vision=VisionConfig(32, 24, 4, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3),
+        slicing=SlicingConfig(40, 4, 4, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+        embed_dim=20,
+        downsample_mode="4x" if base.downsample_mode == "16x" else "16x",
+        insert_layer_id=2,
+        use_image_id=False,
+    )
+    return {"varied": varied, "same-width": replace(base, embed_dim=16, slicing=replace(base.slicing, slice_mode=False))}
+
+
 def _family(key: str, title: str, model_type: str, preset: str, checked: str) -> Family:
     mode = "4x" if key == OCR else "16x"
     return Family(
@@ -281,6 +321,7 @@ def _family(key: str, title: str, model_type: str, preset: str, checked: str) ->
         as_json=as_json,
         presets=lambda family: {preset: MergerConfig(downsample_mode=mode, family=family)},
         small=_small,
+        variants=_variants,
         prefix="model.vision_tower.",
         owns=("model.vision_tower.", "model.merger."),
         unread=_unread,
@@ -290,6 +331,7 @@ def _family(key: str, title: str, model_type: str, preset: str, checked: str) ->
         tower=tower,
         unit=lambda config: config.unit,
         placeholder=placeholder,
+        gguf=None if key == OCR else GGUF,
         stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, TOKEN_PLACES, INPUTS_EMBEDS_BY_COUNT),
         checked=checked,
     )

@@ -23,7 +23,7 @@ from npembed.embeddings import embedding_shapes
 from npembed.encoder import layer_shapes, run_layer, tower_shapes
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, Slices, Stage, Step
-from npembed.images import as_rgb_on_white
+from npembed.images import as_rgb_on_white, check_resize
 from npembed.interpolate import resize_bytes, shrink_bicubic
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.patches import picture_to_strip
@@ -37,6 +37,7 @@ from npembed.stages import (
     tokens_stage,
 )
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
+from npembed.words import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -91,7 +92,7 @@ class Config(FamilyConfig):
     def __post_init__(self) -> None:
         for name, kind in {"vision": VisionConfig, "family": Family}.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
         check_counts(self, ("embed_dim", "crop_size", "dynamic_hd"))
         arguments.as_count(self.image_token_id, "image_token_id", "Config", least=0)
         if self.crop_size != SIDE * self.vision.patch_size:
@@ -271,6 +272,7 @@ def cut(image: "Picture | Pixels", config: Config) -> Slices:
     plan = plan_canvas(picture.size, config)
     columns, rows = plan.grid
     canvas = np.full((config.crop_size * rows, config.crop_size * columns, 3), 255, dtype=np.uint8)
+    check_resize(picture.size, plan.size)
     canvas[: plan.size[1], : plan.size[0]] = resize_bytes(np.asarray(picture), plan.size)
     pixels = np.stack([np.take(*pair) for pair in zip(_levels(config), canvas.transpose(2, 0, 1), strict=True)])  # (3, H, W)
     patch = config.vision.patch_size
@@ -472,6 +474,8 @@ TEXT = Stage(
     reads=("sliced_tgt_sizes",),
     call=lambda tgt_sizes, config: np.frombuffer(placeholder(None, None, config, tgt_sizes).encode(), dtype=np.uint8),
     arguments=lambda values, model: (values["sliced_tgt_sizes"], model.config),
+    axes="(bytes,)",
+    about="the text that stands for the picture, in UTF-8",
 )
 
 
@@ -479,6 +483,18 @@ def _small(family: Family) -> Config:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     vision = VisionConfig(**sizes, patch_size=2, image_size=54)
     return Config(vision=vision, embed_dim=24, crop_size=SIDE * 2, dynamic_hd=4, family=family)
+
+
+def _variants(family: Family) -> dict[str, Config]:
+    """Other sizes in each part, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 4, 4, patch_size=2, image_size=140, layer_norm_eps=1e-3)
+    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+    return {"varied": Config(vision=vision, embed_dim=20, crop_size=SIDE * 2, dynamic_hd=6, **levels, family=family)}
+
+
+def _whole_and_canvas(sizes: Sequence[Size], config: Config) -> Sequence[Size]:
+    """The whole and the canvas of a picture of each size, but of two at most, because each whole is large."""
+    return [size for canvas in sizes[-2:] for size in ((SIDE, SIDE), canvas)]
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -490,6 +506,8 @@ FAMILIES: tuple[Family, ...] = (
         as_json=as_json,
         presets=lambda family: {"Phi-4-multimodal": Config(family=family)},
         small=_small,
+        variants=_variants,
+        case_sizes=_whole_and_canvas,
         prefix=f"{CONNECTOR}img_processor.",
         owns=(CONNECTOR,),
         unread=unread,

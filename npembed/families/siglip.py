@@ -17,6 +17,7 @@ from npembed.model import Model
 from npembed.pooling import head_shapes, pool
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, hidden_stage
 from npembed.typing import Ids, Shapes, Size
+from npembed.words import brief
 
 FILTERS = ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC", "BOX", "HAMMING")
 """Pillow's filters in the order of their numbers, which a config gives as `resample`."""
@@ -63,9 +64,9 @@ class SiglipConfig(FamilyConfig):
         who = type(self).__name__
         for name, kind in {"vision": VisionConfig, "family": Family, "size": tuple}.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
         if len(self.size) != 2:
-            raise ValueError(f"{who}: size must be two counts, rows and columns of pixels; got {self.size!r}")
+            raise ValueError(f"{who}: size must be two counts, rows and columns of pixels; got {brief(self.size)}")
         for index, side in enumerate(self.size):
             as_count(side, f"size[{index}]", who, most=MAX_SIZE)
         check_filter(self)
@@ -77,7 +78,7 @@ def check_filter(config: Any) -> None:
     """An error unless `resample` is one of Pillow's filters."""
     if config.resample not in FILTERS:
         who = type(config).__name__
-        raise ValueError(f"{who}: resample must be one of {', '.join(FILTERS)}; got {config.resample!r}")
+        raise ValueError(f"{who}: resample must be one of {', '.join(FILTERS)}; got {brief(config.resample)}")
 
 
 def read_config(top: Json, preprocessor: Json, family: Family) -> SiglipConfig:
@@ -113,7 +114,7 @@ def read_head(keys: Keys) -> bool:
     """Whether the vision model has a pooling head."""
     head = keys.value("vision_use_head", True)
     if not isinstance(head, bool):
-        raise TypeError(f"vision_use_head of {keys.where} must be true or false; got {head!r}")
+        raise TypeError(f"vision_use_head of {keys.where} must be true or false; got {brief(head)}")
     return head
 
 
@@ -121,7 +122,7 @@ def read_pixels(processor: Keys, default: str) -> dict[str, Any]:
     """The filter, mean and std of the preprocessor's file; what else it says of pixels is as its class has it."""
     number = processor.value("resample", FILTERS.index(default))
     if isinstance(number, bool) or number not in range(len(FILTERS)):
-        raise ValueError(f"resample of {processor.where} must be from 0 to {len(FILTERS) - 1}; got {number!r}")
+        raise ValueError(f"resample of {processor.where} must be from 0 to {len(FILTERS) - 1}; got {brief(number)}")
     for step in ("do_resize", "do_rescale", "do_normalize"):
         processor.fixed(step, True)
     for step in ("do_center_crop", "do_pad"):
@@ -220,7 +221,7 @@ def position_ids(tgt_sizes: Ids, config: SiglipConfig, rule: str | None = None) 
 def refuse_rule(rule: str | None, who: str) -> None:
     """An error if a position rule was asked for."""
     if rule is not None:
-        raise ValueError(f"{who}: its positions follow no rule, so that none can be chosen; got rule {rule!r}")
+        raise ValueError(f"{who}: its positions follow no rule, so that none can be chosen; got rule {brief(rule)}")
 
 
 def no_text(grid: Size | None, image_id: int | None, config: Any, tgt_sizes: Ids | None = None) -> str:
@@ -245,6 +246,8 @@ POOLED = Stage(
     arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
     arrays=head_shapes,
     promise=Promise.DISTANCE,
+    axes="(B, D)",
+    about="one vector for each picture",
 )
 """One vector for each picture."""
 
@@ -277,6 +280,18 @@ def _small(family: Family) -> SiglipConfig:
     return SiglipConfig(vision=vision, size=(110, 110), family=family)  # G = 27, and pixels that fill no patch, as in so400m
 
 
+def _variants(family: Family) -> dict[str, SiglipConfig]:
+    """Other sizes in each part, another filter, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=14, layer_norm_eps=1e-3)
+    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+    return {"varied": SiglipConfig(vision=vision, size=(14, 14), resample="BILINEAR", **levels, family=family)}
+
+
+def _whole_tables(sizes: Sequence[Size], config: SiglipConfig) -> Sequence[Size]:
+    """Every picture has G x G patches."""
+    return [(config.vision.num_patches_per_side, config.vision.num_patches_per_side)] * len(sizes)
+
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         key="siglip",
@@ -286,6 +301,8 @@ FAMILIES: tuple[Family, ...] = (
         as_json=as_json,
         presets=_presets,
         small=_small,
+        variants=_variants,
+        case_sizes=_whole_tables,
         prefix="vision_model.",
         owns=("vision_model.",),
         layout=layout_of,

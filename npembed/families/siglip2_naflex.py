@@ -35,6 +35,7 @@ from npembed.images import as_rgb, as_rgb_on_white, resize, strip_of
 from npembed.model import Model
 from npembed.stages import EMBEDDINGS, PATCH_ATTN_MASK, PIXEL_VALUES, SLICED_STRIPS, SLICED_TGT_SIZES
 from npembed.typing import Floats, Ids, Shapes, Size
+from npembed.words import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -87,7 +88,7 @@ class NaflexConfig(FamilyConfig):
     def __post_init__(self) -> None:
         for name, kind in {"vision": VisionConfig, "family": Family, "do_convert_rgb": bool}.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"NaflexConfig: {name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                raise TypeError(f"NaflexConfig: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
         check_counts(self, ("max_num_patches",))
         check_filter(self)
         check_levels(self)
@@ -104,7 +105,7 @@ def read_config(top: Json, preprocessor: Json, family: Family) -> NaflexConfig:
     processor.fixed("image_processor_type", *names_of("Siglip2ImageProcessor"))
     patch_size = processor.value("patch_size", 16)
     if patch_size != vision.patch_size:
-        raise ValueError(f"patch_size is {patch_size!r} for pictures but {vision.patch_size} in {keys.where}")
+        raise ValueError(f"patch_size is {brief(patch_size)} for pictures but {vision.patch_size} in {keys.where}")
     most, converts = processor.value("max_num_patches", 256), processor.value("do_convert_rgb", False)
     pixels = read_pixels(processor, "BILINEAR")
     processor.without_effect("size", "default_to_square")  # a picture's size is searched for
@@ -117,7 +118,7 @@ def _read_vision(keys: Keys) -> VisionConfig:
     sizes = {**BASE, "patch_size": 16, **read_sizes(keys, ALONE, "image_size")}
     rows = keys.value("num_patches", 256)
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1 or math.isqrt(rows) ** 2 != rows:
-        raise ValueError(f"num_patches of {keys.where} must be the square of a whole number; got {rows!r}")
+        raise ValueError(f"num_patches of {keys.where} must be the square of a whole number; got {brief(rows)}")
     return replace(VisionConfig(**sizes), image_size=math.isqrt(rows) * sizes["patch_size"])
 
 
@@ -319,6 +320,13 @@ def _small(family: Family) -> NaflexConfig:
     return NaflexConfig(vision=vision, max_num_patches=40, family=family)
 
 
+def _variants(family: Family) -> dict[str, NaflexConfig]:
+    """Other sizes in each part, another filter, levels of each channel's own."""
+    vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=24, layer_norm_eps=1e-3)
+    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+    return {"varied": NaflexConfig(vision=vision, max_num_patches=60, resample="BICUBIC", **levels, family=family)}
+
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         key="siglip2-naflex",
@@ -328,6 +336,7 @@ FAMILIES: tuple[Family, ...] = (
         as_json=as_json,
         presets=_presets,
         small=_small,
+        variants=_variants,
         prefix="vision_model.",
         owns=("vision_model.",),
         layout=layout_of,

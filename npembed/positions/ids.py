@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from npembed import arguments
 from npembed.positions.rules import Rule, get_rule
 from npembed.typing import Ids
+from npembed.words import brief
 
 
 def boundaries(num_patches_per_side: int, rule: str = "arange") -> NDArray[Any]:
@@ -46,7 +47,7 @@ def boundaries(num_patches_per_side: int, rule: str = "arange") -> NDArray[Any]:
     chosen = get_rule(rule, who)
     if chosen.boundaries is None:
         raise ValueError(
-            f"{who}: rule {rule!r} has no boundaries; its buckets are whole-number arithmetic: {chosen.arithmetic}"
+            f"{who}: rule {brief(rule)} has no boundaries; its buckets are whole-number arithmetic: {chosen.arithmetic}"
         )
     return chosen.boundaries(side)
 
@@ -86,7 +87,7 @@ def fractional_coords(num_patches: int, rule: str = "arange") -> NDArray[Any]:
     chosen = get_rule(rule, who)
     if chosen.coords is None:
         raise ValueError(
-            f"{who}: rule {rule!r} has no coordinates; its buckets are whole-number arithmetic: {chosen.arithmetic}"
+            f"{who}: rule {brief(rule)} has no coordinates; its buckets are whole-number arithmetic: {chosen.arithmetic}"
         )
     return chosen.coords(count)
 
@@ -124,6 +125,7 @@ def bucketize(values: ArrayLike, boundaries: ArrayLike, right: bool = False) -> 
     [0, 1, 1]
     """
     who = "bucketize"
+    from_right = arguments.as_flag(right, "right", who)
     arrays = {
         "values": arguments.as_array(values, "values", who),
         "boundaries": arguments.as_array(boundaries, "boundaries", who),
@@ -141,7 +143,7 @@ def bucketize(values: ArrayLike, boundaries: ArrayLike, right: bool = False) -> 
     if len(falls):
         first = falls[0]
         raise ValueError(f"{who}: boundaries must not fall; boundaries[{first}] = {edges[first]}, then {edges[first + 1]}")
-    return np.asarray(np.searchsorted(edges, arrays["values"], side="right" if right else "left"), dtype=np.int64)
+    return np.asarray(np.searchsorted(edges, arrays["values"], side="right" if from_right else "left"), dtype=np.int64)
 
 
 def _buckets(num_patches: int, side: int, rule: Rule) -> Ids:
@@ -201,7 +203,7 @@ def _usable_buckets(num_patches: int, side: int, rule: Rule, who: str) -> Ids:
         return buckets
     given = f"bucket {outside[0]}, outside 0..{side - 1}," if len(outside) else f"{len(buckets)} buckets"
     raise ValueError(
-        f"{who}: rule {rule.name!r}, as released, gives {given} for {num_patches} patches on a table of {side} per side; "
+        f"{who}: rule {brief(rule.name)}, as released, gives {given} for {num_patches} patches on a table of {side} per side; "
         "no position id stands for that"
     )
 
@@ -327,7 +329,7 @@ def randomized_positions(
     Raises
     ------
     ValueError, TypeError
-        A length below 1 or above `max_length`.
+        A length below 1 or above `max_length`; an `rng` that is none of these.
 
     Notes
     -----
@@ -341,8 +343,10 @@ def randomized_positions(
     (40, True, True)
     """
     who = "randomized_positions"
-    most = arguments.as_count(max_length, "max_length", who)
+    most = arguments.as_count(max_length, "max_length", who, most=2**63 - 1)
     count = arguments.as_count(length, "length", who, most=most)
+    if not (rng is None or isinstance(rng, np.random.Generator)):  # NumPy crashes on a list that holds itself
+        rng = arguments.as_count(rng, "rng", who, least=0)
     return np.sort(np.random.default_rng(rng).choice(most, count, replace=False).astype(np.int64))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npembed.positions.arange import torch_arange
+from npembed.words import brief, did_you_mean
 
 Floats = NDArray[Any]
 
@@ -341,4 +342,5 @@ def get_rule(name: str, who: str) -> Rule:
     try:
         return RULES[name]
     except (KeyError, TypeError):
-        raise ValueError(f"{who}: rule must be one of {', '.join(RULES)}; got {name!r}") from None
+        words = f"{who}: rule must be one of {', '.join(RULES)}; got {brief(name)}{did_you_mean(name, RULES)}"
+        raise ValueError(words) from None

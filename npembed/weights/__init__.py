@@ -1,39 +1,37 @@
 """Where a model's arrays come from: a folder, a GGUF file, the Hub, any URL; one interface, a module per kind of source.
 
-- `source`: the interface, and what every kind of source shares.
+- `source`: the interface, and what every kind of source shares. `opening`: what a word means. `plan`: what is to be read.
+- `ranges`: parts of files, on this machine or over HTTP, checked. `places`: reading together what lies together.
 - `safetensors_header`: the names, types and places of the arrays in a safetensors file, from the file's first bytes.
-- `ranges`: parts of files, on this machine or over HTTP, checked.
-- `gguf`: the container of llama.cpp; `mmproj`, `gguf_names`, `gguf_config`: its vision towers as a source.
-- `remote`: a checkpoint's folder that is somewhere else. `hub`, `cache`: a repository of the Hugging Face Hub, and what is kept
-  of it.
-- `url`: a folder or a file at any URL.
-- `folder`: a checkpoint's folder on this machine. `seeded`: random weights.
+- `checkpoint`: a checkpoint's folder, wherever it is. `folder`: on this machine. `url`: at any URL. `hub`, `cache`: a
+  repository of the Hugging Face Hub, and what is kept of it.
+- `gguf`: the container of llama.cpp. `mmproj`, `gguf_config`: its vision towers as a source.
+- `seeded`: random weights.
 """
 
-from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from npembed import arguments
 from npembed.config import FamilyConfig
-from npembed.families import config_of
-from npembed.model import Model, all_shapes, shapes_of, some
-from npembed.typing import Floats
-from npembed.weights.folder import Folder
+from npembed.model import Model
+from npembed.weights.opening import Say, open_source, to_stderr
+from npembed.weights.plan import plan, read_source_config
 from npembed.weights.seeded import random_model
-from npembed.weights.source import Source
+from npembed.weights.source import WHO, Progress, check_entries, finite
 
 __all__ = ["load_model", "random_model", "read_config"]
 
 
-def read_config(folder: str | Path) -> FamilyConfig:
-    """The sizes that a checkpoint's folder states, as its family reads them.
+def read_config(source: str | Path) -> FamilyConfig:
+    """The sizes that a source of weights states, as its family reads them.
 
     Parameters
     ----------
-    folder : path
-        Holds config.json and, if the family has one, preprocessor_config.json, whose values win; before it counts the
-        `image_processor` of processor_config.json, as in transformers. What neither gives is the default of the family's own
-        code.
+    source : str or path
+        As for `load_model`. Its config.json and, if the family has one, preprocessor_config.json are read, whose values win;
+        before it counts the `image_processor` of processor_config.json, as in transformers. What neither gives is the default
+        of the family's own code.
 
     Returns
     -------
@@ -42,8 +40,8 @@ def read_config(folder: str | Path) -> FamilyConfig:
     Raises
     ------
     ValueError
-        No folder, no config.json; a file that is not a JSON object; a family that is not supported; a key that is not known
-        and may change the numbers; a size that is not a size. Each is named with its folder.
+        No config.json; a file that is not a JSON object; a family that is not supported; a key that is not known and may
+        change the numbers; a size that is not a size. Each is named with its source.
 
     Notes
     -----
@@ -54,39 +52,35 @@ def read_config(folder: str | Path) -> FamilyConfig:
     >>> read_config("no/such/folder")
     Traceback (most recent call last):
     ...
-    ValueError: read_config: no/such/folder is not a folder
+    ValueError: read_config: no/such/folder is not a folder, nor a file that exists, a URL or owner/name of the Hub
     """
-    return _config(Folder(folder, "read_config"), "read_config")
+    who = "read_config"
+    arguments.as_path(source, "source", who)
+    try:
+        return read_source_config(open_source(source), who)
+    except ValueError as error:
+        raise ValueError(f"{who}: {str(error).removeprefix(f'{who}: ').removeprefix(f'{WHO}: ')}") from None
 
 
-def _config(source: Source, who: str) -> FamilyConfig:
-    top = source.json("config.json")
-    if top is None:
-        raise ValueError(f"{who}: {source.where} has no config.json")
-    return config_of(top, _preprocessor(source, who), who, source.where)
-
-
-def _preprocessor(source: Source, who: str) -> Mapping[str, Any]:
-    """How pictures are cut: `image_processor` of processor_config.json, which transformers 5 saves, or the older file."""
-    nested = (source.json("processor_config.json") or {}).get("image_processor")
-    if nested is None:
-        return source.json("preprocessor_config.json") or {}
-    if not isinstance(nested, dict):
-        raise ValueError(
-            f"{who}: image_processor of processor_config.json must be a JSON object; got {nested!r} (in {source.where})"
-        )
-    return nested
-
-
-def load_model(source: str | Path, until: str | None = None) -> Model:
-    """The model in a checkpoint's folder; only the arrays that are needed are read.
+def load_model(
+    source: str | Path, until: str | None = None, *, say: Say = to_stderr, progress: Progress | None = None
+) -> Model:
+    """The model in a checkpoint, wherever it is; only the arrays that are needed are read.
 
     Parameters
     ----------
-    source : path
-        A folder with config.json, and model.safetensors or shards with model.safetensors.index.json.
+    source : str or path
+        The first that fits: a folder with config.json, and model.safetensors or shards with model.safetensors.index.json; a
+        .safetensors file with config.json beside it; an mmproj file of llama.cpp (GGUF, whatever its name); `hf://owner/name`
+        or `owner/name` of the Hugging Face Hub, either with `@revision`; `hf://owner/name/FILE.gguf`; the URL of a folder, a
+        .safetensors or a .gguf file. What exists here wins over a repository of that name.
     until : str, optional
         The last stage that is wanted. Without it: every stage that the checkpoint holds.
+    say : callable, optional
+        Called with a line for the user: what is downloaded and where to, that nothing is, what an mmproj file contradicts or
+        leaves open. By default it goes to the error stream.
+    progress : callable, optional
+        Called during a download with the bytes that are there, and the bytes that there will be.
 
     Returns
     -------
@@ -95,48 +89,37 @@ def load_model(source: str | Path, until: str | None = None) -> Model:
     Raises
     ------
     ValueError
-        What `read_config` refuses; no folder, no weights; a shard that is missing, truncated or no safetensors file; an index
-        that is not JSON or that points outside the folder; an array that is missing, of a dtype other than F16, BF16, F32 or
-        F64, of a shape that the config does not give, or with a number that is not finite; an array of the vision tower or
-        the connector that no stage reads.
+        What `read_config` refuses; no such source, no weights; a shard that is missing, truncated or no safetensors file; an
+        index that is not JSON or that points outside the folder; an array that is missing, of a dtype other than F16, BF16,
+        F32, F64 or, in GGUF, a quantised one, of a shape that the config does not give, or with a number that is not finite;
+        an array of the vision tower or the connector that no stage reads; a server that answers wrongly.
     ImportError
-        Without the extra `weights`.
+        Without the extra `gguf`, `hub` or `url`, where the source needs it.
 
     Notes
     -----
-    Source: SPEC 10 and 13.
+    Source: SPEC 10 and 13. What a stage needs of a repository of the Hub is kept under NPEMBED_CACHE, or npembed in the user's
+    cache folder, so that the next call needs no network. What is read from another URL is not kept.
 
     Examples
     --------
     >>> load_model("no/such/folder")
     Traceback (most recent call last):
     ...
-    ValueError: load_model: no/such/folder is not a folder
+    ValueError: load_model: no/such/folder is not a folder, nor a file that exists, a URL or owner/name of the Hub
     """
-    opened = Folder(source)
-    config = _config(opened, "load_model")
-    names = set(opened.names())
-    config = config.family.layout(config, names)
-    _refuse_unread(config, names, opened.where)
-    family = config.family
-    stages = family.vision_stages if until is None else family.stages_until(until, "load_model")
-    weights: dict[str, Floats] = {}
-    for number, stage in enumerate(stages):
-        shapes = shapes_of(stage, config)
-        missing = [name for name in shapes if name not in names]
-        if until is None and number and len(missing) == len(shapes):
-            break
-        if missing:
-            works = f"; until={stages[number - 1].name!r} still works" if number else ""
-            raise ValueError(f"load_model: {opened.where} lacks {some(missing)}, which the stage {stage.name!r} needs{works}")
-        weights |= {name: opened.read(name, shape) for name, shape in shapes.items()}
-    return Model(config, weights)
+    arguments.as_path(source, "source", "load_model")
+    return load(source, until, say, progress)[0]
 
 
-def _refuse_unread(config: FamilyConfig, names: Collection[str], where: str) -> None:
-    """An error if the tower or the connector has an array that no stage reads: it would change the numbers."""
-    family = config.family
-    known = {*all_shapes(config), *family.unread(config)}
-    unread = sorted(name for name in names if name.startswith(family.owns) and name not in known)
-    if unread:
-        raise ValueError(f"load_model: {where} has {some(unread)}, which no stage of {family.title} reads; so it is refused")
+def load(source: str | Path, until: str | None, say: Say, progress: Progress | None) -> tuple[Model, str]:
+    """`load_model`, and the source in words: without credentials, with the commit of a repository of the Hub."""
+    planner = partial(plan, until=until)
+    opened = open_source(source, planner, say, progress)
+    planned = planner(opened)
+    check_entries(opened, planned.shapes)
+    if far := opened.far(planned.shapes):
+        say(f"{opened.where}: {planned.stage} needs {far / 1e6:,.1f} MB of {opened.size() / 1e6:,.1f} MB; they are not kept")
+    opened.prefetch(planned.shapes, progress)
+    weights = {name: finite(opened.read(name), f"{name} in {opened.file_of(name)}") for name in planned.shapes}
+    return Model(planned.config, weights), opened.where

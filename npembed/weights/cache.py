@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from npembed.reading import MOST_INDEX, read_regular
+from npembed.weights.checkpoint import Checkpoint
+from npembed.weights.folder import Folder
+from npembed.weights.places import Place, bytes_of, in_order, pieces, runs
+from npembed.weights.plan import Plan
 from npembed.weights.ranges import LocalFile
-from npembed.weights.remote import Place, Progress, RemoteCheckpoint, in_order, pieces, runs
 from npembed.weights.safetensors_header import read_header
-from npembed.weights.source import SINGLE, WHO, json_object
+from npembed.weights.source import SINGLE, WHO, Progress, Source, json_object
 
 RECORD = "npembed.json"
 """Says what a folder of the cache holds; no folder without it was made by npembed."""
@@ -26,8 +30,8 @@ PARTIAL = ".partial"
 
 CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
-Wanted = Callable[[dict[str, Any], dict[str, Any] | None, Sequence[str]], Sequence[str]]
-"""config.json, preprocessor_config.json and the names of all arrays -> the names of those that are needed."""
+Planner = Callable[[Source], Plan]
+"""A source -> what is to be read of it, found out by its names and its config."""
 
 
 def cache_folder() -> Path:
@@ -58,23 +62,48 @@ class Kept:
     nbytes: int
     whole: bool
 
-    def names(self) -> list[str]:
-        """The names of all arrays of the checkpoint, also of those that are not kept."""
-        names = _json(self.folder / RECORD).get("names")
-        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    def is_of(self, repository: str, revision: str | None = None) -> bool:
+        """Whether it is of that repository and, if one is given, that branch, tag or commit."""
+        if self.repository != repository:
+            return False
+        return revision is None or _commit_of(self.folder.parents[1], revision) == self.commit
 
-    def holds(self, wanted: Wanted) -> bool:
-        """Whether every array is here that `wanted` names."""
-        config = _json(self.folder / CONFIGS[0])
-        preprocessor = _json(self.folder / CONFIGS[1]) if (self.folder / CONFIGS[1]).is_file() else None
-        return set(wanted(config, preprocessor, self.names())) <= set(read_header(LocalFile(self.folder / SINGLE)).entries)
+    @property
+    def source(self) -> "KeptFolder":
+        """What is kept, as a source."""
+        return KeptFolder(self)
+
+
+class KeptFolder(Folder):
+    """A folder of the cache, which knows the names of all arrays of the checkpoint, also of those that are not kept."""
+
+    def __init__(self, each: Kept) -> None:
+        super().__init__(each.folder)
+        self.where = f"{each.repository}@{each.commit}"
+        names = _json(each.folder / RECORD).get("names")
+        self._file_of = {name: SINGLE for name in names if isinstance(name, str)} if isinstance(names, list) else {}
+
+    def place(self, name: str) -> Place:
+        """Where an array's bytes are."""
+        if name not in self.held():
+            raise ValueError(f"{WHO}: {name} is not kept in {self._source.address('')}")
+        return super().place(name)
+
+    def held(self) -> set[str]:
+        """The names of the arrays that are kept."""
+        return set(self._opened(SINGLE)[1].entries)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json_object(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ValueError(f"{WHO}: {path} cannot be read: {error.strerror or error}") from None
+    return json_object(read_regular(path, MOST_INDEX, WHO), str(path))
+
+
+def _commit_of(shelf: Path, revision: str) -> str | None:
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    path = shelf / "refs" / quote(revision, safe="")
+    stated = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return stated if re.fullmatch(r"[0-9a-f]{40}", stated) else None
 
 
 class Shelf:
@@ -86,31 +115,31 @@ class Shelf:
 
     def commit_of(self, revision: str) -> str | None:
         """The commit that a revision was when something was read under it; a commit is itself."""
-        if re.fullmatch(r"[0-9a-f]{40}", revision):
-            return revision
-        path = self.folder / "refs" / quote(revision, safe="")
-        stated = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-        return stated if re.fullmatch(r"[0-9a-f]{40}", stated) else None
+        return _commit_of(self.folder, revision)
 
     def remember(self, revision: str, commit: str) -> None:
         """That a revision is a commit."""
         path = self.folder / "refs" / quote(revision, safe="")
         with _written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f"{path.name}.{os.getpid()}")
-            beside.write_text(commit, encoding="utf-8")
-            os.replace(beside, path)
+            _write(path, commit)
 
-    def find(self, commit: str, stage: str, wanted: Wanted) -> Kept | None:
+    def kept(self, commit: str) -> list[Kept]:
+        """What is kept of a commit, and not still arriving."""
+        return [each for each in _kept_in(self.folder / commit) if each.whole]
+
+    def find(self, commit: str, plan: Planner) -> tuple[Kept, Plan] | None:
         """A whole folder that has every array that is needed: the stage's own, or a later stage's."""
-        kept = [each for each in _kept_in(self.folder / commit) if each.whole]
-        kept.sort(key=lambda each: (each.stage != stage, each.nbytes))
-        try:
-            return next((each for each in kept if each.holds(wanted)), None)
-        except ValueError as error:
-            raise ValueError(f"{error}; `npembed weights rm {self.repository}` deletes what is kept") from None
+        found = [(each, plan(each.source)) for each in self.kept(commit)]
+        for each, planned in sorted(found, key=lambda pair: (pair[0].stage != pair[1].stage, pair[0].nbytes)):
+            try:
+                if set(planned.shapes) <= each.source.held():
+                    return each, planned
+            except ValueError as error:
+                raise ValueError(f"{error}; `npembed weights rm {self.repository}` deletes what is kept") from None
+        return None
 
-    def keep(self, source: RemoteCheckpoint, names: Sequence[str], commit: str, stage: str, progress: Progress | None) -> Path:
+    def keep(self, source: Checkpoint, names: Sequence[str], commit: str, stage: str, progress: Progress | None) -> Kept:
         """Read these arrays into the stage's folder, which appears when all of it is there."""
         folder = self.folder / commit / stage
         partial = folder.with_name(stage + PARTIAL)
@@ -119,9 +148,11 @@ class Shelf:
         with _locked(folder), _written(partial):
             if folder.is_dir():
                 if {place.name for place in places} <= set(read_header(LocalFile(folder / SINGLE)).entries):
-                    return folder  # another process was faster
+                    return _kept_at(folder)  # another process was faster
                 _remove(folder)
             partial.mkdir(parents=True, exist_ok=True)
+            for stray in partial.glob(".*.json.*"):  # of a process that was killed
+                stray.unlink()
             _put(partial, RECORD, record)
             for name in CONFIGS:
                 if (content := source.json(name)) is not None:
@@ -132,11 +163,18 @@ class Shelf:
                 _tidy(partial)
                 raise
             os.rename(partial, folder)
-        return folder
+        return _kept_at(folder)
 
 
 def _put(folder: Path, name: str, content: dict[str, Any]) -> None:
-    (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    _write(folder / name, json.dumps(content, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or none: a process that is killed leaves no half of it under its name."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
 
 
 def _header_of(places: Sequence[Place], origin: str) -> bytes:
@@ -152,9 +190,9 @@ def _header_of(places: Sequence[Place], origin: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _fill(path: Path, source: RemoteCheckpoint, places: Sequence[Place], origin: str, progress: Progress | None) -> None:
+def _fill(path: Path, source: Checkpoint, places: Sequence[Place], origin: str, progress: Progress | None) -> None:
     """Write the safetensors file, from where it ends if it begins as it should."""
-    header, total = _header_of(places, origin), sum(place.entry.nbytes for place in places)
+    header, total = _header_of(places, origin), bytes_of(places)
     with path.open("ab+") as file:
         file.seek(0)
         if file.read(len(header)) != header or path.stat().st_size > len(header) + total:
@@ -165,7 +203,7 @@ def _fill(path: Path, source: RemoteCheckpoint, places: Sequence[Place], origin:
         if progress:
             progress(done, total)
         for run in runs(places):
-            length = sum(place.entry.nbytes for place in run)
+            length = bytes_of(run)
             skip, before = min(before, length), max(0, before - length)
             if skip == length:
                 continue
@@ -200,8 +238,10 @@ def _tidy(partial: Path) -> None:
 @contextmanager
 def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Only one process at a time writes to a folder; another one waits. The lock's file stays: to delete it would be a race."""
-    from filelock import FileLock, Timeout
-
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError:
+        raise ImportError("the cache needs filelock, which comes with the extra hub: pip install 'npembed[hub]'") from None
     path = folder.parents[3] / ".locks" / f"{'--'.join(folder.parts[-4:])}.lock"
     with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,13 +273,14 @@ def kept(cache: Path | None = None) -> list[Kept]:
 
 def _kept_in(commit: Path) -> list[Kept]:
     """The folders of one commit."""
-    found = []
-    for path in sorted(commit.glob(f"*/{RECORD}")):
-        record, folder = _json(path), path.parent
-        repository, name, stage = (str(record.get(key)) for key in ("repository", "commit", "stage"))
-        nbytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        found.append(Kept(repository, name, stage, folder, nbytes, not folder.name.endswith(PARTIAL)))
-    return found
+    return [_kept_at(path.parent) for path in sorted(commit.glob(f"*/{RECORD}"))]
+
+
+def _kept_at(folder: Path) -> Kept:
+    record = _json(folder / RECORD)
+    repository, commit, stage = (str(record.get(key)) for key in ("repository", "commit", "stage"))
+    nbytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return Kept(repository, commit, stage, folder, nbytes, not folder.name.endswith(PARTIAL))
 
 
 def remove(each: Kept) -> None:

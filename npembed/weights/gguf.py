@@ -7,16 +7,17 @@ quantised numbers are computed by the package.
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from npembed.weights.places import Ahead, Place, bytes_of
 from npembed.weights.ranges import LocalFile, Ranged
 from npembed.weights.safetensors_header import as_array
-from npembed.weights.source import FLOATS, WHO, Entry
+from npembed.weights.source import FLOATS, WHO, Entry, Progress
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 
@@ -130,7 +131,8 @@ class GgufFile:
         self.metadata: Mapping[str, Any] = _metadata(cursor, pairs, architecture)
         records = [self._record(cursor) for _ in range(arrays)]
         self._places = _places(cursor, records, self._alignment(cursor))
-        self.entries: Mapping[str, Entry] = {name: entry for name, (entry, _) in self._places.items()}
+        self.entries: Mapping[str, Entry] = {name: place.entry for name, place in self._places.items()}
+        self._ahead = Ahead(lambda name: self._file)
 
     def _alignment(self, cursor: _Cursor) -> int:
         alignment = self.metadata.get(ALIGNMENT, 32)
@@ -155,12 +157,35 @@ class GgufFile:
         block, nbytes = self._gguf.GGML_QUANT_SIZES[dtype]
         if shape[-1] % block:
             raise cursor.fail(f"gives {name!r} rows of {shape[-1]:,} numbers; {dtype.name} takes a multiple of {block}")
-        return name, Entry(shape, dtype.name, math.prod(shape) // block * nbytes), offset
+        return name, Entry(shape, dtype.name, math.prod(shape) // block * nbytes, self._readable(dtype)), offset
+
+    def _readable(self, dtype: Any) -> bool:
+        """Whether the type is one of floats, or the package can dequantise it."""
+        if dtype.name in FLOATS:
+            return True
+        nbytes = self._gguf.GGML_QUANT_SIZES[dtype][1]
+        try:
+            self._gguf.quants.dequantize(np.zeros((1, nbytes), np.uint8), dtype)
+        except NotImplementedError:
+            return False
+        return True
+
+    def size(self) -> int:
+        """Of the file, in bytes."""
+        return self._file.size
+
+    def far(self, names: Iterable[str]) -> int:
+        """How many bytes of these arrays are not on this machine."""
+        return bytes_of(self._ahead.far(self._places[name] for name in names))
+
+    def prefetch(self, names: Iterable[str], progress: Progress | None = None) -> None:
+        """Read these arrays' bytes together where they lie together, if the file is far away."""
+        self._ahead.read((self._places[name] for name in names), progress)
 
     def read(self, name: str) -> NDArray[Any]:
         """One array: float32, half and quantised types widened, or float64."""
-        entry, begin = self._places[name]
-        raw = self._file.read(begin, entry.nbytes)
+        place = self._places[name]
+        entry, raw = place.entry, self._ahead.take(place)
         if entry.dtype in FLOATS:
             return as_array(raw, entry, name, self.where)
         kind = self._gguf.GGMLQuantizationType[entry.dtype]
@@ -205,10 +230,10 @@ def _check_architecture(cursor: _Cursor, found: Any, expected: str) -> None:
         raise cursor.fail(f"{what}; an mmproj file, {expected!r}, is needed, not the language model's")
 
 
-def _places(cursor: _Cursor, records: list[tuple[str, Entry, int]], alignment: int) -> dict[str, tuple[Entry, int]]:
+def _places(cursor: _Cursor, records: list[tuple[str, Entry, int]], alignment: int) -> dict[str, Place]:
     """Each array's entry, and where it begins in the file; none overlaps another or leaves the file."""
     data, end = -(-cursor.at // alignment) * alignment, 0
-    places: dict[str, tuple[Entry, int]] = {}
+    places: dict[str, Place] = {}
     for name, entry, offset in sorted(records, key=lambda record: record[2]):
         if name in places:
             raise cursor.fail(f"has the array {name!r} twice")
@@ -221,8 +246,13 @@ def _places(cursor: _Cursor, records: list[tuple[str, Entry, int]], alignment: i
             raise cursor.fail(
                 f"is cut short or damaged: {name!r} ends at byte {data + end:,}, the file at {cursor.file.size:,}"
             )
-        places[name] = entry, data + offset
+        places[name] = Place(name, cursor.file.where, data + offset, entry)
     return places
+
+
+def is_gguf(file: Ranged) -> bool:
+    """Whether a file begins as one; its name says nothing."""
+    return file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC
 
 
 def _package() -> Any:

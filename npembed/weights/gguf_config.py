@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from npembed.families import FAMILIES
+from npembed.family import GgufNames
 from npembed.weights.gguf import GgufFile
-from npembed.weights.gguf_names import GGUF_NAMES, Names
 from npembed.weights.source import WHO, Entry
 
 MAX_SLICE_NUMS = 9
@@ -20,8 +21,21 @@ VERSIONS = {2: ("minicpmv", 2.5), 3: ("minicpmv", 2.6), 4: ("minicpmo", 2.6), 5:
 }
 """`clip.minicpmv_version` -> config.json's model_type and version. 6 is MiniCPM-o 4.0's too."""
 
+GGUF_NAMES: Mapping[str, GgufNames] = {family.gguf.projector: family.gguf for family in FAMILIES.values() if family.gguf}
+"""By `clip.projector_type`; several families may have one projector, and then one table."""
 
 BLOCK = re.compile(r"v\.blk\.(0|[1-9][0-9]*)\.")
+
+
+def spelled(pattern: str, block: int | str, tail: str) -> str:
+    """The name for which a pattern with `N` and `*` stands.
+
+    Examples
+    --------
+    >>> spelled("v.blk.N.ln1.*", 3, "bias")
+    'v.blk.3.ln1.bias'
+    """
+    return pattern.replace("*", tail).replace(".N.", f".{block}.")
 
 
 def stored_blocks(file: GgufFile) -> int:
@@ -106,16 +120,16 @@ class Facts:
             self.notes.append(f"{self.file.where} states {stated}; the released checkpoints have 0.5 everywhere")
         return found
 
-    def tower(self, entries: Mapping[str, Entry], names: Names, kind: str) -> dict[str, Any]:
+    def tower(self, entries: Mapping[str, Entry], names: GgufNames, kind: str) -> dict[str, Any]:
         """The `vision_config`."""
         width, channels, patch, _ = patch_shape(self.file)
         if not self.value("clip.use_gelu", bool):
             raise self.fail("states clip.use_gelu false; only gelu, in the tanh form, is known")
-        table = entries.get(f"{names.tower}embeddings.position_embedding.weight")
+        table = entries.get(names.names["v.position_embd.weight"])
         side = 0 if table is None else math.isqrt(table.shape[0])
         if table is None or table.shape != (side * side, width):
             raise self.fail(f"must hold v.position_embd.weight of shape (G², {width}); got {table and table.shape}")
-        first = entries.get(f"{names.tower}encoder.layers.0.mlp.fc1.weight")
+        first = entries.get(spelled(names.names["v.blk.N.ffn_up.*"], 0, "weight"))
         hidden = first.shape[0] if first else self.value("clip.vision.feed_forward_length", int)
         self.agree("clip.vision.patch_size", patch, "v.patch_embd.weight")
         self.agree("clip.vision.embedding_length", width, "v.patch_embd.weight")

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from npembed.weights.cache import Shelf, Wanted, cache_folder
+from npembed.reading import MOST_INDEX, read_regular
+from npembed.weights.cache import Kept, Planner, Shelf, cache_folder
+from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import (
     BUSY,
     Answer,
@@ -27,8 +29,7 @@ from npembed.weights.ranges import (
     Ranged,
     Sleep,
 )
-from npembed.weights.remote import Progress, RemoteCheckpoint, in_order
-from npembed.weights.source import INDEX, SINGLE, WHO, json_object, public
+from npembed.weights.source import INDEX, SINGLE, WHO, Progress, check_entries, public
 
 T = TypeVar("T")
 
@@ -93,13 +94,18 @@ class Hub:
         self._token, self._sleep = token, sleep
 
     @property
+    def offline(self) -> bool:
+        """Whether HF_HUB_OFFLINE is set."""
+        return bool(self._client.constants.is_offline_mode())
+
+    @property
     def host(self) -> str:
         """Which server it is, without credentials."""
         return urlsplit(self.endpoint).netloc.rpartition("@")[2]
 
     def commit_of(self, repository: Repository) -> str:
         """The commit that the revision is now; when offline, that it was when the client last asked."""
-        if self._client.constants.is_offline_mode():
+        if self.offline:
             found = self._client.try_to_load_from_cache(repository.name, "config.json", revision=repository.revision)
             if isinstance(found, str):
                 return Path(found).parent.name
@@ -109,8 +115,8 @@ class Hub:
             raise ValueError(f"{WHO}: {public(self.endpoint)} states no commit of {repository}")
         return found
 
-    def json(self, at: Repository, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file; None if the repository has no such file."""
+    def whole(self, at: Repository, name: str) -> bytes | None:
+        """A small file's bytes; None if the repository has no such file."""
         errors = self._client.errors
 
         def download() -> str | None:
@@ -121,12 +127,12 @@ class Hub:
             except errors.RemoteEntryNotFoundError:
                 return None
             except errors.LocalEntryNotFoundError:
-                if self._client.constants.is_offline_mode() and self._does_without(at, name):
+                if self.offline and self._does_without(at, name):
                     return None
                 raise
 
         path = self._patiently(at, name, download)
-        return None if path is None else json_object(Path(path).read_bytes(), f"{at.name}/{name}")
+        return None if path is None else read_regular(path, MOST_INDEX, WHO)
 
     def _does_without(self, at: Repository, name: str) -> bool:
         """Whether the client's cache tells enough without this file: a whole checkpoint has no index, say."""
@@ -139,7 +145,7 @@ class Hub:
         found = self._client.try_to_load_from_cache(at.name, name, revision=at.revision)
         if isinstance(found, str):
             return LocalFile(found)
-        if self._client.constants.is_offline_mode() and self._does_without(at, name):
+        if self.offline and self._does_without(at, name):
             return None
         url = self._client.hf_hub_url(at.name, name, revision=at.revision, endpoint=self.endpoint)
 
@@ -180,17 +186,34 @@ class Hub:
     def _told(self, at: Repository, name: str | None) -> Iterator[None]:
         """The client's errors, in one line that says what to do; or that it is worth asking again."""
         try:
-            yield
-        except (ValueError, BrokenError):
+            with self._quiet():
+                yield
+        except BrokenError:
             raise
         except Exception as error:
+            if isinstance(error, ValueError) and str(error).startswith(WHO):
+                raise
             raise self._words(error, at, name) from None
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """The client tells of each retry, and shows a bar for each small file; a user needs neither."""
+        logging = self._client.utils.logging
+        level, bars = logging.get_verbosity(), not self._client.utils.are_progress_bars_disabled()
+        logging.set_verbosity_error()
+        self._client.utils.disable_progress_bars()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                self._client.utils.enable_progress_bars()
 
     def _words(self, error: Exception, at: Repository, name: str | None) -> Exception:
         client, server = self._client, public(self.endpoint)
         errors, where = client.errors, at.name if name is None else f"{at.name}/{name}"
         login = "`hf auth login` or HF_TOKEN"
-        if client.constants.is_offline_mode():
+        if self.offline:
             return ValueError(f"{WHO}: {where} is in no cache, and HF_HUB_OFFLINE is set; the first time needs the network")
         if isinstance(error, errors.GatedRepoError):
             return ValueError(f"{WHO}: {at.name} is gated: ask for access at {server}/{at.name}, then log in by {login}")
@@ -219,7 +242,26 @@ class Hub:
         return BrokenError(f"the connection broke ({type(chain[-1]).__name__})")
 
 
-class HubSource(RemoteCheckpoint):
+class HubFiles:
+    """The files of a repository at one commit."""
+
+    def __init__(self, hub: Hub, at: Repository) -> None:
+        self.hub, self.at = hub, at
+
+    def address(self, name: str) -> str:
+        """A file, for messages."""
+        return f"{self.at.name}/{name}"
+
+    def whole(self, name: str) -> bytes | None:
+        """A small file's bytes; None if there is none."""
+        return self.hub.whole(self.at, name)
+
+    def file(self, name: str) -> Ranged | None:
+        """A large file; None if there is none."""
+        return self.hub.file(self.at, name)
+
+
+class HubSource(Checkpoint):
     """A repository at one commit, as a source; nothing is kept but what the client keeps.
 
     Parameters
@@ -234,29 +276,31 @@ class HubSource(RemoteCheckpoint):
         self.repository = Repository.parse(repository) if isinstance(repository, str) else repository
         self.commit = hub.commit_of(self.repository)
         at = Repository(self.repository.name, self.commit)
-        super().__init__(str(at), lambda name: hub.json(at, name), lambda name: hub.file(at, name))
+        super().__init__(str(at), HubFiles(hub, at))
+
+
+def shelf_of(repository: Repository, hub: Hub, cache: Path | None = None) -> Shelf:
+    """Where what is read of a repository is kept."""
+    return Shelf(cache_folder() if cache is None else cache, hub.host, repository.name)
 
 
 def fetch(
-    repository: str,
-    wanted: Wanted,
-    stage: str,
+    repository: str | Repository,
+    plan: Planner,
     *,
     cache: Path | None = None,
     hub: Hub | None = None,
     say: Callable[[str], object] | None = None,
     progress: Progress | None = None,
-) -> Path:
-    """A checkpoint's folder with the arrays that a stage needs; read from the Hub the first time, from the cache after it.
+) -> Kept:
+    """The arrays that are needed, as a checkpoint's folder: read from the Hub the first time, from the cache after it.
 
     Parameters
     ----------
     repository : str
         owner/name, owner/name@revision, either with hf:// before it.
-    wanted : callable
-        config.json, preprocessor_config.json (None if there is none) and the names of all arrays -> the names needed.
-    stage : str
-        What the folder is called; letters, digits, `-` and `_`.
+    plan : callable
+        A source -> what is to be read of it.
     cache : Path, optional
         `cache_folder()` by default.
     hub : Hub, optional
@@ -267,14 +311,16 @@ def fetch(
 
     Returns
     -------
-    Path
-        Holds config.json, what there is of preprocessor_config.json and processor_config.json, and model.safetensors.
+    Kept
+        Its folder holds config.json, what there is of preprocessor_config.json and processor_config.json, and
+        model.safetensors.
 
     Raises
     ------
     ValueError
         No such repository, revision or file; gated; offline and not kept; a server that answers wrongly, see `HttpFile`;
-        a cache that cannot be written. What has come is kept, and the next call goes on from there.
+        arrays of another type or shape than is needed; a cache that cannot be written. What has come is kept, and the
+        next call goes on from there.
     ImportError
         Without the extra `hub`.
 
@@ -283,30 +329,23 @@ def fetch(
     A branch's commit is asked for once; from then on the cache answers for that branch, without the network, until what is
     kept is removed. No digest of a part of a file exists, so bytes that were changed on the way are not noticed.
     """
-    if not re.fullmatch(r"[\w-]+", stage):
-        raise ValueError(f"{WHO}: stage must be letters, digits, - and _; got {stage!r}")
-    at, hub, say = Repository.parse(repository), hub or Hub(), say or (lambda line: None)
-    shelf = Shelf(cache_folder() if cache is None else cache, hub.host, at.name)
+    at = Repository.parse(repository) if isinstance(repository, str) else repository
+    hub, say = hub or Hub(), say or (lambda line: None)
+    shelf = shelf_of(at, hub, cache)
     commit = shelf.commit_of(at.revision)
-    kept = shelf.find(commit, stage, wanted) if commit else None
-    if kept:
-        say(f"{at}: {stage} is kept in {kept.folder} (commit {kept.commit[:12]}); nothing is downloaded")
-        return kept.folder
+    if commit and (found := shelf.find(commit, plan)):
+        each, planned = found
+        say(f"{at}: {planned.stage} is kept in {each.folder} (commit {each.commit[:12]}); nothing is downloaded")
+        return each
     source = HubSource(at, hub)
-    config = source.json("config.json")
-    if config is None:
-        raise ValueError(f"{WHO}: {at.name} has no file config.json")
-    names = list(source.names())
-    needed = wanted(config, source.json("preprocessor_config.json"), names)
-    if missing := [name for name in needed if name not in source.names()]:
-        raise ValueError(f"{WHO}: {at} does not hold {missing[0]!r}, which {stage} needs")
-    places = in_order(source.place(name) for name in dict.fromkeys(needed))
-    need = sum(place.entry.nbytes for place in places)
-    folder, of = shelf.folder / source.commit / stage, max(need, source.size())
-    say(f"{at}: {stage} needs {need / 1e6:,.1f} MB of {of / 1e6:,.1f} MB (commit {source.commit[:12]}), to {folder}")
-    folder = shelf.keep(source, [place.name for place in places], source.commit, stage, progress)
+    planned = plan(source)
+    check_entries(source, planned.shapes)
+    need = sum(source.entry(name).nbytes for name in planned.shapes)
+    folder, of = shelf.folder / source.commit / planned.stage, max(need, source.size())
+    say(f"{at}: {planned.stage} needs {need / 1e6:,.1f} MB of {of / 1e6:,.1f} MB (commit {source.commit[:12]}), to {folder}")
+    kept = shelf.keep(source, list(planned.shapes), source.commit, planned.stage, progress)
     shelf.remember(at.revision, source.commit)
-    return folder
+    return kept
 
 
 def _client() -> Any:

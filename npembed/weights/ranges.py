@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from npembed.reading import MissingFileError as MissingFileError
+from npembed.reading import check_regular, open_regular
 from npembed.weights.source import WHO
 
 PIECE = 2**26
@@ -58,15 +60,14 @@ class LocalFile:
 
     def __init__(self, path: str | Path) -> None:
         self._path, self.where = Path(path), str(path)
-        if not self._path.is_file():
-            raise ValueError(f"{WHO}: the file {path} is missing")
+        check_regular(path, who=WHO)
         stat = self._path.stat()
         self.size, self._changed = stat.st_size, stat.st_mtime_ns
 
     def read(self, begin: int, length: int) -> bytes:
         """Exactly `length` bytes from `begin` on."""
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path, who=WHO) as file:
                 stat = os.fstat(file.fileno())
                 if (stat.st_size, stat.st_mtime_ns) != (self.size, self._changed):
                     raise ValueError(f"{WHO}: {self.where} has changed since it was first read")
@@ -117,10 +118,6 @@ def _retry_after(stated: str) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(stated).timestamp() - time.time())
     except ValueError:
         return None
-
-
-class MissingFileError(ValueError):
-    """The server has no such file."""
 
 
 class Patience:

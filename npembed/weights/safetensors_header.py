@@ -34,15 +34,19 @@ class Header:
     begins: Mapping[str, int]
 
 
+def _broken(where: str, reason: str) -> ValueError:
+    return ValueError(f"{WHO}: {where} is not a whole safetensors file: {reason}")
+
+
 def header_length(first: bytes, size: int, where: str) -> int:
     """Bytes of JSON, by the first eight bytes of a file of `size` bytes."""
     if len(first) < 8:
-        raise ValueError(f"{WHO}: {where} is no safetensors file: it has only {len(first)} bytes")
+        raise _broken(where, f"it has only {len(first)} bytes")
     length = int.from_bytes(first[:8], "little")
     if length > MOST_HEADER:
-        raise ValueError(f"{WHO}: {where} claims a header of {length:,} bytes; {MOST_HEADER:,} are allowed")
+        raise _broken(where, f"it claims a header of {length:,} bytes; {MOST_HEADER:,} are allowed")
     if 8 + length > size:
-        raise ValueError(f"{WHO}: {where} claims a header of {length:,} bytes, but the file has {size:,}")
+        raise _broken(where, f"it claims a header of {length:,} bytes, but has {size:,}")
     return length
 
 
@@ -78,39 +82,42 @@ def parse_header(text: bytes, size: int, where: str) -> Header:
     >>> parse_header(text, 8 + len(text) + 6, "a file").entries["bias"]
     Entry(shape=(3,), dtype='F16', nbytes=6)
     """
-    content = json_object(text, f"the header of {where}")
+    content = _json(text, where)
     content.pop("__metadata__", None)
     places = {name: _place(name, value, where) for name, value in content.items()}
     end, first = 0, 8 + len(text)
     for name, (entry, begin) in sorted(places.items(), key=lambda item: (item[1][1], item[1][0].nbytes)):
         if begin != end:
             what = "overlaps the array before it" if begin < end else f"leaves a gap of {begin - end:,} bytes before it"
-            raise ValueError(f"{WHO}: {name!r} in {where} {what}")
+            raise _broken(where, f"{name!r} {what}")
         end += entry.nbytes
     if first + end != size:
-        raise ValueError(f"{WHO}: {where} must have {first + end:,} bytes by its header; it has {size:,}")
+        raise _broken(where, f"it must have {first + end:,} bytes by its header; it has {size:,}")
     return Header({name: entry for name, (entry, _) in places.items()}, {name: first + at for name, (_, at) in places.items()})
+
+
+def _json(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        return json_object(text, "its header")
+    except ValueError as error:
+        raise _broken(where, str(error).removeprefix(f"{WHO}: ")) from None
 
 
 def _place(name: str, value: Any, where: str) -> tuple[Entry, int]:
     """One array's entry, and where its bytes begin after the header."""
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(
-            f"{WHO}: {name!r} in {where} must have exactly dtype, shape and data_offsets; got {str(value)[:200]!r}"
-        )
+        raise _broken(where, f"{name!r} must have exactly dtype, shape and data_offsets; got {str(value)[:200]!r}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise ValueError(f"{WHO}: {name!r} in {where} is of the unknown dtype {str(dtype)[:40]!r}")
+        raise _broken(where, f"{name!r} is of the unknown dtype {str(dtype)[:40]!r}")
     if not _whole_numbers(shape) or len(shape) > 32:
-        raise ValueError(f"{WHO}: {name!r} in {where} has the shape {str(shape)[:80]!r}; it must be a list of whole numbers")
+        raise _broken(where, f"{name!r} has the shape {str(shape)[:80]!r}; it must be a list of whole numbers")
     if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"{WHO}: {name!r} in {where} has the data_offsets {str(offsets)[:80]!r}; they must be begin and end")
+        raise _broken(where, f"{name!r} has the data_offsets {str(offsets)[:80]!r}; they must be begin and end")
     bits, nbytes = math.prod(shape) * BITS[dtype], offsets[1] - offsets[0]
     if bits != 8 * nbytes:
-        raise ValueError(
-            f"{WHO}: {name!r} in {where} has {nbytes:,} bytes, but shape {tuple(shape)} of {dtype} takes {bits // 8:,}"
-        )
-    return Entry(tuple(shape), dtype, nbytes), offsets[0]
+        raise _broken(where, f"{name!r} has {nbytes:,} bytes, but shape {tuple(shape)} of {dtype} takes {bits // 8:,}")
+    return Entry(tuple(shape), dtype, nbytes, dtype in FLOATS), offsets[0]
 
 
 def _whole_numbers(value: Any) -> bool:

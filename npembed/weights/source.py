@@ -1,15 +1,14 @@
 """The one interface of every source of arrays, and the words that sources share."""
 
-import json
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
+from npembed import reading
 from npembed.typing import Floats
 
 WHO = "load_model"
@@ -17,7 +16,13 @@ WHO = "load_model"
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-FLOATS = ("F32", "F16", "BF16", "F64")
+MOST_JSON = 2**26
+"""Bytes of a JSON file, at most."""
+
+Progress = Callable[[int, int], object]
+"""Called with the bytes that are there and the bytes that there will be."""
+
+FLOATS = ("F16", "BF16", "F32", "F64")
 """The unquantised types that become float32 or stay float64."""
 
 
@@ -33,25 +38,50 @@ class Entry:
         safetensors' word, F32 or BF16 say, or GGUF's, Q8_0 say; several in one array are joined by "+".
     nbytes : int
         As stored.
+    readable : bool
+        Whether its source can make floats of it.
     """
 
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
+    readable: bool = field(default=True, repr=False)
 
 
 class Source(Protocol):
-    """Where a model's arrays are: their names, shapes and types without reading, and one array at a time."""
+    """Where a model's arrays are: their names, shapes and types without reading, and one array at a time.
+
+    A kind of source says what there is. What of it can be used, `load_model` decides, in one place for all.
+    """
 
     @property
     def where(self) -> str:
         """For messages and metadata; never holds a credential."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """One line each, to show to the user: what the source says that its arrays contradict, or leaves open."""
+
     def json(self, name: str) -> Mapping[str, Any] | None:
         """The JSON object in the file `name`, config.json say; None if the source has no such file."""
 
-    def entries(self) -> Mapping[str, Entry]:
+    def names(self) -> Collection[str]:
         """Every array, under the checkpoint's own name."""
+
+    def entry(self, name: str) -> Entry:
+        """What is known of an array without reading it."""
+
+    def file_of(self, name: str) -> str:
+        """The file that holds an array, for messages."""
+
+    def size(self) -> int:
+        """Bytes of the whole, as far as it is known without asking for more."""
+
+    def far(self, names: Iterable[str]) -> int:
+        """How many bytes of these arrays are not on this machine."""
+
+    def prefetch(self, names: Iterable[str], progress: Progress | None = None) -> None:
+        """Read what is far away, in as few parts as possible, and keep it until it is read."""
 
     def read(self, name: str) -> Floats:
         """One array: float32, half and quantised types widened, or float64."""
@@ -67,29 +97,18 @@ def public(address: str) -> str:
     """
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")[2]
-    bare = urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.scheme else address
-    return re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", "?", bare)
+    bare = urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.netloc else re.sub(r"[^/:@]+:[^/@]*@", "", address)
+    return printable(bare)
+
+
+def printable(text: str) -> str:
+    """Text from outside, without control characters."""
+    return re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", "?", text)
 
 
 def json_object(text: bytes | str, where: str) -> dict[str, Any]:
-    """The JSON object in a text; duplicate keys, anything else and anything too deep are refused."""
-    try:
-        content = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ValueError(f"{WHO}: {where} cannot be read as JSON: {reason}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{WHO}: {where} must hold a JSON object; got {type(content).__name__}")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"it has {name!r} twice")
-        found[name] = value
-    return found
+    """The JSON object in a text, read within bounds."""
+    return reading.json_object(text, f"{WHO}: {where}")
 
 
 def weight_map(index: dict[str, Any], where: str) -> dict[str, str]:
@@ -100,26 +119,35 @@ def weight_map(index: dict[str, Any], where: str) -> dict[str, str]:
     for name, file in files.items():
         if not isinstance(file, str) or not re.fullmatch(r"[\w.+-]*[\w+-]\.safetensors", file):
             raise ValueError(
-                f"{WHO}: {where} puts {name!r} into {file!r}; it must be the name of a .safetensors file inside the folder"
+                f"{WHO}: {where} puts {printable(name)} into {file!r}; it must be the name of a file inside the folder"
             )
     return files
 
 
-READABLE = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
-"""Bytes per number of the types that become float32 or stay float64."""
+QUANTISED = ". The checkpoint is quantised: take the one that it was made from, or an mmproj file of llama.cpp (.gguf)"
+
+_QUANTISED = re.compile(
+    r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|weight_packed|SCB|absmax|nested_absmax|quant_map|nested_quant_map"
+    r"|quant_state\..+)$"
+)
+"""How the arrays are called that GPTQ, AWQ, bitsandbytes and compressed-tensors add."""
 
 
-def entry_of(shape: Sequence[int], dtype: str) -> Entry:
-    """What is known of an array of plain numbers."""
-    return Entry(tuple(shape), dtype, math.prod(shape) * READABLE.get(dtype, 1))
+def quantised(names: Iterable[str]) -> str:
+    """`QUANTISED` if one of the arrays is what a quantised checkpoint has beside its numbers, or nothing."""
+    return QUANTISED if any(map(_QUANTISED.search, names)) else ""
 
 
-def check_entry(entry: Entry, shape: tuple[int, ...] | None, where: str) -> None:
-    """An error unless the array is of a type that can be read, and of that shape."""
-    if entry.dtype not in READABLE:
-        raise ValueError(f"load_model: {where} is of dtype {entry.dtype}; it must be one of {', '.join(READABLE)}")
-    if shape is not None and entry.shape != shape:
-        raise ValueError(f"load_model: {where} must have shape {shape} by the config; got {entry.shape}")
+def check_entries(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """An error unless these arrays have these shapes, and can be read; nothing of them is read."""
+    for name, shape in shapes.items():
+        entry = source.entry(name)
+        where = f"{WHO}: {name} in {source.file_of(name)}"
+        if not entry.readable:
+            words = f"{where} is of dtype {entry.dtype}; it must be one of {', '.join(FLOATS)}"
+            raise ValueError(words + QUANTISED * (entry.dtype[0] in "UI" or entry.dtype.startswith(("F8", "F4"))))
+        if entry.shape != shape:
+            raise ValueError(f"{where} must have shape {shape} by the config; got {entry.shape}")
 
 
 def finite(array: Floats, where: str) -> Floats:

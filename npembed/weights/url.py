@@ -13,9 +13,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from npembed.weights.checkpoint import Checkpoint, Files
+from npembed.weights.gguf import is_gguf
 from npembed.weights.mmproj import GgufSource
 from npembed.weights.ranges import (
     BUSY,
@@ -29,25 +31,12 @@ from npembed.weights.ranges import (
     Ranged,
     Sleep,
 )
-from npembed.weights.remote import RemoteCheckpoint
-from npembed.weights.source import SINGLE, WHO, Source, json_object, public
+from npembed.weights.source import MOST_JSON, WHO, Source, public
 
 TIMEOUT = 30
 """Seconds without a byte, after which a connection counts as broken."""
 
-MOST_JSON = 2**26
-
 MISSING = (404, 410)
-
-
-class _Folder(Protocol):
-    """Where the files are, whatever the protocol."""
-
-    def whole(self, name: str) -> bytes | None:
-        """A small file's bytes; None if there is none."""
-
-    def file(self, name: str) -> Ranged | None:
-        """A large file; None if there is none."""
 
 
 def open_url(url: str, sleep: Sleep = time.sleep) -> Source:
@@ -64,7 +53,7 @@ def open_url(url: str, sleep: Sleep = time.sleep) -> Source:
     Returns
     -------
     Source
-        A `GgufSource`, or a `RemoteCheckpoint`, whose `prefetch` reads together what lies together.
+        A `GgufSource` or a `Checkpoint`, whose `prefetch` reads together what lies together.
 
     Raises
     ------
@@ -74,22 +63,17 @@ def open_url(url: str, sleep: Sleep = time.sleep) -> Source:
         A protocol whose package is missing.
     """
     folder, name = _opened(url, sleep)
-    if name.endswith(".gguf"):
-        file = folder.file(name)
-        if file is None:
-            raise ValueError(f"{WHO}: the file {public(url)} is missing")
+    if not name:
+        return Checkpoint(public(url).rstrip("/"), folder)
+    file = folder.file(name)
+    if file is None:
+        raise ValueError(f"{WHO}: the file {public(url)} is missing")
+    if name.endswith(".gguf") or is_gguf(file):
         return GgufSource(file)
-    where = public(url).rstrip("/")
-    beside = where.rpartition("/")[0] if name else where
-
-    def json(each: str) -> dict[str, Any] | None:
-        raw = folder.whole(each)
-        return None if raw is None else json_object(raw, f"{beside}/{each}")
-
-    return RemoteCheckpoint(beside, json, folder.file, name or SINGLE)
+    return Checkpoint(public(url), folder, name)
 
 
-def _opened(url: str, sleep: Sleep) -> tuple[_Folder, str]:
+def _opened(url: str, sleep: Sleep) -> tuple[Files, str]:
     """The folder, and the file in it if the URL is a file's."""
     if urlsplit(url).scheme.lower() in ("http", "https"):
         return _cut_http(url, sleep)
@@ -117,9 +101,13 @@ class _Web:
     def _url(self, name: str) -> str:
         return urlunsplit(self._parts._replace(path=f"{self._parts.path.rstrip('/')}/{quote(name)}"))
 
+    def address(self, name: str) -> str:
+        """A file, for messages."""
+        return public(self._url(name))
+
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
-        where = public(self._url(name))
+        where = self.address(name)
         patience = Patience(where, self._sleep)
         while True:
             try:
@@ -151,7 +139,7 @@ class _Web:
                 yield answer
 
         try:
-            return HttpFile(public(self._url(name)), ask, self._sleep)
+            return HttpFile(self.address(name), ask, self._sleep)
         except MissingFileError:
             return None
 
@@ -209,7 +197,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return request
 
 
-def _cut_http(url: str, sleep: Sleep) -> tuple[_Folder, str]:
+def _cut_http(url: str, sleep: Sleep) -> tuple[Files, str]:
     parts = urlsplit(url)
     folder, _, name = parts.path.rpartition("/")
     if not _is_file(name):
@@ -223,17 +211,20 @@ class _Filesystem:
     def __init__(self, system: Any, root: str, where: str) -> None:
         self._system, self._root, self._where = system, root.rstrip("/"), where
 
+    def address(self, name: str) -> str:
+        """A file, for messages."""
+        return f"{self._where}/{name}"
+
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
-        with _told(f"{self._where}/{name}"):
-            try:
-                return bytes(self._system.cat_file(f"{self._root}/{name}"))
-            except FileNotFoundError:
-                return None
+        file = self.file(name)
+        if file is not None and file.size > MOST_JSON:
+            raise ValueError(f"{WHO}: {file.where} has {file.size:,} bytes; at most {MOST_JSON:,} are read")
+        return None if file is None else file.read(0, file.size)
 
     def file(self, name: str) -> Ranged | None:
         """A large file; None if there is none."""
-        path, where = f"{self._root}/{name}", f"{self._where}/{name}"
+        path, where = f"{self._root}/{name}", self.address(name)
         with _told(where):
             try:
                 info = self._system.info(path)
@@ -270,7 +261,7 @@ def _told(where: str) -> Iterator[None]:
         raise ValueError(f"{WHO}: {where} cannot be read: {type(error).__name__}") from None
 
 
-def _cut_fsspec(url: str) -> tuple[_Folder, str]:
+def _cut_fsspec(url: str) -> tuple[Files, str]:
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
     except ImportError:

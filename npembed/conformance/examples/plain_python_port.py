@@ -2,9 +2,9 @@
 
 It is here to be read by someone who writes the next port. The functions with a docstring of shapes bear npembed's public
 names and are what a port is checked by; the few helpers stand below their users. Nothing is vectorised, no array library is
-used. Python's floats are float64, and so are the sums; where the result hangs on float32, `float32` rounds. Check it with
+used. Python's floats are float64, and so are the sums; where the result depends on float32, `float32` rounds. Check it with
 
-    npembed check examples/plain_python_port.py
+    npembed check npembed/conformance/examples/plain_python_port.py
 
 What a module has is checked; what it lacks (here slicing, the encoder, the resampler) is listed as not provided.
 
@@ -107,7 +107,7 @@ def arange(start, end, step):
     """torch.arange in float32, bit for bit, as a CPU with vectors of LANES lanes computes it.
 
     Two vectors are filled at a time. The first lane of a vector is rounded to float32; the others count on from that rounded
-    base. What does not fill two vectors is computed one by one. The ids of some sizes hang on it: the first is n = 49.
+    base. What does not fill two vectors is computed one by one. The ids of some sizes depend on it: the first is n = 49.
     """
     count = math.ceil((end - start) / step)
     in_vectors = count // (2 * LANES) * (2 * LANES)
@@ -165,6 +165,8 @@ def position_ids(tgt_sizes, num_patches_per_side=70, rule="arange", mask=None):
     mask = patch_attention_mask(tgt_sizes) if mask is None else as_lists(mask)
     batch = []
     for (h, w), slice_mask in zip(as_lists(tgt_sizes), mask, strict=True):
+        if sum(map(sum, slice_mask)) != h * w:
+            raise ValueError(f"a slice of {h} x {w} patches has a mask of {sum(map(sum, slice_mask))} places")
         ids = iter(slice_ids(h, w, num_patches_per_side, rule))
         batch.append([next(ids) if is_patch else 0 for row in slice_mask for is_patch in row])
     return batch
@@ -178,7 +180,15 @@ def slice_ids(h, w, num_patches_per_side, rule):
 
 def tgt_sizes_from_mask(mask):
     """bool (B, H, W) -> (B, 2): rows and columns of the rectangle of True places at the top left."""
-    return [[sum(row[0] for row in slice_mask), sum(slice_mask[0])] for slice_mask in as_lists(mask)]
+    return [rectangle(slice_mask) for slice_mask in as_lists(mask)]
+
+
+def rectangle(slice_mask):
+    """bool (H, W) -> h, w, if the True places are such a rectangle."""
+    h, w = sum(row[0] for row in slice_mask), sum(slice_mask[0])
+    if any(place != (r < h and c < w) for r, row in enumerate(slice_mask) for c, place in enumerate(row)):
+        raise ValueError("the True places are no rectangle from the top left")
+    return [h, w]
 
 
 def flattened_position_ids(tgt_sizes, num_patches_per_side=70, rule="arange"):

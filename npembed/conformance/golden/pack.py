@@ -1,8 +1,4 @@
-"""A golden pack on disk: writing one, and reading one back only if every byte is as it was written.
-
-A pack is a folder with manifest.json; per case NAME.input.safetensors, what the stages read, and NAME.safetensors, what they
-should give; and, unless a checkpoint was given, its own small models as checkpoint folders under models/.
-"""
+"""A golden pack on disk: writing one whole or not at all, and reading one back only if every byte is as it was written."""
 
 import errno
 import json
@@ -15,22 +11,26 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import npembed
-from npembed import manifest, stops
+from npembed import families, manifest, stops
 from npembed.beside import PART, WHOLE, exchange, folder_beside, sweep
-from npembed.conformance.golden.cases import CASES, Answer, Case, case_answers, case_inputs, own_model
-from npembed.family import Stage
-from npembed.files import load_tensors, resolved, same_file, save_tensors
+from npembed.conformance.golden.contents import FORMAT, GIVEN, write_contents
+from npembed.conformance.golden.schema import fault
+from npembed.family import Family
+from npembed.files import load_tensors, resolved, same_file
 from npembed.manifest import MANIFEST, digest
 from npembed.model import Model
+from npembed.positions.rules import get_rule
 from npembed.typing import Array
 
-FORMAT = 1
 
-
-def write_pack(folder: str | Path, model: Model | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+def write_pack(
+    folder: str | Path,
+    model: Model | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    family: str | None = None,
+    rule: str | None = None,
+) -> None:
     """Write the cases and their answers into a folder of their own.
 
     At every moment the earlier pack or the new one is there, whole, under its name; a stop changes nothing of that.
@@ -43,13 +43,21 @@ def write_pack(folder: str | Path, model: Model | None = None, progress: Callabl
         In place of the packs' own small models. Its arrays are not copied into the pack.
     progress : callable, optional
         Called after each case with how many are done, and of how many.
+    family : str, optional
+        A key in `FAMILIES`; without it the model's, or MiniCPM-V 2.6.
+    rule : str, optional
+        A name in `RULES`, by which the position ids and what follows from them are computed; the family's own by default.
 
     Raises
     ------
     ValueError
-        A folder that holds anything that npembed did not write, that is the current one, or that cannot be written; an earlier
-        pack where the system cannot let two folders change places in one step.
+        An unknown family, or not the model's; an unknown rule, one for a family without rules, or one that gives no usable id
+        for a case; a model whose answers are not finite numbers; a folder that holds anything that npembed did not write, that
+        is the current one, or that cannot be written; an earlier pack where the system cannot let two folders change places in
+        one step.
     """
+    kind = _family(family, model)
+    name = _rule(rule, kind)
     target = check_folder(folder)
     try:
         sweep(target.parent)
@@ -58,11 +66,36 @@ def write_pack(folder: str | Path, model: Model | None = None, progress: Callabl
             fresh.mkdir()
             if _holds_something(target):
                 _try_exchange(fresh, beside / WHOLE, folder)
-            _write(fresh, model, progress or (lambda done, total: None))
+            _write(fresh, kind, model, name, progress or (lambda done, total: None))
             with stops.held_back():
                 _place(fresh, beside / WHOLE, target, folder)
     except OSError as error:
         raise ValueError(f"golden write: {folder} cannot be written: {error.strerror or error}") from None
+
+
+_write = write_contents
+
+
+def _family(key: str | None, model: Model | None) -> Family:
+    """The family of that key, or the model's own, or the default one."""
+    if key is None:
+        return model.config.family if model is not None else families.MINICPM_V_2_6.family
+    family = families.get_family(key, "golden write")
+    if model is not None and model.config.family.key != key:
+        raise ValueError(f"golden write: family is {key!r}, but the weights are of {model.config.family.key!r}")
+    return family if model is None else model.config.family
+
+
+def _rule(name: str | None, family: Family) -> str | None:
+    """The rule of that name, if the family has rules; its own without a name."""
+    if name is None:
+        return family.rule
+    get_rule(name, "golden write")
+    if family.rule is None:
+        raise ValueError(
+            f"golden write: {family.title} has positions that follow no rule, so that none can be chosen; got {name!r}"
+        )
+    return name
 
 
 def check_folder(folder: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
@@ -159,74 +192,6 @@ def _place(fresh: Path, whole: Path, target: Path, folder: str | Path) -> None:
             raise ValueError(f"golden write: {folder} has changed meanwhile: {found}; nothing is deleted") from None
 
 
-def _write(folder: Path, model: Model | None, progress: Callable[[int, int], None]) -> None:
-    models = {name: own_model(name) for name in sorted({case.model for case in CASES})} if model is None else {}
-    for name, own in models.items():
-        _write_model(folder / "models" / name, own)
-    cases = []
-    for done, case in enumerate(CASES, 1):
-        cases.append(_write_case(folder, case, models[case.model] if model is None else model, given=model is not None))
-        progress(done, len(CASES))
-    files = {path.relative_to(folder).as_posix(): digest(path.read_bytes()) for path in sorted(folder.rglob("*.*"))}
-    described: dict[str, Any] = {
-        "format": FORMAT,
-        "npembed": npembed.__version__,
-        "numpy": np.__version__,
-        "rule": "arange" if model is None else model.config.family.rule,
-        "files": files,
-        "cases": cases,
-    }
-    described["digest"] = manifest.manifest_digest(described)
-    (folder / MANIFEST).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-
-
-def _write_model(folder: Path, model: Model) -> None:
-    """A checkpoint's folder that any loader of the family reads."""
-    folder.mkdir(parents=True)
-    for name, content in zip(
-        ("config.json", "preprocessor_config.json"), model.config.family.as_json(model.config), strict=True
-    ):
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    save_tensors(folder / "model.safetensors", model.weights, {})
-
-
-def _write_case(folder: Path, case: Case, model: Model, given: bool) -> dict[str, Any]:
-    """The case's two files; what the manifest says of it."""
-    inputs = case_inputs(case, model)
-    answers = list(case_answers(inputs, model))
-    stages = {stage.name: stage for stage in model.config.family.stages}
-    tensors = {answer.stage: answer.value for answer in answers}
-    for answer in answers:
-        tensors |= {f"{answer.stage}.{name}": array for name, array in answer.companions.items()}
-    names = {"input": f"{case.name}.input.safetensors", "expected": f"{case.name}.safetensors"}
-    save_tensors(folder / names["input"], inputs, {})
-    save_tensors(folder / names["expected"], tensors, {})
-    return {
-        "name": case.name,
-        "about": case.about,
-        "model": "given" if given else f"models/{case.model}",
-        **names,
-        "inputs": {name: _tensor(array) for name, array in inputs.items()},
-        "stages": [_stage(answer, stages[answer.stage]) for answer in answers],
-    }
-
-
-def _stage(answer: Answer, stage: Stage) -> dict[str, Any]:
-    companions = {name: _tensor(array) for name, array in answer.companions.items()}
-    return {
-        "stage": answer.stage,
-        "reads": list(stage.reads),
-        **_tensor(answer.value),
-        "places": "all" if answer.counts is None else "patches",
-        **({} if answer.counts is None else {"counts": answer.counts}),
-        "tolerance": answer.tolerance | ({"companions": companions} if companions else {}),
-    }
-
-
-def _tensor(array: Array) -> dict[str, Any]:
-    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest(np.ascontiguousarray(array).tobytes())}
-
-
 @dataclass(frozen=True)
 class Pack:
     """A golden pack whose every byte is as it was written."""
@@ -292,20 +257,56 @@ def _read(root: Path) -> Pack:
         content = path.read_bytes()
         described = json.loads(content)
         whole = described["digest"] == manifest.manifest_digest(described)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         whole = False
     if not whole:
         raise ValueError(f"golden check: the pack is damaged: {path} is not as it was written")
-    if described["format"] != FORMAT:
-        raise ValueError(f"golden check: {path} has format {described['format']}; this version reads {FORMAT}")
+    if described.get("format") != FORMAT:
+        raise ValueError(
+            f"golden check: {path} has format {described.get('format')!r}; this version reads {FORMAT}: write the pack again"
+        )
+    wrong = fault(described) or _fault(described)
+    if wrong is not None:
+        raise ValueError(f"golden check: the pack is damaged: in {path} {wrong}")
     size = len(content)
     for file, expected in described["files"].items():
-        size += _check_file(root / file, expected)
+        size += _check_file(root, file, expected)
     return Pack(root, described, size)
 
 
-def _check_file(path: Path, expected: str) -> int:
-    """The file's size, if it is as it was written."""
+def _fault(told: dict[str, Any]) -> str | None:
+    """What is wrong in a manifest of the right types: something that it names and does not have."""
+    if told["family"] not in families.FAMILIES:
+        return f"family {told['family'][:60]!r} is not known"
+    names = [case["name"] for case in told["cases"]]
+    if len(set(names)) != len(names):
+        return "two cases have one name"
+    found = (_fault_of_case(told, case) for case in told["cases"])
+    return next((wrong for wrong in found if wrong is not None), None)
+
+
+def _fault_of_case(told: dict[str, Any], case: dict[str, Any]) -> str | None:
+    name, files, model = case["name"], told["files"], case["model"]
+    for file in (case["input"], case["expected"], *(() if model == GIVEN else (f"{model}/config.json",))):
+        if file not in files:
+            return f"case {name} names {file}, which is not among the files"
+    if model not in told["models"]:
+        return f"case {name} names the model {model}, which is not among the models"
+    for stage in case["stages"]:
+        slices = stage["shape"][0] if stage["shape"] else 0
+        if stage["places"] == "patches" and len(stage.get("counts", ())) != slices:
+            return f"case {name}: {stage['stage']} must have a count for each of its {slices} slices"
+        if stage["tolerance"]["kind"] == "per slice" and len(stage["tolerance"]["float32"]) != slices:
+            return f"case {name}: {stage['stage']} must have a tolerance for each of its {slices} slices"
+    return None
+
+
+def _check_file(root: Path, file: str, expected: str) -> int:
+    """The file's size, if it is as it was written and lies in the pack itself, not behind a link."""
+    path = root / file
+    for part in (path, *path.parents[: file.count("/")]):
+        if part.is_symlink():
+            raise ValueError(f"golden check: the pack is damaged: {part} is a link, which could lead out of the pack")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

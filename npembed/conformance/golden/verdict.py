@@ -1,34 +1,57 @@
-"""Holding a port's files against a golden pack: per case and stage, and the first stage that departs."""
+"""Comparing a port's files with a golden pack: per case and stage, and the first stage that departs."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from npembed.conformance.bounds import UNIT_ROUNDOFF, check_precision, precision_factor, relative_bound
-from npembed.conformance.compare import compare
+from npembed.conformance.compare import Departure, compare
+from npembed.conformance.golden.answers import answer_of
+from npembed.conformance.golden.cases import BUCKET_COORDS, bucket_of
+from npembed.conformance.golden.causes import Tried, cause
+from npembed.conformance.golden.contents import GIVEN
+from npembed.conformance.golden.flat import read_flat
 from npembed.conformance.golden.pack import Pack
-from npembed.conformance.outcome import Outcome, Status, failed
-from npembed.conformance.probes import CHECKS, Call
+from npembed.conformance.outcome import SEPARATOR, Outcome, Status, around, failed, text_diff
+from npembed.families import get_family
+from npembed.family import Family, Stage
 from npembed.files import load_tensors
+from npembed.model import Model
+from npembed.positions.rules import get_rule
 from npembed.typing import Array
 from npembed.weights import load_model
 
-SEPARATOR = " / "
-"""Between the case and the stage in an outcome's name."""
 
-
-def check_outputs(pack: Pack, outputs: str | Path, precision: str | None = None) -> list[Outcome]:
+def check_outputs(
+    pack: Pack,
+    outputs: str | Path,
+    precision: str | None = None,
+    *,
+    stages: Iterable[str] = (),
+    require: Iterable[str] = (),
+    rule: str | None = None,
+) -> list[Outcome]:
     """Every stage of every case, as a port computed it.
 
     Parameters
     ----------
     pack : Pack
     outputs : path
-        A folder with one file per case, named as the pack's expected file, with its tensor names.
+        A folder with one file per case, named as the pack's expected file, with its tensor names: .safetensors, .npz, or
+        .bin and .txt.
     precision : {"float32", "float64", "float16", "bfloat16"}, optional
         What the port computes in. Without it, what each tensor's dtype says, and at least float32.
+    stages : iterable of str
+        Look at these alone; at all without any.
+    require : iterable of str
+        Stages that must be there. Others that no file has are "not provided".
+    rule : str, optional
+        The position rule to judge by, in place of the pack's.
 
     Returns
     -------
@@ -38,67 +61,224 @@ def check_outputs(pack: Pack, outputs: str | Path, precision: str | None = None)
     Raises
     ------
     ValueError
-        No such folder; a file in it that cannot be read; an unknown precision.
+        No such folder; a file in it that cannot be read; nothing in it of what is looked for; an unknown stage, rule or
+        precision; a rule for a pack whose model is not in it.
     """
     folder = Path(outputs)
     if not folder.is_dir():
         raise ValueError(f"golden check: {folder} is not a folder")
     if precision is not None:
         check_precision(precision)
-    return [outcome for case in pack.manifest["cases"] for outcome in _check_case(pack, case, folder, precision)]
+    if rule is not None:
+        _check_rule(pack, rule)
+    wanted, required = _known(pack, stages) or stage_names(pack), _known(pack, require)
+    cases = [_Case(pack, case, folder, rule or pack.manifest["rule"]) for case in pack.manifest["cases"]]
+    provided = {name for case in cases for name in (case.got or ())}
+    looked_at = dict.fromkeys((*wanted, *required))
+    if not provided & set(looked_at) and not required:
+        raise ValueError(f"golden check: {folder} {_nothing(cases, looked_at)}")
+    seen = [
+        _look(case, stage, provided, required, precision)
+        for case in cases
+        for stage in case.stages
+        if stage["stage"] in looked_at
+    ]
+    return _explained(seen)
+
+
+def stage_names(pack: Pack) -> list[str]:
+    """The stages of a pack, in order."""
+    return list(dict.fromkeys(stage["stage"] for case in pack.manifest["cases"] for stage in case["stages"]))
+
+
+def outcome_names(pack: Pack) -> list[str]:
+    """The names of all the outcomes that a check of everything gives."""
+    return [f"{case['name']}{SEPARATOR}{stage['stage']}" for case in pack.manifest["cases"] for stage in case["stages"]]
 
 
 def first_departing(pack: Pack, outcomes: Sequence[Outcome]) -> str | None:
     """The earliest stage at which any case departs, or None."""
-    stages = [stage["stage"] for case in pack.manifest["cases"] for stage in case["stages"]]
     departing = {outcome.name.split(SEPARATOR)[1] for outcome in outcomes if failed([outcome])}
-    return next((stage for stage in dict.fromkeys(stages) if stage in departing), None)
+    return next((stage for stage in stage_names(pack) if stage in departing), None)
 
 
-def _check_case(pack: Pack, case: dict[str, Any], folder: Path, precision: str | None) -> list[Outcome]:
-    file = folder / case["expected"]
-    if not file.is_file():
-        absent = f"{file} is missing"
-        return [Outcome(_name(case, stage), Status.FAIL, absent) for stage in case["stages"]]
-    got, expected = load_tensors(file), pack.tensors(case["expected"])
-    outcomes: list[Outcome] = []
-    for stage in case["stages"]:
-        outcomes.append(_check_stage(pack, case, stage, got, expected, precision, explain=not failed(outcomes)))
-    return outcomes
+def _known(pack: Pack, names: Iterable[str]) -> list[str]:
+    """The names, if the pack has stages of these names."""
+    known, given = stage_names(pack), list(names)
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"golden check: the pack has no stage {name!r}; it has {', '.join(known)}{hint}")
+    return given
 
 
-def _name(case: dict[str, Any], stage: dict[str, Any]) -> str:
-    return f"{case['name']}{SEPARATOR}{stage['stage']}"
+def _check_rule(pack: Pack, rule: str) -> None:
+    """An error unless the pack can be judged by that rule."""
+    get_rule(rule, "golden check")
+    if pack.manifest["rule"] is None:
+        title = _family(pack).title
+        raise ValueError(f"golden check: {title} has positions that follow no rule, so that none can be chosen; got {rule!r}")
+    if rule != pack.manifest["rule"] and GIVEN in pack.manifest["models"]:
+        raise ValueError(
+            f"golden check: the pack is for weights that are not in it, and for rule {pack.manifest['rule']!r}; write it with "
+            f"--rule {rule}"
+        )
 
 
-def _check_stage(
-    pack: Pack,
-    case: dict[str, Any],
-    stage: dict[str, Any],
-    got: dict[str, Array],
-    expected: dict[str, Array],
-    precision: str | None,
-    explain: bool,
-) -> Outcome:
-    name, tensor = _name(case, stage), stage["stage"]
-    if tensor not in got:
-        return Outcome(name, Status.FAIL, f"{case['expected']} has no tensor {tensor}")
-    came = got[tensor]
-    at = max({precision or "float32", str(came.dtype)} & set(UNIT_ROUNDOFF), key=UNIT_ROUNDOFF.__getitem__)
-    places = None if stage["places"] == "all" else _places(stage["counts"], expected[tensor])
-    departure = compare(came, expected[tensor], _allowed(stage["tolerance"], tensor, expected, at), places)
+def _family(pack: Pack) -> Family:
+    return get_family(pack.manifest["family"], "golden check")
+
+
+def _nothing(cases: Sequence["_Case"], wanted: Collection[str]) -> str:
+    if all(case.got is None for case in cases):
+        return f"has no file of any case: expected are {cases[0].stem}.safetensors and so on, or .npz, or .bin and .txt"
+    return f"has files, but no tensor in them has the name of a stage that is looked for: {', '.join(wanted)}"
+
+
+class _Case:
+    """One case: the pack's tensors and the port's."""
+
+    def __init__(self, pack: Pack, told: dict[str, Any], folder: Path, rule: str | None) -> None:
+        self.pack, self.told, self.rule = pack, told, rule
+        self.name, self.stages = told["name"], told["stages"]
+        self.stem = told["expected"].removesuffix(".safetensors")
+        self.file = folder / told["expected"]
+        self.got = _answers(folder, self.stem)
+
+    @cached_property
+    def expected(self) -> dict[str, Array]:
+        return _as_told(self.pack, self.told["expected"], self.stages)
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """What any stage of the case reads: the pack's own tensors, and the rule."""
+        given = self.pack.tensors(self.told["input"])
+        return {**given, **{name: array for name, array in self.expected.items() if name not in given}, "rule": self.rule}
+
+    @cached_property
+    def model(self) -> Model | None:
+        where = self.told["model"]
+        return None if where == GIVEN else _model(self.pack.folder / where, self.pack.manifest["digest"])
+
+    def record(self, name: str) -> Stage | None:
+        """The record of one of its stages."""
+        stages = (*_family(self.pack).stages, BUCKET_COORDS)
+        return next((stage for stage in stages if stage.name == name), None)
+
+
+@lru_cache(maxsize=8)
+def _model(folder: Path, _: str) -> Model:
+    """The model in that folder, of the pack with that digest."""
+    return load_model(folder)
+
+
+def _answers(folder: Path, stem: str) -> dict[str, Array] | None:
+    """The port's tensors for one case, in whichever form it wrote them; None if there is no file."""
+    paths = [path for ending in (".safetensors", ".npz", ".txt") if (path := folder / f"{stem}{ending}").is_file()]
+    safe = [path for path in paths if path.suffix != ".txt"]
+    if len(safe) > 1:
+        raise ValueError(f"golden check: {folder} answers {stem} twice: {safe[0].name} and {safe[1].name}")
+    if safe:
+        return load_tensors(safe[0])
+    return read_flat(folder / stem) if paths else None
+
+
+def _as_told(pack: Pack, file: str, stages: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    """The pack's tensors, if they are those that the manifest tells of."""
+    tensors = pack.tensors(file)
+    for stage in stages:
+        named = {stage["stage"]: stage}
+        named |= {f"{stage['stage']}.{name}": told for name, told in stage["tolerance"].get("companions", {}).items()}
+        for name, told in named.items():
+            found = tensors.get(name)
+            if found is None or list(found.shape) != told["shape"] or str(found.dtype) != told["dtype"]:
+                raise ValueError(
+                    f"golden check: the pack is damaged: {pack.folder / file} has no tensor {name} of {told['dtype']} and "
+                    f"shape {tuple(told['shape'])}"
+                )
+    return tensors
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What became of one stage of one case."""
+
+    outcome: Outcome
+    case: _Case
+    stage: str
+    tried: Tried | None = None
+
+
+def _look(case: _Case, told: dict[str, Any], provided: set[str], required: Collection[str], precision: str | None) -> _Look:
+    name, tensor = f"{case.name}{SEPARATOR}{told['stage']}", told["stage"]
+    if tensor not in provided:
+        needed = tensor in required
+        status = Status.FAIL if needed else Status.ABSENT
+        return _Look(Outcome(name, status, "not provided" + ", but required" * needed), case, tensor)
+    if case.got is None:
+        return _Look(Outcome(name, Status.FAIL, f"{case.file} is missing; other cases have {tensor}"), case, tensor)
+    if tensor not in case.got:
+        return _Look(Outcome(name, Status.FAIL, f"{case.file.name} has no tensor {tensor}; other cases have it"), case, tensor)
+    tried, told, at = _tried(case, told, precision)
+    departure = compare(tried.came, tried.expected, tried.allowed, tried.places)
     if departure is None:
-        return Outcome(name, Status.PASS, "equal" if stage["tolerance"]["kind"] == "equal" else f"within {at}'s bound")
-    cause = _cause(pack, case, tensor, came, expected, at) if explain else None
-    return Outcome(name, Status.FAIL, departure.what, cause=cause, worst=departure.worst)
+        words = "equal" if told["tolerance"]["kind"] == "equal" else f"within {at}'s bound"
+        return _Look(Outcome(name, Status.PASS, words), case, tensor, tried)
+    return _Look(_failure(name, tensor, tried, departure), case, tensor, tried)
 
 
-def _places(counts: list[int], expected: Array) -> Array:
-    """bool (B, L): the places of each slice that count."""
-    return np.arange(expected.shape[1]) < np.array(counts)[:, None]
+def _tried(case: _Case, told: dict[str, Any], precision: str | None) -> tuple[Tried, dict[str, Any], str]:
+    """What came and what should, by the rule that is asked for; the stage as the manifest has it then; the precision."""
+    assert case.got is not None
+    tensor, expected = told["stage"], case.expected
+    came, record = case.got[tensor], case.record(tensor)
+    if case.rule != case.pack.manifest["rule"] and record is not None and record.by_rule and case.model is not None:
+        other = answer_of(record, case.values, case.model)
+        told = {**told, "tolerance": other.tolerance}
+        expected = {tensor: other.value, **{f"{tensor}.{name}": array for name, array in other.companions.items()}}
+    at = max({precision or "float32", str(came.dtype)} & set(UNIT_ROUNDOFF), key=UNIT_ROUNDOFF.__getitem__)
+    places = None if told["places"] == "all" else np.arange(expected[tensor].shape[1]) < np.array(told["counts"])[:, None]
+    allowed = _allowed(told["tolerance"], tensor, expected, at)
+    return Tried(case.values, case.model, came, expected[tensor], allowed, places, case.got), told, at
 
 
-def _allowed(tolerance: dict[str, Any], tensor: str, expected: dict[str, Array], precision: str) -> Array | None:
+def _failure(name: str, tensor: str, tried: Tried, departure: Departure) -> Outcome:
+    """What is known of a departure: both results around the first difference, a text as a diff."""
+    outcome = Outcome(name, Status.FAIL, departure.what, worst=departure.worst)
+    if tensor == "text" and tried.came.dtype == np.uint8 and tried.came.ndim == 1:
+        texts = [array.tobytes().decode(errors="backslashreplace") for array in (tried.came, tried.expected)]
+        different = compare(texts[0], texts[1])
+        return replace(outcome, summary=different.what if different else departure.what, diff=text_diff(texts[0], texts[1]))
+    if departure.index is None:
+        return outcome
+    if tensor == BUCKET_COORDS.name:
+        n, patch = bucket_of(departure.index[0])
+        outcome = replace(outcome, summary=f"n = {n}, patch {patch}: {departure.what}")
+    return replace(outcome, came=around(tried.came, departure.index), expected=around(tried.expected, departure.index))
+
+
+def _explained(seen: Sequence[_Look]) -> list[Outcome]:
+    """The outcomes, each failure with its cause: a fault that explains the stage in every case."""
+    causes: dict[str, str | None] = {}
+    for stage in dict.fromkeys(look.stage for look in seen if look.tried is not None and failed([look.outcome])):
+        looks = [look for look in seen if look.stage == stage and look.tried is not None and look.tried.model is not None]
+        failing, passing = (
+            [look.tried for look in looks if failed([look.outcome]) is wrong and look.tried is not None]
+            for wrong in (True, False)
+        )
+        record = next(look.case.record(stage) for look in seen if look.stage == stage)
+        if failing and record is not None:
+            causes[stage] = cause(record, failing, passing)
+    return [
+        replace(look.outcome, cause=causes.get(look.stage))
+        if failed([look.outcome]) and look.tried is not None
+        else look.outcome
+        for look in seen
+    ]
+
+
+def _allowed(tolerance: dict[str, Any], tensor: str, expected: Mapping[str, Array], precision: str) -> Array | None:
     """The largest distance, element by element, at the port's precision."""
     if tolerance["kind"] == "equal":
         return None
@@ -110,23 +290,3 @@ def _allowed(tolerance: dict[str, Any], tensor: str, expected: dict[str, Array],
         return np.asarray(bound + rounded + (tolerance["underflow"] if precision == "float16" else 0.0))
     per_slice = np.array(tolerance["float32"]).reshape(-1, *[1] * (expected[tensor].ndim - 1))
     return np.asarray(per_slice * precision_factor(precision) + rounded)
-
-
-def _cause(pack: Pack, case: dict[str, Any], tensor: str, came: Array, expected: dict[str, Array], at: str) -> str | None:
-    """The known faults that give just this result."""
-    if case["model"] == "given":
-        return None
-    model = load_model(pack.folder / case["model"])
-    stage = next(stage for stage in model.config.family.stages if stage.name == tensor)
-    if stage.function not in CHECKS:
-        return None
-    values = {**pack.tensors(case["input"]), **{name: value for name, value in expected.items() if name != "tgt_sizes"}}
-    check, call = CHECKS[stage.function], Call(stage.arguments(values, model))
-    words = []
-    for suspect in check.suspects:
-        try:
-            if check.departure(call, came, at, suspect.function) is None:
-                words.append(suspect.words)
-        except Exception:  # a faulty function may well fail
-            continue
-    return " or: ".join(words) or None

@@ -1,13 +1,16 @@
-"""What is checked of each public function: inputs in rising order, a strategy for more, and the faults to suspect."""
+"""What is checked of each public function: inputs in rising order, a strategy for more, and the distance that is allowed.
 
-from npembed.conformance.probes import embeddings, encoder_and_resampler, images, merge, padding, patches, positions
-from npembed.conformance.probes.probe import Call, FunctionCheck, Suspect
+The faults to suspect are in `npembed.conformance.suspects`, which needs no Hypothesis.
+"""
+
+from npembed.conformance.probes import embeddings, images, merge, padding, patches, positions, tower
+from npembed.conformance.probes.family import family_checks
+from npembed.conformance.probes.probe import Call, FunctionCheck
+from npembed.conformance.suspects import Suspect
 
 CHECKS: dict[str, FunctionCheck] = {
-    check.name: check
-    for room in (padding, patches, positions, images, embeddings, encoder_and_resampler, merge)
-    for check in room.CHECKS
+    check.name: check for room in (padding, patches, positions, images, embeddings, tower, merge) for check in room.CHECKS
 }
 """The check of each public name, in the order in which data walks through the functions."""
 
-__all__ = ["CHECKS", "Call", "FunctionCheck", "Suspect"]
+__all__ = ["CHECKS", "Call", "FunctionCheck", "Suspect", "family_checks"]

@@ -1,7 +1,7 @@
 """What a check of a public function is made of: inputs, the distance that is allowed, and the faults to suspect."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,20 +10,34 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import npembed
-from npembed.conformance import strategies as draw
-from npembed.conformance.bounds import HALF_TYPES
+from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
 from npembed.conformance.compare import Departure, compare
+from npembed.conformance.filling import edited as edited
+from npembed.conformance.filling import fill as fill
+from npembed.conformance.filling import model_at as model_at
+from npembed.conformance.filling import sizes_of as sizes_of
+from npembed.conformance.strategies import SmallModel
+from npembed.conformance.suspects import SUSPECTS, Suspect
 from npembed.model import Model
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
-    """The arguments of one call."""
+    """The arguments of one call.
+
+    Attributes
+    ----------
+    args : tuple
+    kwargs : dict
+    refused : bool
+        Whether there is no right result: a port must raise, whatever it raises.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    refused: bool = False
 
     def of(self, function: Callable[..., Any]) -> Any:
         """What the function gives for them."""
@@ -35,15 +49,16 @@ def call(*args: Any, **kwargs: Any) -> Call:
     return Call(args, kwargs)
 
 
-@dataclass(frozen=True)
-class Suspect:
-    """A fault that has been seen, as a function that has it."""
-
-    words: str
-    function: Callable[..., Any]
+def refused(*args: Any, **kwargs: Any) -> Call:
+    """A `Call` that has no right result."""
+    return Call(args, kwargs, refused=True)
 
 
 Allowed = Callable[[Call, str], Any]
+
+
+def _suits(call: Call, precision: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -57,52 +72,100 @@ class FunctionCheck:
         Gives the first inputs, smallest first, so that the first failure among them is the smallest.
     cases : callable
         Gives the strategy for more.
+    function : callable, optional
+        The reference; by default npembed's function of that name.
     allowed : callable, optional
         (call, precision) -> the largest distance from the float64 reference. Without it the results must be equal.
     places : callable, optional
         call -> bool (B, L), the places that count.
-    suspects : tuple of Suspect
     examine : callable, optional
         (call, result) -> Departure or None, for a function whose result is not determined by its arguments.
     hint : callable, optional
         (call, result, departure) -> what the place of the difference suggests, where no suspect explains it.
+    suits : callable
+        (call, precision) -> whether that input says anything at that precision.
+    by_rule : bool
+        Whether the function takes a position rule.
+    signed : bool
+        Whether, in half precision, all inputs together are looked at for errors that point the way of a known fault.
     """
 
     name: str
     sweep: Callable[[], Iterable[Call]]
     cases: Callable[[], st.SearchStrategy[Call]]
+    function: Callable[..., Any] | None = None
     allowed: Allowed | None = None
     places: Callable[[Call], Array] | None = None
-    suspects: tuple[Suspect, ...] = ()
     examine: Callable[[Call, Any], Departure | None] | None = None
     hint: Callable[[Call, Any, Departure], list[str]] | None = None
+    suits: Callable[[Call, str], bool] = _suits
+    by_rule: bool = False
+    signed: bool = False
+
+    @property
+    def reference(self) -> Callable[..., Any]:
+        """The right function."""
+        return self.function or getattr(npembed, self.name)
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The faults of this function that have been seen."""
+        return SUSPECTS.get(self.name, ())
 
     def expected(self, call: Call, function: Callable[..., Any] | None = None) -> Any:
         """The reference's result, or that of another function in its stead; in float64 where distances are allowed."""
-        arguments = call if self.allowed is None else in_float64(call)
-        return arguments.of(function or getattr(npembed, self.name))
+        arguments = copied(call) if self.allowed is None else in_float64(call)
+        return arguments.of(function or self.reference)
 
     def departure(
-        self, call: Call, result: Any, precision: str, function: Callable[..., Any] | None = None
+        self, call: Call, result: Any, precision: str, function: Callable[..., Any] | None = None, slack: float = 1.0
     ) -> Departure | None:
-        """How the result differs from the reference's, or from another function's."""
+        """How the result differs, by more than `slack` times what is allowed, from the reference's, or another function's.
+
+        The other function may overflow as the port does.
+        """
         if self.examine is not None:
             return self.examine(call, result)
-        allowed = None if self.allowed is None else self.allowed(call, precision)
+        if not self.suits(call, precision):
+            return None
+        expected = self.expected(call, function)
+        if function is not None:
+            result, expected = _overflowed_alike(result, expected)
+        allowed = None if self.allowed is None else _allowed(self.allowed, call, precision)
+        if allowed is not None and slack > 1:  # the bounds are those of the right result: a faulty one may be larger
+            allowed = slack * (allowed + 8 * UNIT_ROUNDOFF[precision] * np.abs(expected))
         places = None if self.places is None else self.places(call)
-        return compare(result, self.expected(call, function), allowed, places)
+        return compare(result, expected, allowed, places)
 
 
-@lru_cache(maxsize=64)
-def model_at(model: Model, dtype: str) -> Model:
-    """The model with its arrays in another float type."""
-    return Model(model.config, {name: array.astype(dtype) for name, array in model.weights.items()})
+@lru_cache(maxsize=1024)
+def _allowed(allowed: Allowed, call: Call, precision: str) -> Any:
+    """Computed once for each input, however many faults are tried on it."""
+    return allowed(call, precision)
+
+
+def _overflowed_alike(result: Any, expected: Any) -> tuple[Any, Any]:
+    """A port's result and a faulty function's, with 0 in both where neither is a number."""
+    if not isinstance(expected, np.ndarray) or expected.dtype.kind != "f" or np.isfinite(expected).all():
+        return result, expected
+    came = np.asarray(result)
+    if came.shape != expected.shape or came.dtype.kind not in "fV":
+        return result, expected
+    both = ~np.isfinite(expected) & ~np.isfinite(came.astype(np.float64))
+    return np.where(both, 0, came.astype(np.float64)), np.where(both, 0, expected)
+
+
+@lru_cache(maxsize=256)
+def _model_at(model: Model, dtype: str) -> Model:
+    """The model in another float type; one that shows how it is made still does."""
+    weights = {name: array.astype(dtype) for name, array in model.weights.items()}
+    return replace(model, weights=weights) if isinstance(model, SmallModel) else Model(model.config, weights)
 
 
 def at_dtype(value: Any, dtype: str) -> Any:
     """An argument with its floats in another type."""
     if isinstance(value, Model):
-        return model_at(value, dtype)
+        return _model_at(value, dtype)
     if isinstance(value, list):
         return [at_dtype(element, dtype) for element in value]
     return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
@@ -111,22 +174,7 @@ def at_dtype(value: Any, dtype: str) -> Any:
 def in_float64(call: Call) -> Call:
     """The call with every float in float64."""
     arguments = {name: at_dtype(value, "float64") for name, value in call.kwargs.items()}
-    return Call(tuple(at_dtype(value, "float64") for value in call.args), arguments)
-
-
-def edited(model: Model, changes: Mapping[str, Callable[[Array], Array]]) -> Model:
-    """The model with some of its arrays changed."""
-    return Model(model.config, model.weights | {name: change(model.weights[name]) for name, change in changes.items()})
-
-
-def fill(kind: str, *shape: int, dtype: str = "float32") -> Array:
-    """An array of one of the strategies' kinds."""
-    return np.asarray(draw.KINDS[kind](np.random.default_rng(0), shape), dtype=dtype)
-
-
-def sizes_of(*sizes: tuple[int, int]) -> NDArray[np.int64]:
-    """int64 (B, 2)."""
-    return np.array(sizes, dtype=np.int64)
+    return Call(tuple(at_dtype(value, "float64") for value in call.args), arguments, call.refused)
 
 
 def half_sums(call: Call, result: Any, departure: Departure) -> list[str]:
@@ -137,7 +185,8 @@ def half_sums(call: Call, result: Any, departure: Departure) -> list[str]:
 
 def copied(call: Call) -> Call:
     """The call with arrays of its own; a model's are read-only and stay."""
-    return Call(tuple(map(_copied, call.args)), {name: _copied(value) for name, value in call.kwargs.items()})
+    arguments = {name: _copied(value) for name, value in call.kwargs.items()}
+    return Call(tuple(map(_copied, call.args)), arguments, call.refused)
 
 
 def _copied(value: Any) -> Any:
@@ -150,7 +199,9 @@ def same(one: Any, other: Any) -> bool:
     """Whether two arguments are equal."""
     if isinstance(one, list):
         return isinstance(other, list) and len(one) == len(other) and all(map(same, one, other))
-    return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+    if isinstance(one, np.ndarray):
+        return isinstance(other, np.ndarray) and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+    return bool(one == other)
 
 
 def dtype_of(value: Any) -> str:

@@ -1,0 +1,141 @@
+"""What the stages of a case should give, and how far from it a port may be."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from npembed.conformance.bounds import FLOAT16_UNDERFLOW, Scale, patch_conv_scale, stage_allowed
+from npembed.conformance.filling import edited, model_at
+from npembed.conformance.in_order import in_order, plain
+from npembed.family import Promise, Stage
+from npembed.model import Model
+from npembed.padding import pad_pixel_values
+from npembed.typing import Array, Floats, Ids
+
+EQUAL: dict[str, Any] = {"kind": "equal"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One stage's expected result.
+
+    Attributes
+    ----------
+    stage : Stage
+    value : array
+    tolerance : dict
+        As the manifest has it: {"kind": "equal"}, or "componentwise" or "per slice" with their numbers.
+    counts : list of int or None
+        How many places of each slice count; None where every place does.
+    companions : dict of str to array
+        What the tolerance needs beside it.
+    """
+
+    stage: Stage
+    value: Array
+    tolerance: dict[str, Any]
+    counts: list[int] | None
+    companions: dict[str, Array]
+
+
+def answer(
+    stage: Stage, value: Array, tolerance: dict[str, Any] = EQUAL, counts: list[int] | None = None, **companions: Array
+) -> Answer:
+    """An `Answer`, its floats in float32."""
+    value = plain(value)
+    stored = value.astype(np.float32) if value.dtype.kind == "f" else value
+    return Answer(stage, stored, tolerance, counts, {name: plain(array) for name, array in companions.items()})
+
+
+def case_answers(
+    inputs: Mapping[str, Array], model: Model, stages: Sequence[Stage], rule: str | None = None
+) -> Iterator[Answer]:
+    """The answer of each stage in turn, as far as the model has the arrays.
+
+    Each is computed in float64 from the float32 tensors that the pack holds, those of the stage before among them, so a
+    port can be fed with the pack's own values stage by stage. Products are summed in one order (`in_order`), so that neither
+    the answers nor the tolerances depend on how many threads there are.
+
+    Raises
+    ------
+    ValueError
+        An answer that is not a number, with its stage and place.
+    """
+    values: dict[str, Any] = {**inputs, "rule": rule}
+    absent: set[str] = set()
+    for stage in stages:
+        if model.missing(stage) or absent & set(stage.reads):
+            absent.add(stage.name)
+            continue
+        found = answer_of(stage, values, model)
+        _check_finite(found)
+        values[stage.name] = found.value
+        yield found
+
+
+def answer_of(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
+    """The answer of one stage from the tensors by name."""
+    return _ANSWERS[stage.promise](stage, values, model)
+
+
+def _check_finite(found: Answer) -> None:
+    """An error if an answer is not a number: every port would fail, or none."""
+    for name, array in {"": found.value, **found.companions}.items():
+        wrong = np.argwhere(~np.isfinite(array)) if array.dtype.kind == "f" else np.empty(0)
+        if len(wrong):
+            index = tuple(wrong[0].tolist())
+            where = f"{found.stage.name}{'.' * bool(name)}{name}{list(index)}"
+            raise ValueError(f"golden write: {where} is {array[index]}; a pack's own answers must be finite numbers")
+
+
+def _equal(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
+    return answer(stage, stage.compute(values, model))
+
+
+def _componentwise(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
+    strips, tgt_sizes = stage.arguments(values, model)[:2]
+    scale = _embedding_scale(strips, tgt_sizes, model, values.get("rule"))
+    tolerance = {
+        "kind": "componentwise",
+        "terms": scale.terms,
+        "stores": scale.stores,
+        "underflow": _rounded_up(scale.underflow.max()),
+    }
+    magnitude = np.nextafter(plain(scale.magnitude).astype(np.float32), np.float32(np.inf))
+    return answer(stage, stage.compute(values, in_order(model, "float64")), tolerance, magnitude=magnitude)
+
+
+def _embedding_scale(strips: Sequence[Floats], tgt_sizes: Ids, model: Model, rule: str | None) -> Scale:
+    """For any family's embeddings: (B, Lmax, D); n = C*P*P + 3."""
+    family, vision, name = model.config.family, model.config.vision, f"{model.tower}embeddings.patch_embedding.bias"
+    exact = model_at(model, "float64")
+    kernels = family.kernels(exact).reshape(-1, vision.num_channels, vision.patch_size, vision.patch_size)
+    conv = patch_conv_scale(pad_pixel_values(strips), kernels, exact.weights[name])
+    positions = np.abs(family.positions(edited(exact, {name: np.zeros_like}), tgt_sizes, rule))  # (B, Lmax, D)
+    magnitude, underflow = (array[:, :, 0].swapaxes(1, 2) for array in (conv.magnitude, conv.underflow))
+    return Scale(conv.terms + 1, magnitude + positions, underflow + 2 * FLOAT16_UNDERFLOW, stores=2)
+
+
+def _distance(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
+    in_float64, in_float32 = (plain(stage.compute(values, in_order(model, dtype))) for dtype in ("float64", "float32"))
+    tolerance = {
+        "kind": "per slice",
+        "float32": [_rounded_up(number) for number in stage_allowed(in_float32, in_float64).ravel()],
+    }
+    counts = None
+    if stage.sizes is not None and not stage.compares_padding:
+        places = model.config.family.places(values["tgt_sizes"])  # those that take part in the tower are results
+        counts = stage.sizes(places, model.config).prod(axis=1).tolist()
+    return answer(stage, in_float64, tolerance, counts)
+
+
+_ANSWERS = {Promise.EQUAL: _equal, Promise.COMPONENTWISE: _componentwise, Promise.DISTANCE: _distance}
+"""How a stage's answer and its tolerance are made, by what the stage promises."""
+
+
+def _rounded_up(number: float) -> float:
+    """To two digits, so that no platform's last bit is in the manifest."""
+    digits = f"{number * 1.05:.1e}"
+    return float(digits)

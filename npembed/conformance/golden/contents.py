@@ -1,0 +1,133 @@
+"""What is in a golden pack: its files, and the manifest that lists them.
+
+A pack is a folder with manifest.json, its schema and a README.md; per case NAME.input.safetensors, what the stages read, and
+NAME.safetensors, what they should give; and, unless a checkpoint was given, its own small models as checkpoint folders under
+models/. Beside each .safetensors lie the same tensors as .bin and .txt.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import npembed
+from npembed import manifest
+from npembed.conformance.golden.answers import Answer, case_answers
+from npembed.conformance.golden.case import Case
+from npembed.conformance.golden.cases import cases_of, own_configs, own_model
+from npembed.conformance.golden.flat import write_flat
+from npembed.conformance.golden.inputs import case_inputs
+from npembed.conformance.golden.readme import readme
+from npembed.conformance.golden.schema import SCHEMA
+from npembed.family import Family
+from npembed.files import save_tensors
+from npembed.manifest import MANIFEST, digest
+from npembed.model import Model
+from npembed.typing import Array
+
+FORMAT = 2
+GIVEN = "given"
+"""In place of the folder of a model that is not in the pack."""
+
+
+def write_contents(
+    folder: Path, family: Family, model: Model | None, rule: str | None, progress: Callable[[int, int], None]
+) -> None:
+    """Write every file of a pack into an empty folder, the manifest last."""
+    cases = cases_of(family, model)
+    models = {GIVEN: model} if model is not None else _write_models(folder, family, cases)
+    described = []
+    for done, case in enumerate(cases, 1):
+        where = GIVEN if model is not None else f"models/{case.model}"
+        described.append(_write_case(folder, case, where, models[where], rule))
+        progress(done, len(cases))
+    told: dict[str, Any] = {
+        "format": FORMAT,
+        "npembed": npembed.__version__,
+        "numpy": np.__version__,
+        "family": family.key,
+        "rule": rule,
+        "models": {where: _sizes(model.config) for where, model in models.items()},
+        "cases": described,
+    }
+    (folder / SCHEMA.name).write_bytes(SCHEMA.read_bytes())
+    (folder / "README.md").write_text(readme(told), encoding="utf-8", newline="\n")
+    told["files"] = {path.relative_to(folder).as_posix(): digest(path.read_bytes()) for path in sorted(folder.rglob("*.*"))}
+    told["digest"] = manifest.manifest_digest(told)
+    (folder / MANIFEST).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_models(folder: Path, family: Family, cases: tuple[Case, ...]) -> dict[str, Model]:
+    """The packs' own models, each a checkpoint's folder that any loader of the family reads."""
+    used = {case.model for case in cases}
+    models = {f"models/{name}": own_model(name, family) for name in sorted(own_configs(family)) if name in used}
+    for where, model in models.items():
+        (folder / where).mkdir(parents=True)
+        contents = family.as_json(model.config)
+        for name, content in zip(("config.json", "preprocessor_config.json"), contents, strict=True):
+            (folder / where / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        _write_tensors(folder / where / "model.safetensors", model.weights)
+    return models
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+    save_tensors(path, tensors, {})
+    write_flat(path.with_suffix(""), tensors)
+
+
+def _write_case(folder: Path, case: Case, where: str, model: Model, rule: str | None) -> dict[str, Any]:
+    """The case's files; what the manifest says of it."""
+    stages = case.stages or model.config.family.stages
+    inputs = case_inputs(case, model, stages)
+    try:
+        answers = list(case_answers(inputs, model, stages, rule))
+    except ValueError as error:
+        raise ValueError(f"golden write: case {case.name}: {str(error).removeprefix('golden write: ')}") from None
+    tensors = {answer.stage.name: answer.value for answer in answers}
+    for answer in answers:
+        tensors |= {f"{answer.stage.name}.{name}": array for name, array in answer.companions.items()}
+    names = {"input": f"{case.name}.input.safetensors", "expected": f"{case.name}.safetensors"}
+    _write_tensors(folder / names["input"], inputs)
+    _write_tensors(folder / names["expected"], tensors)
+    return {
+        "name": case.name,
+        "about": case.about,
+        "model": where,
+        **names,
+        "inputs": {name: _tensor(array) for name, array in inputs.items()},
+        "stages": [_stage(answer) for answer in answers],
+    }
+
+
+def _stage(answer: Answer) -> dict[str, Any]:
+    companions = {name: _tensor(array) for name, array in answer.companions.items()}
+    return {
+        "stage": answer.stage.name,
+        "reads": list(answer.stage.reads),
+        **_tensor(answer.value),
+        "places": "all" if answer.counts is None else "patches",
+        **({} if answer.counts is None else {"counts": answer.counts}),
+        "tolerance": answer.tolerance | ({"companions": companions} if companions else {}),
+    }
+
+
+def _tensor(array: Array) -> dict[str, Any]:
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest(np.ascontiguousarray(array).tobytes())}
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    """A config's sizes under names that have one meaning, which config.json's have not."""
+    vision = config.vision
+    return {
+        "C": vision.num_channels,
+        "P": vision.patch_size,
+        "D": vision.hidden_size,
+        "G": vision.num_patches_per_side,
+        "E": config.embed_dim,
+        "layers": vision.num_hidden_layers,
+        "heads": vision.num_attention_heads,
+        "intermediate": vision.intermediate_size,
+        "eps": vision.layer_norm_eps,
+    }

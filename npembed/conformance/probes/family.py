@@ -1,0 +1,293 @@
+"""Checks of a port of one family: its embeddings, its tower, its connector or head, its slices and its text.
+
+Everything is read off the family's stages and its small config: which sizes it takes by trying them, which fields it has by
+looking.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+import npembed
+from npembed.config import VisionConfig
+from npembed.conformance import strategies as draw
+from npembed.conformance.probes import embeddings, images, tower
+from npembed.conformance.probes.probe import Array, Call, FunctionCheck, call, fill, half_sums, in_float64, sizes_of
+from npembed.families import get_family
+from npembed.family import Family, Promise, Stage
+from npembed.model import Model
+from npembed.typing import Size
+
+SMALL_SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (1, 5))
+"""Of slices, in the family's units."""
+
+OTHER = {
+    "layer_norm_eps": (1e-3,),
+    "rms_norm_eps": (1e-3,),
+    "num_attention_heads": (1, 4),
+    "num_hidden_layers": (3,),
+    "num_key_value_heads": (1, 4),
+    "mean": (images.UNEVEN["mean"],),
+    "std": (images.UNEVEN["std"],),
+    "resample": ("BILINEAR", "LANCZOS"),
+    "downsample_mode": ("4x", "16x"),
+}
+"""Other values of fields that need more than twice the number, or the other answer."""
+
+KEPT = ("hidden_size", "intermediate_size", "num_channels", "patch_size", "image_size", "embed_dim", "size", "image_token_id")
+"""Fields that vary with others, or not at all; `image_size` is varied by the table's side."""
+
+
+def family_checks(key: str) -> dict[str, FunctionCheck]:
+    """The checks of a family's functions, by the public names: `embed`, `encode`, its last stages, its slices and its text."""
+    family = get_family(key, "check")
+    checks = [_slicing(family), _embedding(family), *(_distant(family, stage) for stage in family.vision_stages[1:])]
+    return {check.name: check for check in [*checks, *_texts(family)]}
+
+
+@cache
+def variants(key: str) -> tuple[dict[str, Any], ...]:
+    """What to change in the family's small config: nothing, then each field in its turn, then the table's side."""
+    config = get_family(key, "check").small(get_family(key, "check"))
+    patch = config.vision.patch_size
+    sides = [{"image_size": side * patch} for side in (27, 70) if side != config.vision.num_patches_per_side]
+    few = {"image_size": 5 * patch, "size": (5 * patch, 5 * patch)}  # where the sizes of pictures and of the table are one
+    tied = few if hasattr(config, "size") else {}
+    changes = [{}, *({name: value, **tied} for name, value in _other_values(config)), *sides]
+    return tuple(change for change in changes if _is_config(key, change))
+
+
+def _other_values(config: Any) -> Iterator[tuple[str, Any]]:
+    """Field, another value: of the config and of those within it."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value) and not isinstance(value, (type, Family)):
+            yield from _other_values(value)
+        elif f.init and f.name not in KEPT:
+            yield from ((f.name, other) for other in OTHER.get(f.name, _simple(value)) if other != value)
+
+
+def _simple(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, bool):
+        return (not value,)
+    return (2 * value, value + 1) if isinstance(value, int) else ()
+
+
+def _is_config(key: str, change: Mapping[str, Any]) -> bool:
+    family = get_family(key, "check")
+    try:
+        draw.family_model(key, family.vision_stages[-1].name, **change)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+@cache
+def sizes_for(model: Model) -> tuple[Size, ...]:
+    """Rows and columns of slices that the model takes, smallest first: found by trying."""
+    unit, side = model.config.family.unit(model.config), model.config.vision.num_patches_per_side
+    small = [(h * unit, w * unit) for h, w in SMALL_SIZES]
+    found = tuple(size for size in small if _takes(model, size))
+    return found or tuple(size for size in [(side, side)] if _takes(model, size))  # a family of one size takes the table's
+
+
+def _takes(model: Model, size: Size) -> bool:
+    values: dict[str, Any] = {"strips": [_strip(model, size)], "tgt_sizes": sizes_of(size)}
+    try:
+        for stage in model.config.family.vision_stages:
+            values[stage.name] = stage.compute(values, model)
+    except ValueError:
+        return False
+    return True
+
+
+def _strip(model: Model, size: Size) -> Array:
+    vision = model.config.vision
+    return fill("mixed", vision.num_channels, vision.patch_size, size[0] * size[1] * vision.patch_size)
+
+
+def _models(family: Family, until: str, *changes: dict[str, Any]) -> Iterator[Model]:
+    for change in changes or variants(family.key):
+        yield draw.family_model(family.key, until, **change)
+
+
+def _batches(model: Model) -> list[list[Size]]:
+    """Slices of one size, and, where there are several, of two."""
+    sizes = sizes_for(model)
+    return [*([size] for size in sizes[:6]), *([[sizes[-1], sizes[0]], [sizes[0], sizes[-1]]] if len(sizes) > 1 else [])]
+
+
+# Embeddings
+
+
+def _embedding(family: Family) -> FunctionCheck:
+    until = family.vision_stages[0].name
+    return FunctionCheck(
+        name="embed",
+        sweep=partial(_embedding_sweep, family, until),
+        cases=partial(_embedding_cases, family, until),
+        allowed=embeddings.allowed,
+        hint=half_sums,
+        by_rule=family.rule is not None,
+    )
+
+
+def _embedding_sweep(family: Family, until: str) -> Iterator[Call]:
+    for number, model in enumerate(_models(family, until)):
+        whole = draw.family_model(family.key, family.vision_stages[-1].name, **variants(family.key)[number])
+        kinds = ("ramp", "mixed") if number == 0 else ("mixed",)
+        for kind in kinds:
+            yield from (embeddings.strips_call(model, kind, *sizes) for sizes in _batches(whole))
+    plain = draw.family_model(family.key, until)
+    for n in draw.parting_sizes():
+        if _embeds(plain, (1, n)):
+            yield embeddings.strips_call(plain, "mixed", (1, n))
+
+
+def _embeds(model: Model, size: Size) -> bool:
+    try:
+        npembed.embed([_strip(model, size)], sizes_of(size), model)
+    except ValueError:
+        return False
+    return True
+
+
+def _embedding_cases(family: Family, until: str) -> st.SearchStrategy[Call]:
+    return embeddings.cases(lambda: _drawn_models(family, until), lambda: _drawn_sizes(family))
+
+
+def _drawn_models(family: Family, until: str) -> st.SearchStrategy[Any]:
+    """Small models of the family whose slices may be of the same sizes."""
+    return st.builds(lambda seed: draw.family_model(family.key, until, seed=seed), st.integers(0, 9))
+
+
+def _drawn_sizes(family: Family) -> st.SearchStrategy[Any]:
+    sizes = sizes_for(draw.family_model(family.key, family.vision_stages[-1].name))
+    return st.lists(st.sampled_from(sizes), min_size=1, max_size=3).map(lambda chosen: sizes_of(*chosen))
+
+
+# The tower, and what makes tokens or a vector
+
+
+def _distant(family: Family, stage: Stage) -> FunctionCheck:
+    assert stage.promise is Promise.DISTANCE
+    name = stage.function or stage.call.__name__
+    places = partial(_places, stage) if stage.sizes is not None and not stage.compares_padding else None
+    return tower.check_of(
+        name, stage.call, partial(_distant_sweep, family, stage), partial(_distant_cases, family, stage), places
+    )
+
+
+def _places(stage: Stage, call: Call) -> Array:
+    """bool (B, L'): the places of the stage's results."""
+    _, tgt_sizes, model = call.args
+    return npembed.patch_attention_mask(stage.sizes_of(tgt_sizes, model.config))[:, 0]
+
+
+def _before(family: Family, stage: Stage, model: Model, sizes: list[Size]) -> Array:
+    """Rows and columns of the places that the stage reads."""
+    stages = family.vision_stages
+    earlier = stages[stages.index(stage) - 1]
+    return earlier.sizes_of(sizes_of(*sizes), model.config)
+
+
+def _distant_call(family: Family, stage: Stage, model: Model, kind: str, sizes: list[Size]) -> Call:
+    longest = int(_before(family, stage, model, sizes).prod(axis=1).max())
+    return call(fill(kind, len(sizes), longest, model.config.vision.hidden_size), sizes_of(*sizes), model)
+
+
+def _distant_sweep(family: Family, stage: Stage) -> Iterator[Call]:
+    last = family.vision_stages[-1].name
+    for number, model in enumerate(_models(family, last)):
+        batches = _batches(model)
+        for sizes in batches if number == 0 else batches[-2:]:
+            yield _distant_call(family, stage, model, "mixed", sizes)
+        yield _distant_call(family, stage, model, "faint", batches[0])
+    fewest = variants(family.key)[1]
+    for peak in (3.0, 10.0, 100.0):
+        model = draw.family_model(family.key, last, peak=peak, **fewest)
+        yield from (_distant_call(family, stage, model, "mixed", sizes) for sizes in _batches(model)[-3:])
+    plain = draw.family_model(family.key, last)
+    for sizes in _batches(plain)[-2:]:
+        one = _distant_call(family, stage, plain, "mixed", sizes)
+        if len(sizes) > 1 and np.array_equal(family.places(sizes_of(*sizes)), sizes_of(*sizes)):
+            yield _empty_padding(one, _before(family, stage, plain, sizes))
+    yield in_float64(_distant_call(family, stage, plain, "mixed", _batches(plain)[0]))
+
+
+def _empty_padding(one: Call, before: Array) -> Call:
+    """The call with NaN in the padded places, which are not to be read."""
+    x, *rest = one.args
+    real = npembed.patch_attention_mask(before)[:, 0, :, None]
+    return Call((np.where(real, x, np.float32(np.nan)), *rest))
+
+
+@st.composite
+def _distant_cases(drawn: st.DrawFn, family: Family, stage: Stage) -> Call:
+    model = drawn(_drawn_models(family, family.vision_stages[-1].name))
+    sizes = [(int(h), int(w)) for h, w in drawn(_drawn_sizes(family))]
+    longest = int(_before(family, stage, model, sizes).prod(axis=1).max())
+    shape = (len(sizes), longest, model.config.vision.hidden_size)
+    return call(drawn(draw.floats(shape, kinds=tower.INEXACT)), sizes_of(*sizes), model)
+
+
+# Slices and text
+
+
+def _configs(family: Family) -> list[Any]:
+    """The small config with each field changed in its turn that has to do with pictures or text, not with the tower."""
+    small = family.small(family)
+    names = {f.name for f in fields(VisionConfig)}
+    changes = (change for change in variants(family.key) if not names & set(change))
+    return [draw.changed_config(small, change) for change in changes]
+
+
+PICTURES = ((1, 1), (2, 1), (9, 12), (25, 40), (60, 30), (50, 50), (64, 200))
+"""Height and width."""
+
+
+def _slicing(family: Family) -> FunctionCheck:
+    def cases() -> st.SearchStrategy[Call]:
+        drawn = st.builds(lambda picture, config: call(picture, config=config), draw.pictures(48), st.sampled_from(configs))
+        return drawn.filter(lambda one: _accepts(npembed.slice_image, one))
+
+    configs = _configs(family)
+    return FunctionCheck(name="slice_image", sweep=partial(_slicing_sweep, configs), cases=cases)
+
+
+def _slicing_sweep(configs: list[Any]) -> Iterator[Call]:
+    for number, config in enumerate(configs):
+        for height, width in PICTURES if number == 0 else PICTURES[2:5]:
+            one = call(images.picture(height, width), config=config)
+            if _accepts(npembed.slice_image, one):
+                yield one
+
+
+def _accepts(function: Any, one: Call) -> bool:
+    try:
+        one.of(function)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _texts(family: Family) -> list[FunctionCheck]:
+    """The check of the text, for a family that has one."""
+    configs = _configs(family)
+    calls = [one for config in configs for one in _text_calls(family, config) if _accepts(npembed.image_placeholder, one)]
+    if not calls:
+        return []
+    return [FunctionCheck(name="image_placeholder", sweep=lambda: iter(calls), cases=lambda: st.sampled_from(calls))]
+
+
+def _text_calls(family: Family, config: Any) -> Iterator[Call]:
+    unit = family.unit(config)
+    for grid in (None, (1, 2), (2, 1), (2, 2), (2, 3)):
+        count = 1 if grid is None else 1 + grid[0] * grid[1]
+        sizes = sizes_of(*[(2 * unit, 3 * unit), *[(3 * unit, unit)] * (count - 1)])
+        for image_id in (None, 0, 3):
+            yield call(grid, image_id, config, sizes)

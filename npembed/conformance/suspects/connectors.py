@@ -1,0 +1,394 @@
+"""Faults of the connectors, from hidden states to tokens or to a picture's vector: by the function that each family calls."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import npembed
+from npembed import mergers, pooling
+from npembed.conformance.suspects.suspect import (
+    Fault,
+    Function,
+    Suspect,
+    changed_arrays,
+    changed_model,
+    piece,
+    with_vision,
+)
+from npembed.conformance.suspects.tower import (
+    ATTEND,
+    GELU,
+    NORM,
+    attend_with,
+    emptied,
+    exchanged,
+    gelu_by_erf,
+    gelu_quick,
+    gelu_tanh,
+    instead,
+    norm_with,
+    overflowing,
+    reads_padding,
+    scaled_by,
+    unbiased,
+    without_norm,
+)
+from npembed.families import idefics2, idefics3
+from npembed.model import Model
+from npembed.typing import Array, Floats
+
+TABLE = "npembed.resampler.sincos_table"
+
+
+def _quarters(order: tuple[int, int, int, int]) -> Fault:
+    """The resampler's table of positions with its quarters (sin and cos of the column, of the row) rearranged."""
+
+    def change(table: Function) -> Function:
+        def other(h: int, w: int, channels: int) -> Array:
+            parts = np.split(table(h, w, channels), 4, axis=1)
+            return np.concatenate([parts[k] for k in order], axis=1)
+
+        return other
+
+    return piece(TABLE, change)
+
+
+def _clamped(table: Function) -> Function:
+    """Rows and columns from 70 on take the place of the last."""
+
+    def other(h: int, w: int, channels: int) -> Array:
+        whole = table(min(h, 70), min(w, 70), channels).reshape(min(h, 70), min(w, 70), channels)
+        padded = np.pad(whole, ((0, h - len(whole)), (0, w - whole.shape[1]), (0, 0)), mode="edge")
+        return padded.reshape(h * w, channels)
+
+    return other
+
+
+def _no_table(table: Function) -> Function:
+    return lambda h, w, channels: np.zeros((h * w, channels), dtype=np.float32)
+
+
+def _turned_table(table: Function) -> Function:
+    """The table of w rows and h columns, read row by row."""
+    return lambda h, w, channels: table(w, h, channels)
+
+
+def _slow_waves(table: Function) -> Function:
+    """omega_k = 10000**(-k / (E/2)), in place of E/4."""
+
+    def other(h: int, w: int, channels: int) -> Array:
+        omega = 10000.0 ** (-np.arange(channels // 4) / (channels // 2))
+        rows, columns = (np.arange(n)[:, None] * omega for n in (h, w))
+        r, c = (np.concatenate([np.sin(turn), np.cos(turn)], axis=1) for turn in (rows, columns))
+        both = np.concatenate(
+            [np.broadcast_to(c, (h, w, channels // 2)), np.broadcast_to(r[:, None], (h, w, channels // 2))], 2
+        )
+        return both.reshape(h * w, channels).astype(np.float32)
+
+    return other
+
+
+def _values_too(keyed: Function) -> Function:
+    def other(*args: Any) -> tuple[Floats, Floats]:
+        return (keyed(*args)[0],) * 2
+
+    return other
+
+
+def _values_alone(keyed: Function) -> Function:
+    return lambda *args: keyed(*args)[::-1]
+
+
+def _projections(order: tuple[int, int, int]) -> Fault:
+    """The parts of the packed projections, q, k and v, in another order."""
+
+    def change(array: Array) -> Array:
+        parts = np.split(array, 3)
+        return np.concatenate([parts[k] for k in order])
+
+    return changed_arrays(change, "in_proj_weight", "in_proj_bias")
+
+
+def _always_kv_proj(function: Function) -> Function:
+    """kv_proj is looked for where D = E, too."""
+
+    def faulty(hidden: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        model.weights["resampler.kv_proj.weight"]
+        return function(hidden, tgt_sizes, model, *rest)
+
+    return faulty
+
+
+def _never_kv_proj(function: Function) -> Function:
+    def faulty(hidden: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        if "resampler.kv_proj.weight" in model.weights:
+            raise ValueError("kv_proj is not looked for")
+        return function(hidden, tgt_sizes, model, *rest)
+
+    return faulty
+
+
+def _towers_eps(function: Function) -> Function:
+    """`layer_norm_eps` of the vision tower in the resampler, which has an eps of its own."""
+
+    def faulty(hidden: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        return norm_with(model.config.vision.layer_norm_eps)(function)(hidden, tgt_sizes, model, *rest)
+
+    return faulty
+
+
+def _all_places(function: Function) -> Function:
+    """Padded places take part in the softmax; each keeps its row and column, and padding has position 0."""
+
+    def faulty(hidden: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        most = np.shape(hidden)[1]
+
+        def change(keyed: Function) -> Function:
+            def other(places: Floats, size: Any, time: int, own: Model) -> tuple[Floats, Floats]:
+                real, _ = keyed(places, size, time, own)
+                _, plain = keyed(places, (1, most), time, own)
+                padded = plain.copy()
+                padded[: len(real)] = real
+                return padded, plain
+
+            return other
+
+        return piece("npembed.resampler._keyed", change)(function)(hidden, tgt_sizes, model, *rest)
+
+    return faulty
+
+
+def _masked_keys(function: Function) -> Function:
+    """A boolean mask is added to the scores as a number, over all places."""
+
+    def faulty(hidden: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        results = []
+        for own, size in zip(np.asarray(hidden), np.asarray(tgt_sizes), strict=True):
+            added = np.arange(len(own)) < size.prod()
+            with_mask = piece(ATTEND, lambda attend, added=added: partial(attend_with, added))(_all_places(function))
+            results.append(with_mask(own[None], size[None], model, *rest))
+        return np.concatenate(results)
+
+    return faulty
+
+
+def _resample(kind: str, fault: Fault, effect: str = "", shipped: str = "") -> Suspect:
+    return Suspect(kind, npembed.resample, fault, effect, shipped)
+
+
+RESAMPLE = (
+    _resample("layer norms with eps 1e-5", norm_with(1e-5)),
+    _resample("layer norms with the vision tower's layer_norm_eps; the resampler's is 1e-6", _towers_eps),
+    _resample("eps 1e-5 in ln_q alone", norm_with(1e-5, "ln_q")),
+    _resample("eps 1e-5 in ln_kv alone", norm_with(1e-5, "ln_kv")),
+    _resample("eps 1e-5 in ln_post alone", norm_with(1e-5, "ln_post")),
+    _resample("the variance is the unbiased one", piece(NORM, unbiased)),
+    _resample("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
+    _resample("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
+    _resample("the query is not normed", without_norm("ln_q")),
+    _resample("ln_post is not run", without_norm("ln_post")),
+    _resample("ln_kv is not run", without_norm("ln_kv")),
+    _resample("keys and values are exchanged", _projections((0, 2, 1))),
+    _resample("queries and keys are exchanged in in_proj", _projections((1, 0, 2))),
+    _resample("proj is transposed", changed_arrays(np.transpose, "resampler.proj")),
+    _resample("sines and cosines are exchanged in the table of positions", _quarters((1, 0, 3, 2))),
+    _resample("rows and columns are exchanged in the table of positions", _quarters((2, 3, 0, 1))),
+    _resample("the table of positions has h and w exchanged", piece(TABLE, _turned_table)),
+    _resample("the table's frequencies are 10000**(-k / (E/2)), not E/4", piece(TABLE, _slow_waves)),
+    _resample("the table of positions is clamped at 70 rows and columns", piece(TABLE, _clamped)),
+    _resample("the keys have no positions", piece(TABLE, _no_table)),
+    _resample(
+        "the positions are added to the values in place of the keys",
+        piece("npembed.resampler._keyed", _values_alone),
+        shipped="vLLM's and sglang's MiniCPM-V 4.5",
+    ),
+    _resample("the positions are added to keys and values", piece("npembed.resampler._keyed", _values_too)),
+    _resample("padding takes part in the attention's softmax", _all_places),
+    _resample("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
+    _resample("what stands in padded places is read: here NaN", reads_padding),
+    _resample("a boolean mask is added to the scores as a number", _masked_keys),
+    _resample(
+        "a boolean mask is added to the scores as a number, padding set to 0", lambda inner: emptied(_masked_keys(inner))
+    ),
+    _resample("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
+    _resample("kv_proj is looked for where D = E, which has none", _always_kv_proj),
+    _resample("kv_proj is not looked for", _never_kv_proj),
+)
+
+
+def _by_columns(shuffle: Function) -> Function:
+    """Within each square of places, column by column."""
+
+    def other(x: Floats, size: Any, *factor: int) -> Array:
+        right, side = shuffle(x, size, *factor), factor[0] if factor else mergers.SIDE
+        return np.asarray(right.reshape(len(right), side, side, -1).swapaxes(1, 2).reshape(right.shape))
+
+    return other
+
+
+def _turned(shuffle: Function) -> Function:
+    """h and w exchanged."""
+    return lambda x, size, *rest: shuffle(x, size[::-1], *rest)
+
+
+def _merge(kind: str, fault: Fault, effect: str = "", shipped: str = "") -> Suspect:
+    return Suspect(kind, mergers.merge_patches, fault, effect, shipped)
+
+
+MERGE_PATCHES = (
+    _merge(
+        "gelu in its tanh form, not the erf form",
+        piece("npembed.attention.gelu_erf", instead(gelu_tanh)),
+        shipped="ports of MiniCPM-V 4.6",
+    ),
+    _merge("gelu in its quick form, not the erf form", piece("npembed.attention.gelu_erf", instead(gelu_quick))),
+    _merge("h and w are exchanged in the windows", piece("npembed.mergers.windows", _turned), shipped="ports of MiniCPM-V 4.6"),
+    _merge("the places of a window go column by column", piece("npembed.mergers.windows", _by_columns)),
+    _merge("the layer norm has eps 1e-5", norm_with(1e-5)),
+    _merge("the layer norm is not run", without_norm("pre_norm")),
+    _merge("the variance is the unbiased one", piece(NORM, unbiased)),
+)
+
+WINDOW_MERGER = "npembed.mergers.window_merger"
+
+
+def _without_step(make: Function) -> Function:
+    """The window merger's attention and MLP are left out: the mean of each window stays."""
+
+    def other(model: Model) -> Any:
+        def step(x: Floats, size: Any) -> Any:
+            return mergers.windows(x, size).mean(axis=1), (size[0] // mergers.SIDE, size[1] // mergers.SIDE)
+
+        return step
+
+    return other
+
+
+WINDOWS = (
+    Suspect(
+        "the window merger is left out: the mean of each window stays",
+        npembed.encode,
+        piece(WINDOW_MERGER, _without_step),
+        shipped="ports of MiniCPM-V 4.6",
+    ),
+    Suspect("h and w are exchanged in the window merger", npembed.encode, piece("npembed.mergers.windows", _turned)),
+    Suspect("the places of a window go column by column", npembed.encode, piece("npembed.mergers.windows", _by_columns)),
+)
+"""More suspects of the tower; where it has no window merger they change nothing."""
+
+SHUFFLE = (
+    Suspect(
+        "h and w are exchanged in the pixel shuffle",
+        idefics3.shuffle_and_project,
+        piece("npembed.families.idefics3.pixel_shuffle", _turned),
+    ),
+    Suspect(
+        "rows and columns are exchanged in each square of the pixel shuffle",
+        idefics3.shuffle_and_project,
+        piece("npembed.families.idefics3.pixel_shuffle", _by_columns),
+    ),
+    Suspect(
+        "the projection is of another order of channels: place by place within a channel",
+        idefics3.shuffle_and_project,
+        piece(
+            "npembed.families.idefics3.pixel_shuffle",
+            lambda shuffle: lambda x, size, factor: _channel_major(shuffle(x, size, factor), factor),
+        ),
+    ),
+)
+
+
+def _channel_major(squares: Array, factor: int) -> Array:
+    count = len(squares)
+    return squares.reshape(count, factor * factor, -1).transpose(0, 2, 1).reshape(count, -1)
+
+
+def _perceive(kind: str, fault: Fault) -> Suspect:
+    return Suspect(kind, idefics2.perceive, fault)
+
+
+def _rms_with(eps: float) -> Fault:
+    return piece("npembed.families.idefics2.rms_norm", lambda norm: lambda x, weight, _: norm(x, weight, eps))
+
+
+def _context_alone(attend: Function) -> Function:
+    """The latents are no keys: the last Q places are left out."""
+    return lambda q, k, v, heads: attend(q, k[: len(k) - len(q)], v[: len(k) - len(q)], heads)
+
+
+def _tiled_heads(repeat: Function) -> Function:
+    """Head n uses key head n mod kv heads, not n // (heads / kv heads)."""
+
+    def other(x: Floats, perceiver: Any) -> Array:
+        times = perceiver.resampler_n_heads // perceiver.num_key_value_heads
+        return np.concatenate([x] * times, axis=1)
+
+    return other
+
+
+PERCEIVE = (
+    _perceive("RMS norms with eps 1e-5", _rms_with(1e-5)),
+    _perceive("RMS norms with eps 1e-6, whatever the config says", _rms_with(1e-6)),
+    _perceive("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
+    _perceive("the latents are not among the keys and values", piece(ATTEND, _context_alone)),
+    _perceive("the key heads are tiled, not repeated", piece("npembed.families.idefics2._for_every_head", _tiled_heads)),
+    _perceive("keys and values are exchanged", lambda function: _exchanged_projections(function)),
+    _perceive("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
+)
+
+
+def _exchanged_projections(function: Function) -> Function:
+    return exchanged("k_proj", "v_proj")(function)
+
+
+def _mean_of_patches(function: Function) -> Function:
+    """The mean over the patches in place of the attention head."""
+
+    def faulty(hidden: Any, tgt_sizes: Any, model: Model) -> Array:
+        lengths = np.prod(tgt_sizes, axis=1).tolist()
+        return np.stack([own[:length].mean(axis=0) for own, length in zip(np.asarray(hidden), lengths, strict=True)])
+
+    return faulty
+
+
+def _first_patch(function: Function) -> Function:
+    return lambda hidden, tgt_sizes, model: np.asarray(hidden)[:, 0].astype(model.dtype)
+
+
+def _no_mlp(linear: Function) -> Function:
+    """The MLP's result is left out: its last map gives zeros."""
+    return lambda x, weight, bias: linear(x, weight, bias) * (weight.shape[0] == weight.shape[1])
+
+
+def _pool(kind: str, fault: Fault) -> Suspect:
+    return Suspect(kind, pooling.pool, fault)
+
+
+POOL = (
+    _pool("the probe attends to nothing: the mean of the patches", _mean_of_patches),
+    _pool("the first patch, not the probe's result", _first_patch),
+    _pool("the MLP after the attention is left out", piece("npembed.attention.linear", _no_mlp)),
+    _pool("gelu in its erf form, not the tanh form", piece(GELU, instead(gelu_by_erf))),
+    _pool("gelu in its quick form, not the tanh form", piece(GELU, instead(gelu_quick))),
+    _pool("the layer norm has eps 1e-5", norm_with(1e-5)),
+    _pool("the layer norm is not run", without_norm("head.layernorm")),
+    _pool("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
+    _pool("keys and values are exchanged", _projections((0, 2, 1))),
+    _pool("the number of heads is ignored: one head", changed_model(lambda model: with_vision(model, num_attention_heads=1))),
+    _pool("padding takes part in the attention's softmax", lambda function: _padded_places(function)),
+)
+
+
+def _padded_places(function: Function) -> Function:
+    return lambda hidden, tgt_sizes, model: function(hidden, np.tile([1, np.shape(hidden)[1]], (len(hidden), 1)), model)
+
+
+SUSPECTS: dict[str, tuple[Suspect, ...]] = {
+    "resample": RESAMPLE,
+    "merge_patches": MERGE_PATCHES,
+    "shuffle_and_project": SHUFFLE,
+    "perceive": PERCEIVE,
+    "pool": POOL,
+}
+"""By the name of the function that a family's stage calls."""

@@ -1,0 +1,150 @@
+"""Faults of the embeddings, for a model of any family."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import npembed
+from npembed.conformance.suspects import positions
+from npembed.conformance.suspects.suspect import (
+    Function,
+    Suspect,
+    changed_arrays,
+    changed_model,
+    changed_result,
+    with_family,
+)
+from npembed.model import Model
+from npembed.patches import patches_to_strip, strip_to_patches
+from npembed.positions.rules import RULES
+from npembed.typing import Array, Ids
+
+KERNELS, BIAS = "embeddings.patch_embedding.weight", "embeddings.patch_embedding.bias"
+
+
+def _padded(tgt_sizes: Any) -> Array:
+    return ~npembed.patch_attention_mask(tgt_sizes)[:, 0]
+
+
+def _bias_in_padding(result: Array, strips: Any, tgt_sizes: Any, model: Model, *_: Any) -> Array:
+    """No position is added where there is no patch: the padding holds the bias alone."""
+    result[_padded(tgt_sizes)] = model.weights[f"{model.tower}{BIAS}"]
+    return result
+
+
+def _empty_padding(result: Array, strips: Any, tgt_sizes: Any, *_: Any) -> Array:
+    result[_padded(tgt_sizes)] = 0
+    return result
+
+
+def _ones_in_padding(result: Array, strips: Any, tgt_sizes: Any, model: Model, *_: Any) -> Array:
+    """The strips are padded with 1: the padding holds the sum of each kernel, too."""
+    result[_padded(tgt_sizes)] += model.config.family.kernels(model).sum(axis=1)
+    return result
+
+
+def _column_major(function: Function) -> Function:
+    """The strip's patches are taken column by column of the picture."""
+
+    def faulty(strips: Any, tgt_sizes: Any, *args: Any, **kwargs: Any) -> Array:
+        turned = []
+        for strip, (h, w) in zip(strips, np.asarray(tgt_sizes).tolist(), strict=True):
+            order = np.arange(h * w).reshape(w, h).T.ravel()
+            turned.append(patches_to_strip(strip_to_patches(strip)[order], strip.shape[1]))
+        return np.asarray(function(turned, tgt_sizes, *args, **kwargs))
+
+    return faulty
+
+
+def _by_rows(change: Callable[[Array], Array], kernels: Array) -> Array:
+    """A change of kernels (D, C, P, P)."""
+    return change(kernels) if kernels.ndim == 4 else kernels
+
+
+def _with_ids(faulty: Function) -> Callable[[Model], Model]:
+    """Rows of the position table by faulty ids, `position_ids`' arguments."""
+
+    def change(model: Model) -> Model:
+        def ids(tgt_sizes: Ids, config: Any, rule: Any) -> Ids:
+            return np.asarray(faulty(tgt_sizes, config.vision.num_patches_per_side))
+
+        return with_family(model, position_ids=ids)
+
+    return change
+
+
+def _two_dimensional(model: Model) -> Model:
+    """Ids by rows and columns of each slice, whatever the family's own are."""
+    return with_family(
+        model,
+        position_ids=lambda sizes, config, rule: npembed.position_ids(
+            sizes, config.vision.num_patches_per_side, rule or "arange"
+        ),
+    )
+
+
+def _one_dimensional(model: Model) -> Model:
+    """Ids along the patches of each slice by itself."""
+    return with_family(
+        model,
+        position_ids=lambda sizes, config, rule: npembed.position_ids(
+            np.stack([np.ones(len(sizes), np.int64), sizes.prod(axis=1)], axis=1),
+            config.vision.num_patches_per_side,
+            rule or "arange",
+        ),
+    )
+
+
+def _suspects() -> tuple[Suspect, ...]:
+    base = npembed.embed
+    ids = (suspect for suspect in positions.SUSPECTS["position_ids"] if suspect.rule is None)
+    odd = [rule.name for rule in RULES.values() if not rule.sound]
+    unsound = (suspect for suspect in positions.SUSPECTS["position_ids"] if suspect.rule in odd)
+    return (
+        Suspect("the padding holds the bias alone; upstream adds position 0", base, changed_result(_bias_in_padding)),
+        Suspect("the padding holds zeros; upstream's holds bias + position 0", base, changed_result(_empty_padding)),
+        Suspect("the strips are padded with 1, not 0", base, changed_result(_ones_in_padding)),
+        Suspect("the bias is missing", base, changed_arrays(np.zeros_like, BIAS)),
+        Suspect("the kernels are transposed", base, changed_arrays(lambda k: _by_rows(lambda w: w.swapaxes(2, 3), k), KERNELS)),
+        Suspect("the channels are reversed", base, changed_arrays(lambda k: _by_rows(lambda w: w[:, ::-1], k), KERNELS)),
+        Suspect(
+            "the kernels are turned by 180 degrees",
+            base,
+            changed_arrays(lambda k: _by_rows(lambda w: w[:, :, ::-1, ::-1], k), KERNELS),
+        ),
+        Suspect("the positions are missing", base, changed_arrays(np.zeros_like, "position_embedding.weight")),
+        Suspect("the strips are read column by column", base, _column_major),
+        *positions.by_rule(base, "the position ids: matches rule"),
+        *(
+            Suspect(
+                f"the position ids: {suspect.kind}", base, changed_model(_with_ids(suspect.function)), shipped=suspect.shipped
+            )
+            for suspect in ids
+        ),
+        *(
+            Suspect(
+                f"the position ids: {suspect.kind}",
+                base,
+                changed_model(_with_ids(suspect.function)),
+                shipped=suspect.shipped,
+                rule=suspect.rule,
+            )
+            for suspect in unsound
+        ),
+        Suspect(
+            "the position ids have two dimensions, as MiniCPM-V 2.6's",
+            base,
+            changed_model(_two_dimensional),
+            shipped="llama.cpp for MiniCPM-Llama3-V 2.5",
+        ),
+        Suspect(
+            "the position ids go by each slice's own number of patches",
+            base,
+            changed_model(_one_dimensional),
+            shipped="vLLM for MiniCPM-Llama3-V 2.5",
+        ),
+    )
+
+
+SUSPECTS = {"embed": _suspects()}

@@ -1,0 +1,254 @@
+"""Faults of the vision tower, for a model of any family."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import npembed
+from npembed.conformance.suspects.suspect import (
+    Fault,
+    Function,
+    Suspect,
+    changed_model,
+    piece,
+    with_config,
+    with_family,
+    with_vision,
+)
+from npembed.model import Model
+from npembed.typing import Array, Floats
+
+ATTEND, GELU, NORM = (f"npembed.attention.{name}" for name in ("attend", "gelu", "layer_norm"))
+
+
+def gelu_quick(x: Floats) -> Floats:
+    """x * sigmoid(1.702 * x)."""
+    return np.asarray(x / (1 + np.exp(-1.702 * x)), dtype=x.dtype)
+
+
+def gelu_by_erf(x: Floats) -> Floats:
+    """x/2 * (1 + erf(x / sqrt(2)))."""
+    from scipy.special import erf
+
+    return np.asarray(x / 2 * (1 + erf(x / np.sqrt(2))), dtype=x.dtype)
+
+
+def gelu_tanh(x: Floats) -> Floats:
+    """The tanh form."""
+    return np.asarray(x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), dtype=x.dtype)
+
+
+def instead(function: Function) -> Fault:
+    """A piece in the place of whatever stood there."""
+    return lambda original: function
+
+
+def norm_with(eps: float, *norms: str) -> Fault:
+    """Another eps in the layer norms whose names end so; in all without a name."""
+
+    def fault(function: Function) -> Function:
+        def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+            own = {
+                id(array) for name, array in model.weights.items() if name.endswith(tuple(f"{norm}.weight" for norm in norms))
+            }
+
+            def change(layer_norm: Function) -> Function:
+                def other(x: Floats, weight: Floats, bias: Floats, given: float) -> Any:
+                    return layer_norm(x, weight, bias, eps if not norms or id(weight) in own else given)
+
+                return other
+
+            return piece(NORM, change)(function)(x, tgt_sizes, model, *rest)
+
+        return faulty
+
+    return fault
+
+
+def without_norm(*norms: str) -> Fault:
+    """The layer norms whose names end so are left out."""
+
+    def fault(function: Function) -> Function:
+        def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+            own = {
+                id(array) for name, array in model.weights.items() if name.endswith(tuple(f"{norm}.weight" for norm in norms))
+            }
+
+            def change(layer_norm: Function) -> Function:
+                return lambda x, weight, *more: x if id(weight) in own else layer_norm(x, weight, *more)
+
+            return piece(NORM, change)(function)(x, tgt_sizes, model, *rest)
+
+        return faulty
+
+    return fault
+
+
+def unbiased(layer_norm: Function) -> Function:
+    def other(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.sqrt(x.var(axis=-1, keepdims=True) + eps) / np.sqrt(x.var(axis=-1, ddof=1, keepdims=True) + eps)
+        return np.asarray((layer_norm(x, weight, bias, eps) - bias) * scale + bias, dtype=x.dtype)
+
+    return other
+
+
+def overflowing(attend: Function) -> Function:
+    """The softmax's maximum is not taken off: in float32 its powers overflow from 88.7 on."""
+
+    def other(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
+        result = attend(queries, keys, values, heads)
+        width = queries.shape[1] // heads
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            scores = (queries[:, part] @ keys[:, part].T) * width**-0.5
+            result[(scores.max(axis=1) > 88.7), part] = np.nan
+        return np.asarray(result)
+
+    return other
+
+
+def scaled_by(factor: Callable[[int, int], float]) -> Fault:
+    """The scores times factor(width, heads) of what they should be."""
+
+    def change(attend: Function) -> Function:
+        return lambda q, k, v, heads: attend(q * np.asarray(factor(q.shape[1], heads), q.dtype), k, v, heads)
+
+    return piece(ATTEND, change)
+
+
+def exchanged(first: str, second: str) -> Fault:
+    """The arrays of one name are taken for those of the other."""
+
+    def change(model: Model) -> Model:
+        def other(name: str) -> str:
+            if f".{first}." in name:
+                return name.replace(f".{first}.", f".{second}.")
+            return name.replace(f".{second}.", f".{first}.")
+
+        return Model(model.config, {name: model.weights[other(name)] for name in model.weights})
+
+    return changed_model(change)
+
+
+def emptied(function: Function) -> Function:
+    """Padded places are set to 0 before anything else."""
+
+    def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        lengths = np.prod(tgt_sizes, axis=1)
+        real = np.arange(np.shape(x)[1])[:, None] < lengths[:, None, None]  # (B, Lmax, 1)
+        return function(np.where(real, x, 0), tgt_sizes, model, *rest)
+
+    return faulty
+
+
+def _all_places(function: Function) -> Function:
+    """Padded places take part in the attention like any other."""
+
+    def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        places = np.tile([1, np.shape(x)[1]], (len(x), 1))
+        return function(x, places, model, *rest)
+
+    return faulty
+
+
+def one_more(function: Function) -> Function:
+    """A boolean mask is added to the scores: 1 for a patch, 0 for padding."""
+
+    def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        results = []
+        for own, (h, w) in zip(np.asarray(x), np.asarray(tgt_sizes).tolist(), strict=True):
+            added = np.arange(len(own)) < h * w
+            with_mask = piece(ATTEND, lambda attend, added=added: partial(attend_with, added))(function)
+            results.append(with_mask(own[None], [(1, len(own))], model, *rest))
+        return np.concatenate(results)
+
+    return faulty
+
+
+def attend_with(added: Array, queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
+    width = queries.shape[1] // heads
+    result = np.empty_like(queries)
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        scores = queries[:, part] @ keys[:, part].T * width**-0.5 + added
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        result[:, part] = powers @ values[:, part] / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def reads_padding(function: Function) -> Function:
+    """What stands in padded places is multiplied by 0 and added: a NaN there reaches the whole slice."""
+
+    def faulty(x: Any, *rest: Any) -> Any:
+        result = np.array(function(x, *rest))
+        result[np.isnan(np.asarray(x)).any(axis=(1, 2))] = np.nan
+        return result
+
+    return faulty
+
+
+def _every_layer(model: Model) -> Model:
+    return with_config(model, drop_vision_last_layer=False) if hasattr(model.config, "drop_vision_last_layer") else model
+
+
+def _tower_without(drop: Callable[[Sequence[Any]], Sequence[Any]]) -> Fault:
+    """Steps of the tower are left out."""
+
+    def change(model: Model) -> Model:
+        tower = model.config.family.tower
+        return with_family(model, tower=lambda own: drop(tower(own)))
+
+    return changed_model(change)
+
+
+def _encode(kind: str, fault: Fault, effect: str = "", shipped: str = "") -> Suspect:
+    return Suspect(kind, npembed.encode, fault, effect, shipped)
+
+
+ENCODE = (
+    _encode("gelu in its erf form, not the tanh form", piece(GELU, instead(gelu_by_erf))),
+    _encode(
+        "gelu in its quick form, x * sigmoid(1.702 x), not the tanh form",
+        piece(GELU, instead(gelu_quick)),
+        shipped="mlx-vlm's Idefics2",
+    ),
+    _encode("layer norms with eps 1e-5", norm_with(1e-5)),
+    _encode("layer_norm_eps of the config is ignored: it is 1e-6", norm_with(1e-6)),
+    _encode("eps 1e-5 in post_layernorm alone", norm_with(1e-5, "post_layernorm"), shipped="mlx-vlm's Idefics2 and 3"),
+    _encode("eps 1e-5 in layer_norm1 alone", norm_with(1e-5, "layer_norm1")),
+    _encode("eps 1e-5 in layer_norm2 alone", norm_with(1e-5, "layer_norm2")),
+    _encode("the variance is the unbiased one", piece(NORM, unbiased)),
+    _encode("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
+    _encode("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
+    _encode("the number of heads is ignored: one head", changed_model(lambda model: with_vision(model, num_attention_heads=1))),
+    _encode("keys and values are exchanged", exchanged("k_proj", "v_proj")),
+    _encode("padding takes part in the attention's softmax", _all_places),
+    _encode("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
+    _encode("what stands in padded places is read: here NaN", reads_padding),
+    _encode("a boolean mask is added to the scores as a number", one_more),
+    _encode(
+        "a boolean mask is added to the scores as a number, over padding set to 0", lambda function: emptied(one_more(function))
+    ),
+    _encode("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing), "it overflows"),
+    _encode("the last layer is run though drop_vision_last_layer leaves it out", changed_model(_every_layer)),
+    _encode("the last layer is not run", _tower_without(lambda steps: [*steps[:-2], steps[-1]])),
+    _encode("post_layernorm is not run", _tower_without(lambda steps: steps[:-1])),
+    _encode("post_layernorm is run though the family has none", lambda function: _normed(function)),
+    _encode("hidden states of layer_norm1 are not normed", without_norm("layer_norm1")),
+)
+
+
+def _normed(function: Function) -> Function:
+    def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        from npembed.attention import layer_norm
+
+        name = f"{model.tower}post_layernorm"
+        return layer_norm(function(x, tgt_sizes, model, *rest), *model.pair(name), model.config.vision.layer_norm_eps)
+
+    return faulty
+
+
+SUSPECTS = {"encode": ENCODE}

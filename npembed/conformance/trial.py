@@ -1,0 +1,314 @@
+"""One function of a port on one input after the other: where it departs, at which smallest input, and why."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import HypothesisException
+
+from npembed.conformance import signed
+from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
+from npembed.conformance.compare import Departure, around
+from npembed.conformance.expressions import call_text
+from npembed.conformance.outcome import Outcome, Status, describe
+from npembed.conformance.probes.probe import Call, FunctionCheck, copied, dtype_of, same
+from npembed.conformance.suspects.explain import Tried, explanations, in_part, words
+from npembed.conformance.suspects.suspect import combined
+from npembed.words import raised
+
+Function = Callable[..., Any]
+
+LARGE = 256
+"""Numbers in a call from which on a smaller one is searched for by drawing, too."""
+
+SLACK = 4.0
+"""How much further a port with a known fault may be from the faulty reference: the bounds are those of the right result."""
+
+ROUNDS = 3
+"""How often an explanation is tried on drawn inputs, and given up for a better one, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Try:
+    """One input, and what the port made of it."""
+
+    call: Call
+    result: Any
+    error: BaseException | None
+    precision: str
+    departure: Departure | None
+    changed: bool
+    """Whether the port changed an argument."""
+
+
+class _Wrong(Exception):  # noqa: N818  # no error of ours: it carries a finding through Hypothesis
+    """An input on which the port departs."""
+
+
+class Trial:
+    """One function of a port on one input after the other.
+
+    Parameters
+    ----------
+    function : callable
+        The port's.
+    check : FunctionCheck
+    stated : str or None
+        The precision that the port states.
+    reference : callable
+        What it is judged by: the check's own reference, or that under a declared rule.
+    module : str
+        What the port is imported by, for the call that is shown.
+    """
+
+    def __init__(self, function: Function, check: FunctionCheck, stated: str | None, reference: Function, module: str) -> None:
+        self.function, self.check, self.stated, self.reference, self.module = function, check, stated, reference, module
+        self.tries: list[Try] = []
+        self.drawn = 0
+
+    @property
+    def failures(self) -> list[Try]:
+        """The inputs on which the port departs."""
+        return [one for one in self.tries if one.departure is not None]
+
+    def outcome(self, examples: int, number: int) -> Outcome:
+        """What the check found."""
+        for call in self.check.sweep():
+            if self.reference is self.check.reference or self._is_judged(call):
+                self.tries.append(self.attempt(call))
+        if examples and (not self.failures or _size(self.failures[0].call) > LARGE):
+            self.draw(self.reference, examples, number)
+        if self.failures:
+            return self._failed(examples, number)
+        found = self._signed()
+        if found is not None:
+            return found
+        return Outcome(self.check.name, Status.PASS, f"{len(self.tries) + self.drawn} inputs")
+
+    def _is_judged(self, call: Call) -> bool:
+        """Whether the reference has an answer: a declared rule may have none for some sizes."""
+        if call.refused:
+            return True
+        try:
+            self.check.expected(call, self.reference)
+        except ValueError:
+            return False
+        return True
+
+    def attempt(self, call: Call) -> Try:
+        """What the port makes of an input, and whether it departs."""
+        handed, result, error = copied(call), None, None
+        try:
+            result = handed.of(self.function)
+        except (Exception, SystemExit) as came:  # whatever a port raises is its failure, and so is leaving
+            error = came
+        precision = self._precision(call, result)
+        change = _changed(call, handed)
+        departure = self._departure(call, result, error, precision) or (None if call.refused else change)
+        return Try(call, result, error, precision, departure, change is not None)
+
+    def _departure(self, call: Call, result: Any, error: BaseException | None, precision: str) -> Departure | None:
+        if call.refused:
+            return None if error is not None else Departure("was not refused: there is no right result")
+        if error is not None:
+            return Departure(f"raised {raised(error)}") if self._is_judged(call) else None
+        function = None if self.reference is self.check.reference else self.reference
+        try:
+            return self.check.departure(call, result, precision, function)
+        except ImportError:
+            raise
+        except (Exception, SystemExit) as failed:  # a list that holds itself, say
+            return Departure(f"gave what cannot be compared: {raised(failed)}")
+
+    def _precision(self, call: Call, result: Any) -> str:
+        """The coarsest of the inputs' float type, the result's, and the one that the port states."""
+        found = {dtype_of(argument) for argument in (*call.args, result)} & (set(UNIT_ROUNDOFF) - {"int8"})
+        return max(found | ({self.stated} if self.stated else set()) or {"float32"}, key=UNIT_ROUNDOFF.__getitem__)
+
+    def agrees(self, one: Try, function: Function) -> bool:
+        """Whether the port's result is what that function gives: it raises where the other does."""
+        if one.changed or (one.call.refused and one.error is not None):
+            return not one.changed
+        try:
+            if one.error is not None or one.call.refused:
+                expected = copied(one.call).of(function)
+                return one.error is None and _alike(one.result, expected)
+            slack = 1.0 if one.precision in HALF_TYPES else SLACK  # the bounds in half precision are wide as they are
+            return self.check.departure(one.call, one.result, one.precision, function, slack) is None
+        except Exception:  # a faulty function may well fail, as the port did
+            return one.error is not None
+
+    def draw(self, judge: Function, examples: int, number: int) -> bool:
+        """Drawn inputs; whether one departs from what `judge` gives: it is shrunk, and kept."""
+        last: list[Try] = []
+
+        @seed(number)
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+        )
+        @given(self.check.cases())
+        def check(call: Call) -> None:
+            if not self._is_judged(call):
+                return
+            self.drawn += 1
+            one = self.attempt(call)
+            if one.departure is not None if judge is self.reference else not self.agrees(one, judge):
+                last[:] = [one]
+                raise _Wrong
+
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module="hypothesis")
+                check()
+        except (_Wrong, HypothesisException):
+            if not last:
+                raise
+        self.tries += last
+        return bool(last)
+
+    # What is known of a failure
+
+    def _failed(self, examples: int, number: int) -> Outcome:
+        """The smallest failure, with its likely cause; and with that taken out, the next."""
+        smallest = self._smallest()
+        cause = self._cause(examples, number)
+        departure = smallest.departure
+        assert departure is not None
+        return Outcome(
+            self.check.name,
+            Status.FAIL,
+            departure.what,
+            call=self._words(smallest.call),
+            came=None if smallest.result is None else around(smallest.result, departure, describe),
+            expected=self._expected_words(smallest, departure),
+            cause=cause or self._hint(smallest, departure),
+            worst=departure.worst,
+        )
+
+    def _smallest(self) -> Try:
+        """The first of the fixed inputs, which rise; a drawn one where that is large; what was not refused only if alone."""
+        failures = [one for one in self.failures if not one.call.refused] or self.failures
+        return failures[0] if _size(failures[0].call) <= LARGE else min(failures, key=lambda one: _size(one.call))
+
+    def _words(self, call: Call) -> str:
+        return call_text(self.check.name, call.args, call.kwargs, self.module)
+
+    def _expected_words(self, one: Try, departure: Departure) -> str | None:
+        if self.check.examine is not None or one.call.refused:
+            return None
+        return around(self.check.expected(one.call, self.reference), departure, describe)
+
+    def _cause(self, examples: int, number: int) -> str | None:
+        """The faults that explain every input; each is tried on drawn inputs, too, as if it were right."""
+        if self.check.examine is not None or (all(one.error is not None for one in self.failures) and not self._raising()):
+            return None
+        pointed = self._pointed_to()
+        if pointed is not None:
+            return pointed.cause
+        for _ in range(ROUNDS):
+            found = explanations(self._tried(), self.check.suspects, self.reference)
+            if not found:
+                return self._in_part()
+            if not examples or not self.draw(combined(found[0], self.reference), examples, number):
+                break
+        return " or: ".join(dict.fromkeys(map(words, found)))
+
+    def _raising(self) -> bool:
+        """Whether the port gives results for some inputs and raises for others, as a known fault may."""
+        return any(one.error is None for one in self.tries)
+
+    def _tried(self) -> list[Tried]:
+        return [Tried(one.call, lambda f, one=one: self.agrees(one, f), one.departure is None) for one in self.tries]
+
+    def _in_part(self) -> str | None:
+        """A fault that explains most of the failures, and the smallest that it does not."""
+        found = in_part(self._tried(), self.check.suspects, self.reference)
+        if found is None:
+            return None
+        suspect, count = found
+        function = suspect.fault(self.reference)
+        rest = min((one for one in self.failures if not self.agrees(one, function)), key=lambda one: _size(one.call))
+        return (
+            f"no known cause explains every input. {suspect.in_full}: explains {count} of {len(self.failures)} failures; with "
+            f"it taken out, the smallest input that still departs is {self._words(rest.call)}: {self._what(rest, function)}"
+        )
+
+    def _what(self, one: Try, function: Function) -> str:
+        if one.error is not None:
+            return f"raised {raised(one.error)}"
+        departure = None if one.call.refused else self.check.departure(one.call, one.result, one.precision, function)
+        return "was not refused" if departure is None else departure.what
+
+    def _hint(self, one: Try, departure: Departure) -> str | None:
+        """What the place or the size of the difference suggests."""
+        hints = [] if self.check.hint is None or one.result is None else self.check.hint(one.call, one.result, departure)
+        if self._is_within_half():
+            hints.append(
+                "within what float16 may be off: something is computed in float16 (llama.cpp does so with im2col and gelu)"
+            )
+        return " or: ".join(hints) or None
+
+    def _is_within_half(self) -> bool:
+        """Whether every float32 failure would pass for a float16 port."""
+        if self.check.allowed is None:
+            return False
+        return all(
+            one.error is None
+            and not one.call.refused
+            and not one.changed
+            and one.precision == "float32"
+            and self.check.suits(one.call, "float16")
+            and self.check.departure(one.call, one.result, "float16", self.reference) is None
+            for one in self.failures
+        )
+
+    def _signed(self) -> Outcome | None:
+        """In half precision: whether the errors of all inputs together point the way of a known fault."""
+        found = self._pointed_to()
+        return None if found is None else Outcome(self.check.name, Status.FAIL, found.summary, cause=found.cause)
+
+    def _pointed_to(self) -> signed.Found | None:
+        """The known fault that the errors in half precision point to."""
+        judged = [one for one in self.tries if one.precision in HALF_TYPES and one.error is None and not one.call.refused]
+        if not self.check.signed or not judged:
+            return None
+        return signed.found(self.check, [(one.call, one.result, one.precision) for one in judged])
+
+
+def _alike(result: Any, expected: Any) -> bool:
+    """Whether two results that no reference gives are equal, as lists and arrays."""
+    try:
+        return bool(np.array_equal(np.asarray(result), np.asarray(expected)))
+    except ValueError:
+        return False
+
+
+def _size(call: Call) -> int:
+    """How much a reader of a call has before him: its numbers."""
+    return sum(map(_numbers, (*call.args, *call.kwargs.values())))
+
+
+def _numbers(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        whole = int(np.abs(value).sum()) if value.dtype.kind == "i" and value.size <= 16 else 0
+        return int(value.size) + whole
+    if isinstance(value, (list, tuple)):
+        return sum(map(_numbers, value))
+    return 0 if not isinstance(value, int) or isinstance(value, bool) else min(abs(value), 10**6)
+
+
+def _changed(call: Call, handed: Call) -> Departure | None:
+    """Which argument is no longer what it was, if one is."""
+    for index, (before, after) in enumerate(zip(call.args, handed.args, strict=True)):
+        if not same(before, after):
+            return Departure(f"changed its argument {index}")
+    return None

@@ -1,0 +1,296 @@
+"""Many pictures -> a corpus: listed, shared out, computed, and gone on with where a run was stopped."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import npembed
+from npembed.config import FamilyConfig
+from npembed.corpus import index
+from npembed.corpus.engine import cluster, run_groups
+from npembed.corpus.place import Place
+from npembed.corpus.settings import (
+    WHO,
+    Settings,
+    check_stage,
+    describe,
+    numbers_digest,
+    one_vector,
+    refuse_other,
+    weights_digest,
+)
+from npembed.corpus.sources import Item, Listing, list_pictures
+from npembed.corpus.work import group_digest, versions
+from npembed.files import write_safetensors
+from npembed.model import Model
+from npembed.typing import Array
+
+MANIFEST, LIST = "manifest.json", "list.jsonl"
+FORMAT = 1
+MOST_PICTURES, FEW_PICTURES = 256, 8
+"""In a group of vectors, which take little memory: so many of a long list, so few of a short one."""
+MANY_GROUPS = 64
+"""Of a list in between: so that many workers share it evenly."""
+MOST_OF_ROWS = 16
+"""Pictures in a group of rows, whatever the list's length: a worker's memory must not grow with it."""
+_TYPICAL = (960, 1280)
+"""Rows and columns of pixels of the picture by which it is guessed how many fill a shard."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a run.
+
+    Attributes
+    ----------
+    pictures, failed : int
+        Rows of the index, and those with an error.
+    no_pictures, repeated : int
+        Files that were not tried, and paths that came again.
+    kept : int
+        Files that an earlier run had computed.
+    unfinished : dict of int to str
+        Groups that could not be finished, and why.
+    notes : list of str
+        What a person should know.
+    """
+
+    pictures: int
+    failed: int
+    no_pictures: int
+    repeated: int
+    kept: int
+    unfinished: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Whom a run tells how it goes: `begin` with the number of pictures to compute and the dashboard's address, and `done`
+    with the pictures and the failures of each group."""
+
+    begin: Callable[[int, str], None] = lambda pictures, dashboard: None
+    done: Callable[[int, int], None] = lambda pictures, failed: None
+
+
+def build(
+    sources: Sequence[str],
+    out: str,
+    model: Model,
+    origin: str = "",
+    settings: Settings | None = None,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    workers: int | None = None,
+    scheduler: str | None = None,
+    update: bool = False,
+    watch: Watcher | None = None,
+) -> Summary:
+    """Make a corpus of pictures, or go on with one.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        As `list_pictures` takes them.
+    out : str
+        A folder that is new, empty or a corpus; or a URL of fsspec.
+    model : Model
+        With the arrays that `settings.until` needs.
+    origin : str
+        Where its weights come from, in words.
+    settings : Settings, optional
+    include, exclude : sequence of str
+        Globs.
+    workers : int, optional
+        Processes on this machine; as many as it has cores by default.
+    scheduler : str, optional
+        The address of a Dask scheduler, instead; its workers must reach `out`.
+    update : bool
+        Whether pictures that are new, changed or gone since `out` was made are taken in.
+    watch : Watcher, optional
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    ValueError, TypeError
+        No picture; `out` that is no corpus and not empty, was made with something else, or that another run writes to; a
+        scheduler that does not answer; storage that refuses. What is finished stays.
+    ImportError
+        Without the extra `corpus`.
+    """
+    settings = settings or Settings()
+    stage = check_stage(settings, model.config.family)
+    model.require(stage.name, WHO)
+    index.arrow()
+    place = Place(out)
+    _refuse_foreign(place)
+    made = describe(settings, model, origin, weights_digest(model))
+    if place.size(MANIFEST) >= 0:
+        refuse_other(_read_manifest(place), made, place.shown)
+        with place.locked():  # known before the sources are read, which may take long
+            pass
+    listing = list_pictures(sources, include, exclude, place.out)
+    if not listing.items:
+        raise ValueError(f"{WHO}: no picture found in {', '.join(sources)} ({listing.no_pictures} other files)")
+    place.make()
+    with place.locked():
+        place.sweep()
+        groups = _planned(place, listing, made, model.config, settings, update)
+        return _computed(place, groups, listing, made, model, workers, scheduler, watch or Watcher())
+
+
+def _refuse_foreign(place: Place) -> None:
+    names = place.names()
+    if MANIFEST not in names and any(not name.startswith(".npembed-") for name in names):
+        raise ValueError(f"{WHO}: {place.shown} is not empty and no corpus; give a new or an empty folder")
+
+
+def _read_manifest(place: Place) -> dict[str, Any]:
+    try:
+        made: dict[str, Any] = json.loads(place.read(MANIFEST))
+        if made["corpus"] != FORMAT:
+            raise ValueError(f"its format is {made['corpus']}; this version of npembed reads {FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{WHO}: {place.shown}/{MANIFEST} is no corpus's: {error}") from None
+    return made
+
+
+def _planned(
+    place: Place, listing: Listing, made: Mapping[str, Any], config: FamilyConfig, settings: Settings, update: bool
+) -> dict[int, list[Item]]:
+    """The groups by number: those of an earlier run, or new ones, written down before anything is computed."""
+    before = _read_list(place) if place.size(MANIFEST) >= 0 else None
+    most = _pictures_in_group(len(listing.items), config, settings)
+    if before is None:
+        groups = dict(enumerate(_cut(listing.items, most)))
+        _write_manifest(place, made, {"complete": False})
+        _write_list(place, groups)
+        return groups
+    changes = _changes(before, listing.items)
+    if changes and not update:
+        raise ValueError(f"{WHO}: since {place.shown} was made {changes}; --update takes that in")
+    groups = _regrouped(before, listing.items, most)
+    if changes:
+        place.remove(index.INDEX)
+        _write_list(place, groups)
+        for number in {group for group, _, _ in before.values()} - groups.keys():
+            for name in [*(index.parts_of(place, number) or []), index.rows_name(number)]:
+                place.remove(name)
+    return groups
+
+
+def _cut(items: Sequence[Item], most: int) -> Iterable[list[Item]]:
+    return (list(items[start : start + most]) for start in range(0, len(items), most))
+
+
+def _pictures_in_group(pictures: int, config: FamilyConfig, settings: Settings) -> int:
+    """By the list's length and the settings alone, so that it is the same on every machine."""
+    stage = config.family.stage(settings.until, WHO)
+    if one_vector(settings, stage):
+        return min(MOST_PICTURES, max(FEW_PICTURES, math.ceil(pictures / MANY_GROUPS)))
+    tgt_sizes = config.family.cut(np.zeros((*_TYPICAL, 3), dtype=np.uint8), config).tgt_sizes
+    width = config.embed_dim if stage.name == "tokens" else config.vision.hidden_size
+    typical = int(stage.sizes_of(tgt_sizes, config).prod(axis=1).sum()) * width * (2 if settings.dtype == "float16" else 4)
+    return max(1, min(MOST_OF_ROWS, settings.shard_mb * 10**6 // typical))
+
+
+Listed = dict[str, tuple[int, int, str]]
+"""Path -> group, size, stamp."""
+
+
+def _write_list(place: Place, groups: Mapping[int, Sequence[Item]]) -> None:
+    lines = [
+        json.dumps([item.path, number, item.size, item.stamp]) + "\n" for number in sorted(groups) for item in groups[number]
+    ]
+    place.write(LIST, lambda path: path.write_text("".join(lines), encoding="ascii"))
+
+
+def _read_list(place: Place) -> Listed | None:
+    """None where a run was stopped before it had written one."""
+    try:
+        content = place.read(LIST)
+    except FileNotFoundError:
+        return None
+    try:
+        return {path: (group, size, stamp) for path, group, size, stamp in map(json.loads, content.splitlines())}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{WHO}: {place.shown}/{LIST} is damaged: {error}") from None
+
+
+def _changes(before: Listed, items: Sequence[Item]) -> str:
+    """In words; empty if the list is the same."""
+    new = sum(item.path not in before for item in items)
+    changed = sum(item.path in before and before[item.path][1:] != (item.size, item.stamp) for item in items)
+    gone = len(before.keys() - {item.path for item in items})
+    parts = [f"{count} {what}" for count, what in ((new, "came"), (changed, "changed"), (gone, "went")) if count]
+    return f"pictures were altered: {', '.join(parts)}" if parts else ""
+
+
+def _regrouped(before: Listed, items: Sequence[Item], most: int) -> dict[int, list[Item]]:
+    """Each picture that was there stays in its group; new ones get groups of their own."""
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        if item.path in before:
+            groups.setdefault(before[item.path][0], []).append(item)
+    first = 1 + max((group for group, _, _ in before.values()), default=-1)
+    new = [item for item in items if item.path not in before]
+    groups |= {first + number: group for number, group in enumerate(_cut(new, most))}
+    return dict(sorted(groups.items()))
+
+
+def _computed(
+    place: Place,
+    groups: Mapping[int, list[Item]],
+    listing: Listing,
+    made: Mapping[str, Any],
+    model: Model,
+    workers: int | None,
+    scheduler: str | None,
+    watch: Watcher,
+) -> Summary:
+    """What is not yet done, then the index of all."""
+    digest = numbers_digest(made)
+    todo = {n: items for n, items in groups.items() if index.parts_of(place, n, group_digest(digest, items)) is None}
+    unfinished: dict[int, str] = {}
+    if todo:
+        place.remove(index.INDEX)
+        name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
+        job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}
+        try:
+            place.write(name, partial(write_safetensors, arrays=_contiguous(model), metadata={}))
+            with cluster(workers, scheduler) as client:
+                watch.begin(sum(map(len, todo.values())), client.dashboard_link)
+                unfinished = run_groups(client, job, todo, lambda done: watch.done(done["pictures"], done["failed"]))
+        finally:
+            place.remove(name)
+    settings = Settings(**made["settings"])
+    has_vectors = one_vector(settings, model.config.family.stage(settings.until, WHO))
+    counts = index.write_index(place, sorted(groups), settings.name if has_vectors else "", made["dtype"])
+    _write_manifest(place, made, {"complete": not unfinished, **counts, "no_pictures": listing.no_pictures})
+    kept = sum(len(items) for number, items in groups.items() if number not in todo)
+    return Summary(
+        **counts,
+        no_pictures=listing.no_pictures,
+        repeated=listing.repeated,
+        kept=kept,
+        unfinished=unfinished,
+        notes=listing.notes,
+    )
+
+
+def _contiguous(model: Model) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
+
+
+def _write_manifest(place: Place, made: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    manifest = {"corpus": FORMAT, "npembed": npembed.__version__, **made, "versions": versions(), **state}
+    place.write(MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="ascii"))

@@ -1,0 +1,167 @@
+"""One row per picture: the table that says where each lies, and what became of it."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from npembed.corpus.place import Place
+from npembed.corpus.shards import map_tensors
+
+INDEX = "index.parquet"
+OK, FAILED = "ok", "failed"
+MOST_ERROR = 500
+"""Characters of an error's text."""
+_DIGEST, _PARTS = b"npembed.digest", b"npembed.parts"
+
+
+def arrow() -> Any:
+    """pyarrow, with pyarrow.parquet."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError("a corpus needs pyarrow: pip install 'npembed[corpus]'") from None
+    return pyarrow
+
+
+def schema(width: int = 0, dtype: str = "float32") -> Any:
+    """The columns in order; the vector last, if there is one."""
+    pa = arrow()
+    kinds = {
+        "path": pa.string(),
+        "bytes": pa.int64(),
+        "sha256": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "frame": pa.int32(),
+        "slices": pa.int32(),
+        "shard": pa.string(),
+        "image": pa.int32(),
+        "first_slice": pa.int64(),
+        "first_row": pa.int64(),
+        "rows": pa.int64(),
+        "status": pa.string(),
+        "error": pa.string(),
+        "seconds": pa.float32(),
+    }
+    columns = [pa.field(name, kind) for name, kind in kinds.items()]
+    if width:
+        columns.append(
+            pa.field("vector", pa.list_({"float16": pa.float16(), "float64": pa.float64()}.get(dtype, pa.float32()), width))
+        )
+    return pa.schema(columns)
+
+
+def rows_name(group: int) -> str:
+    """The file with a group's rows. It is written last: where it is, the group is done."""
+    return f"rows/part-{group:05d}.parquet"
+
+
+def write_rows(
+    place: Place, group: int, rows: Sequence[Mapping[str, Any]], digest: str, parts: Sequence[tuple[str, int]]
+) -> None:
+    """A group's rows, with what they were made from and the shards that go with them."""
+    pa = arrow()
+    table = pa.Table.from_pylist(list(rows), schema=schema())
+    table = table.replace_schema_metadata({_DIGEST: digest, _PARTS: json.dumps(parts)})
+    place.write(rows_name(group), lambda path: pa.parquet.write_table(table, path))
+
+
+def parts_of(place: Place, group: int, digest: str | None = None) -> list[str] | None:
+    """The shards of a group that is done, whole and made from what `digest` says; None if it must be computed."""
+    try:
+        content = place.read(rows_name(group))
+        metadata = arrow().parquet.read_schema(io.BytesIO(content)).metadata
+        parts = [(str(name), int(size)) for name, size in json.loads(metadata[_PARTS])]
+        if digest is not None and (
+            metadata[_DIGEST].decode() != digest or any(place.size(name) != size for name, size in parts)
+        ):
+            return None
+    except (OSError, ValueError, LookupError, TypeError, arrow().ArrowException):
+        return None
+    return [name for name, _ in parts]
+
+
+def read_rows(place: Place, group: int) -> Any:
+    """A group's rows, as a pyarrow table."""
+    return arrow().parquet.read_table(io.BytesIO(place.read(rows_name(group))))
+
+
+def write_index(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> dict[str, int]:
+    """index.parquet of all those groups, one after the other; how many pictures are in it, and how many failed.
+
+    Parameters
+    ----------
+    place : Place
+    groups : sequence of int
+        A group whose rows are missing is left out.
+    vectors : str
+        The shards' array whose rows go into the column `vector`; "" for none.
+    dtype : str
+        Of those rows.
+    """
+    counts = {"pictures": 0, "failed": 0}
+    place.write(INDEX, lambda path: _write_index(path, place, groups, vectors, dtype, counts))
+    return counts
+
+
+def _write_index(path: Path, place: Place, groups: Sequence[int], vectors: str, dtype: str, counts: dict[str, int]) -> None:
+    pq = arrow().parquet
+    writer = None
+    counts |= {"pictures": 0, "failed": 0}
+    for table in _tables(place, groups, vectors, dtype):
+        if writer is None or (len(table.schema) > len(writer.schema)):
+            assert writer is None, "the width is known from the first group that has a vector"
+            writer = pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+        counts["pictures"] += len(table)
+        counts["failed"] += table["status"].to_pylist().count(FAILED)
+    if writer is None:
+        pq.write_table(schema().empty_table(), path)
+    else:
+        writer.close()
+
+
+def _tables(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> Iterator[Any]:
+    """Each group's table, with the vectors where they are asked for."""
+    width = _width(place, groups, vectors) if vectors else 0
+    for group in groups:
+        if place.size(rows_name(group)) < 0:
+            continue
+        table = read_rows(place, group)
+        if width:
+            table = _with_vectors(table, place, vectors, schema(width, dtype))
+        yield table.replace_schema_metadata(None)
+
+
+def _width(place: Place, groups: Sequence[int], vectors: str) -> int:
+    """Of a vector; 0 if there is none."""
+    for group in groups:
+        for name in parts_of(place, group) or []:
+            return int(_arrays(place, name)[vectors].shape[1])
+    return 0
+
+
+def _with_vectors(table: Any, place: Place, vectors: str, wanted: Any) -> Any:
+    pa = arrow()
+    arrays: dict[str, Any] = {}
+    column: list[Any] = []
+    for shard, row in zip(table["shard"].to_pylist(), table["first_row"].to_pylist(), strict=True):
+        if shard is None:
+            column.append(None)
+            continue
+        if shard not in arrays:
+            arrays[shard] = _arrays(place, shard)[vectors]
+        column.append(arrays[shard][row])
+    return table.append_column(wanted.field("vector"), pa.array(column, type=wanted.field("vector").type)).cast(wanted)
+
+
+def _arrays(place: Place, name: str) -> Any:
+    """A shard's arrays: memory-mapped where that can be."""
+    if place.is_local:
+        return map_tensors(place.path(name))
+    from safetensors.numpy import load
+
+    return load(place.read(name))

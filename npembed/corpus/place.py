@@ -1,0 +1,184 @@
+"""The folder that a corpus is in: on this machine, or wherever fsspec reaches. Its files are written whole or not at all."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from npembed.beside import file_beside, sweep
+from npembed.corpus.sources import _filesystem, without_credential
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+
+
+class Place:
+    """Files by their names in one folder, "/" between folders.
+
+    Parameters
+    ----------
+    out : str
+        A path or a URL of fsspec. It may be given to another process as it is in `out`, where a path is absolute.
+    """
+
+    def __init__(self, out: str) -> None:
+        self.shown = without_credential(out)
+        self.out = out if "://" in out else os.path.abspath(out)
+        self._system: Any
+        self._system, self._root = _filesystem(out) if "://" in out else (None, self.out)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder that this machine sees."""
+        return self._system is None
+
+    def path(self, name: str) -> Path:
+        """The file of that name, for a folder on this machine."""
+        assert self.is_local
+        return Path(self._root, name)
+
+    def make(self) -> None:
+        """The folder, and those above it, if they are not there."""
+        if self._system is None:
+            try:
+                os.makedirs(self._root, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"corpus: {self.shown} cannot be made: {error.strerror}") from None
+        else:
+            self._system.makedirs(self._root, exist_ok=True)
+
+    def names(self) -> list[str]:
+        """What lies in the folder itself, without the lock; nothing if there is no folder."""
+        try:
+            found = os.listdir(self._root) if self._system is None else [_last(p) for p in self._listed()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ValueError(f"corpus: {self.shown} cannot be read as a folder: {error.strerror}") from None
+        return sorted(name for name in found if name != LOCK)
+
+    def _listed(self) -> list[str]:
+        self._system.invalidate_cache()
+        listed: list[str] = self._system.ls(self._root, detail=False)
+        return listed
+
+    def size(self, name: str) -> int:
+        """In bytes; -1 if there is no such file."""
+        try:
+            return self.path(name).stat().st_size if self._system is None else int(self._system.size(self._below(name)))
+        except (OSError, TypeError):
+            return -1
+
+    def read(self, name: str) -> bytes:
+        """All of a file.
+
+        Raises
+        ------
+        FileNotFoundError
+        """
+        if self._system is None:
+            return self.path(name).read_bytes()
+        content: bytes = self._system.cat_file(self._below(name))
+        return content
+
+    def write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Let `write` fill a file, which then takes its name.
+
+        Raises
+        ------
+        ValueError
+            The storage's refusal, in words.
+        """
+        if self._system is None:
+            self._write_here(name, write)
+            return
+        with tempfile.TemporaryDirectory(prefix="npembed-") as folder:
+            here = Path(folder, _last(name))
+            write(here)
+            self._put(here, name)
+
+    def _write_here(self, name: str, write: Callable[[Path], Any]) -> None:
+        """As `replacing`, but nothing is swept: without locks, that would delete what another machine's worker writes."""
+        path = self.path(name)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with file_beside(path) as beside:
+                write(beside)
+                _to_disk(beside)
+                os.replace(beside, path)
+        except OSError as error:
+            raise ValueError(f"corpus: {self.shown}/{name} cannot be written: {error.strerror or error}") from None
+
+    def sweep(self) -> None:
+        """Delete what killed runs left; for the one run that holds the lock."""
+        if self._system is None:
+            for folder in ("", "rows", "scratch"):
+                sweep(self.path(folder))
+
+    def _put(self, here: Path, name: str) -> None:
+        beside = self._below(f".npembed-{secrets.token_hex(8)}")
+        try:
+            self._system.makedirs(self._below(name).rpartition("/")[0], exist_ok=True)
+            self._system.put_file(str(here), beside)
+            self._system.mv(beside, self._below(name))
+        except Exception as error:  # every kind of storage has errors of its own
+            with suppress(Exception):
+                self._system.rm_file(beside)
+            raise ValueError(f"corpus: {self.shown}/{name} cannot be written: {error or type(error).__name__}") from None
+
+    def remove(self, name: str) -> None:
+        """Delete a file of the corpus, if it is there."""
+        with suppress(FileNotFoundError):
+            if self._system is None:
+                self.path(name).unlink()
+                if "/" in name:
+                    with suppress(OSError):  # something is in it yet
+                        self.path(name).parent.rmdir()
+            else:
+                self._system.rm_file(self._below(name))
+
+    def _below(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one run at a time writes here. The system lifts the lock when the process ends, however it ends.
+
+        Raises
+        ------
+        ValueError
+            Another run holds it.
+
+        Notes
+        -----
+        A folder that is reached by a URL has no such lock, nor has Windows.
+        """
+        if self._system is not None or fcntl is None:
+            yield
+            return
+        lock = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"corpus: another run is writing to {self.shown}; wait for it or stop it") from None
+            yield
+        finally:
+            os.close(lock)
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _to_disk(path: Path) -> None:
+    """So that a machine that loses its power has the old file or the whole new one."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,167 @@
+"""A corpus that is there: its pictures by path or number, as arrays that are read from the disk when they are looked at."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from npembed import arguments
+from npembed.corpus.build import MANIFEST, _read_manifest
+from npembed.corpus.index import FAILED, INDEX, OK, arrow
+from npembed.corpus.place import Place
+from npembed.corpus.settings import WHO
+from npembed.corpus.shards import map_tensors
+from npembed.typing import Array
+
+_LOOKED_UP = ("tgt_sizes", "slice_boxes")
+
+
+class Corpus:
+    """What `npembed corpus` has written.
+
+    Parameters
+    ----------
+    out : path
+        On this machine.
+
+    Attributes
+    ----------
+    manifest : dict
+        What manifest.json says.
+    index : pyarrow.Table
+        index.parquet: one row per picture.
+
+    Raises
+    ------
+    ValueError
+        No corpus; one that is not finished.
+    ImportError
+        Without the extra `corpus`.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self._place = Place(str(out))
+        if not self._place.is_local:
+            raise ValueError(f"{WHO}: {self._place.shown} must be a folder on this machine, so that it can be memory-mapped")
+        if self._place.size(MANIFEST) < 0:
+            raise ValueError(f"{WHO}: {out} is no corpus: it has no {MANIFEST}")
+        self.manifest = _read_manifest(self._place)
+        if self._place.size(INDEX) < 0:
+            raise ValueError(f"{WHO}: {out} is not finished; the command that began it goes on with it")
+        self.index = arrow().parquet.read_table(self._place.path(INDEX), memory_map=True)
+        self.name: str = "pooled" if self.manifest["settings"]["vector"] else self.manifest["settings"]["until"]
+        """Of the array of rows."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"Corpus({self._place.shown!r}, {len(self)} pictures, {self.name})"
+
+    @cached_property
+    def _numbers(self) -> Mapping[str, int]:
+        """Path of a file -> the row of its first picture."""
+        frames = self.index["frame"].to_pylist()
+        return {path: row for row, path in enumerate(self.index["path"].to_pylist()) if frames[row] == 0}
+
+    @property
+    def shown(self) -> str:
+        """The folder, as it was given."""
+        return self._place.shown
+
+    def has(self, path: str) -> bool:
+        """Whether a picture of that path was computed."""
+        return path in self._numbers and self.row(path)["status"] == OK
+
+    def row(self, key: int | str) -> dict[str, Any]:
+        """What the index says of one picture, by its number or its path (a file's first page)."""
+        if isinstance(key, str):
+            if key not in self._numbers:
+                raise ValueError(f"{WHO}: {self._place.shown} has no picture {key!r}")
+            key = self._numbers[key]
+        number = arguments.as_count(key, "number", WHO, least=0, most=len(self) - 1)
+        found: dict[str, Any] = self.index.slice(number, 1).to_pylist()[0]
+        return found
+
+    def __getitem__(self, key: int | str) -> dict[str, Array]:
+        """One picture's arrays, read-only and memory-mapped: its rows under the stage's name, and what goes with them.
+
+        `offsets` counts from the picture's own first row: slice i has the rows offsets[i] to offsets[i + 1].
+
+        Raises
+        ------
+        ValueError, TypeError
+            No such picture; a picture that failed, with its error.
+        """
+        row = self.row(key)
+        if row["status"] == FAILED:
+            raise ValueError(f"{WHO}: the picture {row['path']!r} failed: {row['error']}")
+        tensors = self._tensors(row["shard"])
+        first, end = row["first_row"], row["first_row"] + row["rows"]
+        found = {self.name: tensors[self.name][first:end]}
+        if "offsets" not in tensors:
+            return found
+        offsets = tensors["offsets"]
+        slices = slice(row["first_slice"], row["first_slice"] + row["slices"])
+        results = (
+            slices if len(offsets) == len(tensors["tgt_sizes"]) + 1 else slice(*offsets.searchsorted([first, end]).tolist())
+        )
+        for name, array in tensors.items():
+            if name not in (self.name, "offsets", "image_index"):
+                found[name] = array[slices if name in _LOOKED_UP else results]
+        return found | {"offsets": offsets[results.start : results.stop + 1] - first}
+
+    def vectors(self) -> Iterator[tuple[str, Array]]:
+        """Each shard's name and its vectors (pictures, D), memory-mapped, in the order of the index.
+
+        Raises
+        ------
+        ValueError
+            A corpus with more than one row for each picture.
+        """
+        if not self.has_vectors:
+            raise ValueError(
+                f"{WHO}: {self._place.shown} has {self.name}, not one vector for each picture; make it with --until pooled or "
+                "--vector mean"
+            )
+        for name in dict.fromkeys(shard for shard in self.index["shard"].to_pylist() if shard is not None):
+            yield name, self._tensors(name)[self.name]
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether there is one vector for each picture."""
+        return "vector" in self.index.schema.names
+
+    def _tensors(self, name: str) -> dict[str, Array]:
+        return _mapped(self._place.path(name))
+
+
+@lru_cache(maxsize=64)
+def _mapped(path: Path) -> dict[str, Array]:
+    return map_tensors(path)
+
+
+def open_corpus(out: str | Path) -> Corpus:
+    """The corpus in a folder, for reading.
+
+    Parameters
+    ----------
+    out : path
+
+    Returns
+    -------
+    Corpus
+
+    Raises
+    ------
+    ValueError, ImportError
+        As `Corpus`.
+
+    Examples
+    --------
+    >>> open_corpus("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    ValueError: corpus: no/such/folder is no corpus: it has no manifest.json
+    """
+    return Corpus(out)

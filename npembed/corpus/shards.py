@@ -1,0 +1,125 @@
+"""Pictures' rows -> shards: files of bounded size in which every row is real."""
+
+import mmap
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npembed.corpus.place import Place
+from npembed.corpus.vectors import Packed
+from npembed.files import write_safetensors
+from npembed.typing import Array
+from npembed.weights.safetensors_header import header_length, parse_header
+
+_TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
+
+
+def part_name(group: int, overflow: int = 0) -> str:
+    """The file of a group of pictures; where the group fills several, the later ones have a number of their own.
+
+    Examples
+    --------
+    >>> part_name(7), part_name(7, 1)
+    ('part-00007.safetensors', 'part-00007-1.safetensors')
+    """
+    return f"part-{group:05d}{f'-{overflow}' if overflow else ''}.safetensors"
+
+
+class Packer:
+    """Takes a group's pictures one by one and writes a shard whenever one is full.
+
+    Beside the picture that is added, it holds one shard.
+
+    Parameters
+    ----------
+    place : Place
+    group : int
+    name : str
+        Of the array of rows.
+    most_bytes : int
+        Of rows in one shard.
+    metadata : mapping of str to str
+    """
+
+    def __init__(self, place: Place, group: int, name: str, most_bytes: int, metadata: Mapping[str, str]) -> None:
+        self._place, self._group, self._name, self._most, self._metadata = place, group, name, most_bytes, dict(metadata)
+        self.written: list[tuple[str, int]] = []
+        """Name and size of each shard."""
+        self._buffer: Array | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._filled = 0
+        self._pictures: list[Packed] = []
+
+    def add(self, picture: Packed) -> dict[str, Any]:
+        """Take one picture, and say where in which shard it lies."""
+        rows = picture.rows
+        most = max(1, self._most // rows[0].nbytes)
+        if self._pictures and self._filled + len(rows) > most:
+            self.flush()
+        capacity = max(most, len(rows))  # a picture that is larger than a shard has one of its own
+        if self._buffer is None or len(self._buffer) != capacity:
+            self._buffer = np.empty((capacity, rows.shape[1]), dtype=rows.dtype)
+        self._buffer[self._filled : self._filled + len(rows)] = rows
+        lies = {
+            "shard": part_name(self._group, len(self.written)),
+            "image": len(self._pictures),
+            "first_slice": sum(len(own.tgt_sizes) for own in self._pictures) if len(picture.lengths) else 0,
+            "first_row": self._filled,
+            "rows": len(rows),
+        }
+        self._filled += len(rows)
+        self._pictures.append(Packed(rows[:0], picture.lengths, picture.tgt_sizes, picture.boxes, picture.more))
+        return lies
+
+    def flush(self) -> None:
+        """Write what there is."""
+        if not self._pictures:
+            return
+        assert self._buffer is not None
+        name = part_name(self._group, len(self.written))
+        tensors = {self._name: self._buffer[: self._filled], **self._companions()}
+        self._place.write(name, partial(write_safetensors, arrays=tensors, metadata=self._metadata))
+        self.written.append((name, self._place.size(name)))
+        self._begin()
+
+    def _companions(self) -> dict[str, Array]:
+        """`offsets`, the slices' sizes and places, and which picture each slice is of; nothing for vectors."""
+        if not len(self._pictures[0].lengths):
+            return {}
+        joined = {
+            "offsets": np.concatenate([[0], np.cumsum(np.concatenate([own.lengths for own in self._pictures]))]),
+            "tgt_sizes": np.concatenate([own.tgt_sizes for own in self._pictures]),
+            "slice_boxes": np.concatenate([own.boxes for own in self._pictures]),
+            "image_index": np.repeat(np.arange(len(self._pictures)), [len(own.tgt_sizes) for own in self._pictures]),
+        }
+        more = {name: np.concatenate([own.more[name] for own in self._pictures]) for name in self._pictures[0].more}
+        return joined | more
+
+
+def map_tensors(path: str | Path) -> dict[str, Array]:
+    """The arrays of a safetensors file, read-only and memory-mapped: pages that several processes read are there once.
+
+    Raises
+    ------
+    ValueError
+        A file that is missing, or is no whole safetensors file; an array of a type that shards do not have.
+    """
+    try:
+        with open(path, "rb") as file:
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"corpus: {path} cannot be read: {error}") from None
+    length = header_length(whole[:8], len(whole), str(path))
+    header = parse_header(whole[8 : 8 + length], len(whole), str(path))
+    arrays = {}
+    for name, entry in header.entries.items():
+        if entry.dtype not in _TYPES:
+            raise ValueError(f"corpus: {name} in {path} is of dtype {entry.dtype}; it must be one of {', '.join(_TYPES)}")
+        count = int(np.prod(entry.shape, dtype=np.int64))
+        arrays[name] = np.frombuffer(whole, _TYPES[entry.dtype], count, header.begins[name]).reshape(entry.shape)
+    return arrays

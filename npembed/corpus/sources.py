@@ -1,0 +1,373 @@
+"""Files, folders, lists, archives and URLs -> the sorted list of the pictures in them, made before any is decoded."""
+
+import fnmatch
+import glob
+import os
+import re
+import sys
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from npembed.corpus.signatures import FIRST_BYTES, is_picture
+
+LISTS = (".txt", ".list", ".lst")
+"""Suffixes of files that list sources, one on each line."""
+ARCHIVES = (".tar", ".zip")
+TRIES = 3
+"""To read a picture from a URL."""
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture's file, wherever it is.
+
+    Attributes
+    ----------
+    path : str
+        As the corpus calls it: the source as it was given, and below it the name in the folder; in an archive
+        `ARCHIVE::NAME`. Bytes that are no UTF-8 are surrogates, as `os.fsdecode` makes them.
+    where : str
+        The file, or the archive that holds it: an absolute path or a URL.
+    member : str
+        Its name in a .zip; "" otherwise.
+    offset : int
+        Where it begins in `where`, for a .tar.
+    size : int
+        In bytes; -1 where it is not known.
+    stamp : str
+        Changes when the file does: its time of change, or what a URL's server says of it.
+    error : str
+        Why it cannot be read, if that is known already.
+    """
+
+    path: str
+    where: str
+    member: str = ""
+    offset: int = 0
+    size: int = -1
+    stamp: str = ""
+    error: str = ""
+
+    def read(self) -> bytes:
+        """The whole file's bytes.
+
+        Raises
+        ------
+        OSError, ValueError
+            A file that is gone, cannot be read or ends too soon.
+        """
+        if self.error:
+            raise ValueError(self.error)
+        for _ in range(TRIES - 1 if "://" in self.where else 0):
+            with suppress(Exception):  # a network may fail once; the last try says why
+                return self._content()
+        return self._content()
+
+    def _content(self) -> bytes:
+        if self.member:
+            return _zip(self.where, self.stamp).read(self.member)
+        with _open(self.where) as file:
+            if self.offset:
+                file.seek(self.offset)
+            content = file.read(self.size) if self.offset else file.read()
+        if self.offset and len(content) < self.size:
+            raise ValueError(f"the archive ends after {len(content):,} of its {self.size:,} bytes")
+        return content
+
+
+@dataclass
+class Listing:
+    """The pictures that were found, in order, and what else was.
+
+    Attributes
+    ----------
+    items : list of Item
+        Sorted by the bytes of their paths.
+    no_pictures : int
+        Files that are no pictures by their first bytes.
+    repeated : int
+        How often a path came again.
+    notes : list of str
+        What a person should know: an archive that ends too soon, links that go round in a circle.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    no_pictures: int = 0
+    repeated: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def list_pictures(
+    sources: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = (), apart_from: str | None = None
+) -> Listing:
+    """Every picture in the sources, the same on every run.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Files, folders (searched through), globs, .tar and .zip (read in place), lists (.txt, .list, .lst; "-" is standard
+        input), and URLs that fsspec opens.
+    include, exclude : sequence of str
+        Globs; of what lies in a folder, an archive or a list, only what one of `include` matches, if there are any, and none
+        of `exclude`. They are compared with the name within the source and with the last part of it.
+    apart_from : str, optional
+        A folder that is not searched: the corpus itself.
+
+    Raises
+    ------
+    ValueError
+        A source that is not there, cannot be read, or is a compressed .tar.
+    ImportError
+        A URL without fsspec.
+    """
+    found = Listing()
+    hidden = None if apart_from is None else os.path.realpath(apart_from)
+    walk = _Walk(found, _chooser(include, exclude), hidden)
+    for source in sources:
+        walk.add(os.fspath(source))
+    counts = Counter(item.path for item in walk.items)
+    found.repeated = sum(counts.values()) - len(counts)
+    found.items = sorted({item.path: item for item in walk.items}.values(), key=lambda item: _bytes_of(item.path))
+    return found
+
+
+def _bytes_of(path: str) -> bytes:
+    return path.encode("utf-8", "surrogatepass")
+
+
+def _chooser(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a name is wanted."""
+
+    def matches(name: str, globs: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(part, pattern) for pattern in globs for part in (name, name.rpartition("/")[2]))
+
+    return lambda name: (not include or matches(name, include)) and not matches(name, exclude)
+
+
+class _Walk:
+    """Goes through the sources and collects what it finds."""
+
+    def __init__(self, found: Listing, wanted: Callable[[str], bool], hidden: str | None) -> None:
+        self.items: list[Item] = []
+        self._found, self._wanted, self._hidden = found, wanted, hidden
+
+    def add(self, source: str, within_list: bool = False) -> None:
+        """What one SOURCE, or one line of a list, stands for."""
+        if source == "-" and not within_list:
+            self._add_lines(sys.stdin.buffer.read(), "standard input")
+        elif "://" in source:
+            self._add_url(source)
+        elif source.lower().endswith(_COMPRESSED):
+            raise ValueError(f"corpus: {source} is compressed, so nothing in it can be found without unpacking; give a .tar")
+        elif os.path.isdir(source):
+            self._add_folder(source)
+        elif source.lower().endswith(ARCHIVES) and os.path.isfile(source):
+            self._add_archive(source, os.path.abspath(source), _stamp(os.stat(source)))
+        elif source.lower().endswith(LISTS) and os.path.isfile(source) and not within_list:
+            self._add_lines(_readable(source), source)
+        elif os.path.lexists(source):
+            if not within_list or self._wanted(source.rpartition("/")[2]):
+                self._add_file(source, source)
+        elif glob.has_magic(source):
+            self._add_glob(source)
+        elif within_list:
+            self.items.append(Item(source, os.path.abspath(source), error="it does not exist"))
+        else:
+            raise ValueError(f"corpus: the source {source} does not exist")
+
+    def _add_lines(self, content: bytes, where: str) -> None:
+        """A line is a source; where there are zero bytes, as `find -print0` writes them, these end a name instead."""
+        for line in content.split(b"\0" if b"\0" in content else b"\n"):
+            name = os.fsdecode(line.removesuffix(b"\r"))
+            if name.strip():
+                self.add(name, within_list=True)
+
+    def _add_glob(self, pattern: str) -> None:
+        names = glob.glob(pattern, recursive=True)
+        if not names:
+            raise ValueError(f"corpus: nothing matches the source {pattern}")
+        for name in names:
+            if not os.path.isdir(name):
+                self._add_file(name, name)
+
+    def _add_folder(self, folder: str) -> None:
+        for path in self._files_below(folder, (os.path.realpath(folder),)):
+            if self._wanted(os.path.relpath(path, folder).replace(os.sep, "/")):
+                self._add_file(path, path)
+
+    def _files_below(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
+        """Through links to folders too, but not into one that is above."""
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except OSError as error:
+            self._found.notes.append(f"the folder {folder} cannot be read: {error.strerror}")
+            return
+        for entry in found:
+            if not _is_folder(entry):
+                yield entry.path
+                continue
+            real = os.path.realpath(entry.path)
+            if real == self._hidden:
+                continue
+            if real in above:
+                self._found.notes.append(f"{entry.path} leads back to a folder that holds it; it was not followed")
+                continue
+            yield from self._files_below(entry.path, (*above, real))
+
+    def _add_file(self, path: str, shown: str) -> None:
+        where = os.path.abspath(path)
+        try:
+            status = os.stat(path)
+            if not os.path.isfile(path):  # opening a pipe would wait
+                self._found.no_pictures += 1
+                return
+            with open(path, "rb") as file:
+                first = file.read(FIRST_BYTES)
+        except OSError as error:
+            self.items.append(Item(shown, where, error=f"it cannot be read: {error.strerror}"))
+            return
+        self._add_if_picture(first, Item(shown, where, size=status.st_size, stamp=_stamp(status)))
+
+    def _add_if_picture(self, first: bytes, item: Item) -> None:
+        if item.error or is_picture(first):
+            self.items.append(item)
+        else:
+            self._found.no_pictures += 1
+
+    def _add_archive(self, shown: str, where: str, stamp: str) -> None:
+        try:
+            with _open(where) as file:
+                members = _tar_members if where.lower().endswith(".tar") else _zip_members
+                for name, first, place in members(file, lambda note: self._found.notes.append(f"{shown} {note}")):
+                    if self._wanted(name):
+                        self._add_if_picture(first, Item(f"{shown}::{name}", where, stamp=stamp, **place))
+        except (OSError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
+            raise ValueError(f"corpus: the archive {shown} cannot be read: {error}") from None
+
+    def _add_url(self, url: str) -> None:
+        shown = without_credential(url)
+        try:
+            system, path = _filesystem(url)
+            for found, info in sorted(_remote_files(system, path, url)):
+                self._add_remote(
+                    system, found, info, shown if found == path else without_credential(system.unstrip_protocol(found)), url
+                )
+        except ImportError as error:
+            raise ImportError(f"corpus: {shown} needs another package: {error}") from None
+        except Exception as error:  # every kind of storage has errors of its own
+            raise ValueError(
+                f"corpus: {shown} cannot be read: {without_credential(str(error)) or type(error).__name__}"
+            ) from None
+
+    def _add_remote(self, system: Any, path: str, info: dict[str, Any], shown: str, url: str) -> None:
+        where = url if shown == without_credential(url) else system.unstrip_protocol(path)
+        stamp = next(
+            (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated", "created") if info.get(key)), ""
+        )
+        if path.lower().endswith(ARCHIVES):
+            self._add_archive(shown, where, stamp)
+        elif self._wanted(path.rpartition("/")[2]):
+            with system.open(path, "rb") as file:
+                first = file.read(FIRST_BYTES)
+            self._add_if_picture(first, Item(shown, where, size=info.get("size") or -1, stamp=stamp))
+
+
+def _readable(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"corpus: the list {path} cannot be read: {error.strerror}") from None
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere
+        return False
+
+
+def _stamp(status: os.stat_result) -> str:
+    return str(status.st_mtime_ns)
+
+
+def _tar_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """Name, first bytes and place of each file; of two with one name the later one counts, as when it is unpacked."""
+    found: dict[str, tuple[str, bytes, dict[str, Any]]] = {}
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        try:
+            for member in archive:
+                if member.isreg() and not member.issparse():
+                    place = {"offset": member.offset_data, "size": member.size}
+                    file.seek(member.offset_data)
+                    found[member.name] = (member.name, file.read(min(FIRST_BYTES, member.size)), place)
+        except tarfile.ReadError:
+            note(f"ends too soon; {len(found)} files begin in it")
+    yield from found.values()
+
+
+def _zip_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    with zipfile.ZipFile(file) as archive:
+        for info in {info.filename: info for info in archive.infolist()}.values():
+            if info.is_dir():
+                continue
+            place: dict[str, Any] = {"member": info.filename, "size": info.file_size}
+            try:
+                with archive.open(info) as member:
+                    first = member.read(FIRST_BYTES)
+            except (RuntimeError, NotImplementedError, zipfile.BadZipFile, OSError, EOFError) as error:  # encrypted, damaged
+                first, place["error"] = b"", f"it cannot be unpacked: {error}"
+            yield info.filename, first, place
+
+
+@lru_cache(maxsize=2)
+def _zip(where: str, stamp: str) -> zipfile.ZipFile:
+    """An archive kept open: its directory is long to read."""
+    return zipfile.ZipFile(_open(where))
+
+
+def _open(where: str) -> BinaryIO:
+    if "://" not in where:
+        return open(where, "rb")
+    system, path = _filesystem(where)
+    opened: BinaryIO = system.open(path, "rb")
+    return opened
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """The storage that a URL names, and the path in it."""
+    try:
+        import fsspec  # type: ignore[import-untyped]
+    except ImportError:
+        raise ImportError("fsspec: pip install 'npembed[corpus]'") from None
+    system, path = fsspec.core.url_to_fs(url)
+    return system, path
+
+
+def _remote_files(system: Any, path: str, url: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Each file that a URL stands for, with what is known of it."""
+    over_http = url.startswith(("http://", "https://"))
+    if "*" in path:
+        return [(name, info) for name, info in system.glob(path, detail=True).items() if info["type"] == "file"]
+    if url.endswith("/") if over_http else system.isdir(path):
+        return list(system.find(path, detail=True).items())
+    return [(path, system.info(path))]
+
+
+def without_credential(url: str) -> str:
+    """The URL without the name and password in it, if any.
+
+    Examples
+    --------
+    >>> without_credential("ftp://me:secret@host/a.jpg")
+    'ftp://host/a.jpg'
+    """
+    return re.sub(r"(://)[^/@\s]*@", r"\1", url)

@@ -1,0 +1,157 @@
+"""The inputs that are mutated, made once in a folder."""
+
+import io
+import json
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, features
+from safetensors.numpy import load_file, save_file
+
+from npembed.conformance.golden import write_pack
+from npembed.images import silent_libraries
+from npembed.manifest import MANIFEST, manifest_digest
+from tests.synthetic import synthetic_picture
+
+DATA = Path(__file__).parents[1] / "data"
+
+FORMATS: dict[str, list[dict[str, Any]]] = {
+    "PNG": [{}, {"compress_level": 0}],
+    "JPEG": [{}, {"progressive": True}],
+    "GIF": [{}],
+    "BMP": [{}],
+    "DIB": [{}],
+    "TIFF": [
+        {},
+        {"compression": "tiff_lzw"},
+        {"compression": "jpeg"},
+        {"compression": "tiff_deflate"},
+        {"compression": "group4"},
+    ],
+    "WEBP": [{}, {"lossless": True}],
+    "AVIF": [{}],
+    "JPEG2000": [{}],
+    "PPM": [{}],
+    "TGA": [{}, {"compression": "tga_rle"}],
+    "ICO": [{}],
+    "ICNS": [{}],
+    "PCX": [{}],
+    "SGI": [{}],
+    "DDS": [{}],
+    "MPO": [{}],
+    "IM": [{}],
+    "XBM": [{}],
+    "MSP": [{}],
+    "QOI": [{}],
+    "SPIDER": [{}],
+    "BLP": [{}],
+}
+MODES = ("RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16", "F")
+
+
+@dataclass(frozen=True)
+class Originals:
+    """A folder, and what is in it."""
+
+    folder: Path
+    pictures: dict[str, bytes]
+    """By a name that says its format."""
+    checkpoints: dict[str, Path]
+    gguf: list[Path]
+    pack: Path
+    outputs: Path
+
+
+def make(folder: Path) -> Originals:
+    """All of them, in a new folder."""
+    tiny = folder / "tiny"
+    shutil.copytree(DATA / "tiny-minicpmv", tiny)
+    checkpoints = {"tiny": tiny, "shards": _sharded(tiny, folder / "shards")}
+    for path in sorted((DATA / "relatives").iterdir()):
+        if (path / "model.safetensors").is_file():
+            checkpoints[path.name] = path
+    pack = _small_pack(folder / "pack")
+    outputs = folder / "outputs"
+    shutil.copytree(pack, outputs, ignore=shutil.ignore_patterns("*.json", "*.input.safetensors", "models", "*.md"))
+    gguf = sorted((DATA / "gguf").glob("*.gguf"), key=lambda path: path.stat().st_size)[:4]
+    return Originals(folder, _pictures(), checkpoints, gguf, pack, outputs)
+
+
+def _pictures() -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    picture = Image.fromarray(synthetic_picture(40, 30))
+    frames = [picture, picture.transpose(Image.Transpose.ROTATE_180), picture]
+    for kind, variants in FORMATS.items():
+        for number, options in enumerate(variants):
+            for mode in MODES:
+                data = _encoded(picture, mode, kind, options)
+                if data is not None:
+                    found[f"{kind}-{number}-{mode}"] = data
+    for kind in ("GIF", "TIFF", "WEBP", "PNG", "AVIF", "MPO"):
+        buffer = io.BytesIO()
+        try:
+            frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+        except (KeyError, OSError):
+            continue
+        found[f"{kind}-frames"] = buffer.getvalue()
+    assert features.check("zlib")
+    return found
+
+
+def _encoded(picture: Image.Image, mode: str, kind: str, options: dict[str, Any]) -> bytes | None:
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings(action="ignore"), silent_libraries():
+            (Image.new("I;16", (40, 30), 300) if mode == "I;16" else picture.convert(mode)).save(buffer, kind, **options)
+    except (OSError, ValueError, KeyError):  # a format that has no such mode, or that this Pillow does not write
+        return None
+    return buffer.getvalue()
+
+
+def _sharded(tiny: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(tiny / name, folder)
+    arrays = load_file(tiny / "model.safetensors")
+    names = sorted(arrays)
+    index = {}
+    for number, own in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: arrays[name] for name in own}, folder / file)
+        index |= dict.fromkeys(own, file)
+    total = sum(array.nbytes for array in arrays.values())
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}))
+    return folder
+
+
+def _small_pack(folder: Path) -> Path:
+    """A pack of two cases, with right digests."""
+    write_pack(folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    cases = manifest["cases"] = manifest["cases"][:2]
+    kept = {case[key] for case in cases for key in ("input", "expected")} | {
+        name for name in manifest["files"] if any(name.startswith(f"{case['model']}/") for case in cases)
+    }
+    kept |= {name for name in manifest["files"] if not name.endswith((".safetensors", "config.json"))}
+    for name in set(manifest["files"]) - kept:
+        (folder / name).unlink()
+        del manifest["files"][name]
+    signed(folder, manifest)
+    return folder
+
+
+def signed(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest with the digest that it ought to have."""
+    manifest["digest"] = manifest_digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def npz_of(path: Path) -> bytes:
+    """The arrays of a safetensors file as an .npz."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: array for name, array in load_file(path).items() if array.dtype.name != "bfloat16"})  # type: ignore[arg-type]
+    return buffer.getvalue()

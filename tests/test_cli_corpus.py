@@ -1,0 +1,103 @@
+"""`npembed corpus`: what it prints, its exit codes, and bad input, which gets one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from npembed import Model
+from npembed.corpus import open as open_corpus
+from tests.command_line import assert_refused, npembed
+from tests.corpora import BROKEN, write_pictures
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with three good pictures in `p` and the broken ones."""
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "p", 3)
+    return tmp_path
+
+
+@pytest.fixture
+def weights(data: Path) -> Path:
+    return data / "tiny-minicpmv"
+
+
+def test_failures_are_counted_in_one_line_and_the_others_are_there(here: Path, weights: Path) -> None:
+    done = npembed("corpus", "p", "out", "--weights", weights, "--max-slices", 1, "--workers", 1)
+    assert (done.code, done.err) == (1, "")
+    counted, why = done.out.splitlines()[-2:]
+    assert counted.startswith(f"{3 + BROKEN} pictures are in out (")
+    assert counted.endswith(f"; {BROKEN} failed; 2 other files")
+    assert why == "index.parquet says of each picture that failed why."
+    assert set(pq.read_table("out/index.parquet")["slices"].to_pylist()) == {None, 1}
+    again = npembed("corpus", "p", "out", "--weights", weights, "--max-slices", 1)
+    assert again.code == 1
+    assert f"; {3 + BROKEN} were there already" in again.out
+    assert_refused(npembed("corpus", "p", "out", "--weights", weights), r"out was made with max_slices 1, not None")
+
+
+def test_globs_choose_and_all_well_is_exit_0(here: Path, weights: Path) -> None:
+    Image.new("RGB", (9, 9)).save(here / "p/more.png")
+    words = ("--weights", weights, "--include", "*.png", "--exclude", "empty*", "--workers", 1)
+    done = npembed("corpus", "p", "out", *words)
+    assert (done.code, done.err) == (0, "")
+    assert open_corpus("out").index["path"].to_pylist() == ["p/b/picture 001.png", "p/more.png"]
+
+
+def test_a_list_comes_through_a_pipe(here: Path, weights: Path) -> None:
+    Image.new("RGB", (9, 9)).save(here / "a.png")
+    words = [sys.executable, "-m", "npembed", "corpus", "-", "out", "--weights", str(weights), "--workers", "1"]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    ran = subprocess.run(words, input=b"a.png\n", capture_output=True, check=False, cwd=here, env=environment)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"\n1 pictures are in out (" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "Missing argument 'SOURCE"),
+        ("p", "Missing argument 'OUT'|Missing argument 'SOURCE"),
+        ("gone out", "the source gone does not exist"),
+        ("p/notes.jpg out", r"no picture found in p/notes\.jpg \(1 other files\)"),
+        ("p p", "p is not empty and no corpus"),
+        ("p p/notes.jpg", "cannot be read as a folder: Not a directory"),
+        ("p out --until nothing", "--until must be one of"),
+        ("p out --until pooled", "has no stage 'pooled'"),
+        ("p out --vector median", "--vector must be 'mean'; got 'median'"),
+        ("p out --vector mean --until embeddings", "--vector mean goes with --until hidden or tokens; got embeddings"),
+        ("p out --normalize", "--normalize needs one vector per picture"),
+        ("p out --dtype int8", "--dtype must be 'float32' or 'float16'"),
+        ("p out --rule none", "none"),
+        ("p out --workers 2 --scheduler tcp://127.0.0.1:1", "--workers and --scheduler exclude each other"),
+        ("p out --scheduler nonsense://x", "the scheduler nonsense://x does not answer"),
+    ],
+)
+def test_bad_input_gets_one_line(here: Path, weights: Path, words: str, message: str) -> None:
+    assert_refused(npembed("corpus", *words.split(), *(["--weights", weights] if words else [])), message)
+    assert not (here / "out/index.parquet").exists()
+
+
+def test_most_slices_of_a_family_without_them_are_refused(here: Path, tmp_path: Path) -> None:
+    import json
+
+    from safetensors.numpy import save_file
+
+    from npembed import FAMILIES, random_model
+
+    family = FAMILIES["siglip"]
+    model: Model = random_model(family.small(family), until="pooled")
+    config, preprocessor = family.as_json(model.config)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/config.json").write_text(json.dumps(config))
+    (tmp_path / "w/preprocessor_config.json").write_text(json.dumps(preprocessor))
+    save_file({name: array.copy() for name, array in model.weights.items()}, tmp_path / "w/model.safetensors")
+    assert_refused(npembed("corpus", "p", "out", "--weights", "w", "--max-slices", 2), "has no most number of slices")
+    done = npembed("corpus", "p", "out", "--weights", "w", "--workers", 1)
+    assert done.code == 1
+    assert "pooled" in str(open_corpus("out")), "the default for a family that has it"

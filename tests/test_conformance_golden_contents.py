@@ -1,0 +1,419 @@
+"""What is in a golden pack: for every family, the same at every time and for any number of threads, and told in words."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+import npembed
+from npembed import FAMILIES, manifest
+from npembed.conformance import Pack, check_outputs, failed, first_departing, read_pack, write_pack
+from npembed.conformance.golden import schema
+from npembed.conformance.golden.cases import CASES
+from npembed.conformance.golden.flat import read_flat
+from npembed.conformance.in_order import in_order, plain, product
+from npembed.files import load_tensors, save_tensors
+from npembed.model import Model
+from tests.test_imports import BLOCKED
+
+FEW = ("one-patch", "boundaries", "ragged", "faint", "one-sign", "varied", "same-width")
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs of a few small cases."""
+    monkeypatch.setattr("npembed.conformance.golden.cases.CASES", [case for case in CASES if case.name in FEW])
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    folder = tmp_path_factory.mktemp("golden") / "pack"
+    write_pack(folder)
+    return read_pack(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+
+
+# Families
+
+
+WRONG: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sliced_tgt_sizes": lambda array: array[:, ::-1] + 1,
+    "sliced_strips": lambda array: np.nextafter(array, np.float32(9)),
+    "pixel_values": lambda array: array[:, ::-1],
+    "patch_attn_mask": lambda array: ~array,
+    "position_ids": lambda array: array + (array == array.max()),
+    "embeddings": lambda array: array * np.float32(1.0001),
+    "hidden": lambda array: array + np.float32(0.001),
+    "tokens": lambda array: array * np.float32(1.001),
+    "pooled": lambda array: array * np.float32(1.001),
+    "text": lambda array: array[:-1],
+    "image_bound": lambda array: array + 1,
+    "inputs_embeds": lambda array: array[::-1],
+}
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("key", FAMILIES)
+def test_every_family_has_packs(key: str, tmp_path: Path) -> None:
+    """Written, agreeing with itself, the same again; and each stage's wrong answers are caught, at that stage."""
+    write_pack(tmp_path / "pack", family=key)
+    pack = read_pack(tmp_path / "pack")
+    assert pack.manifest["family"] == key
+    stages = [stage.name for stage in FAMILIES[key].stages]
+    assert list(dict.fromkeys(stage["stage"] for case in pack.manifest["cases"] for stage in case["stages"])) == stages
+    assert not failed(check_outputs(pack, pack.folder))
+    write_pack(tmp_path / "again", family=key)
+    assert contents(tmp_path / "again") == contents(pack.folder)
+    for stage in stages:
+        folder = tmp_path / stage
+        folder.mkdir()
+        for case in pack.manifest["cases"]:
+            answer = pack.tensors(case["expected"])[stage]
+            save_tensors(folder / case["expected"], {stage: np.ascontiguousarray(WRONG[stage](answer))}, {})
+        assert first_departing(pack, check_outputs(pack, folder)) == stage
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("key", FAMILIES)
+def test_a_float32_run_of_the_reference_passes_each_familys_pack(key: str, tmp_path: Path) -> None:
+    write_pack(tmp_path / "pack", family=key)
+    pack = read_pack(tmp_path / "pack")
+    (tmp_path / "out").mkdir()
+    for case in pack.manifest["cases"]:
+        model = npembed.load_model(pack.folder / case["model"])
+        values: dict[str, Any] = {**pack.tensors(case["expected"]), **pack.tensors(case["input"])}
+        tensors = {stage.name: stage.compute(values, model) for stage in model.config.family.stages}
+        save_tensors(tmp_path / "out" / case["expected"], tensors, {})
+    assert not failed(check_outputs(pack, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_the_records_say_what_a_stage_gives(key: str) -> None:
+    for stage in FAMILIES[key].stages:
+        assert stage.axes, stage
+        assert stage.about, stage
+
+
+@pytest.mark.usefixtures("few")
+def test_in_the_oldest_family_padding_counts(tmp_path: Path) -> None:
+    """All places of the hidden states are compared, because all take part in the tower."""
+    for key, counts in (("minicpm-v-2.5", [72] * 4), ("minicpm-v-2.6", [6, 1, 72, 3])):
+        write_pack(tmp_path / "pack", family=key)
+        case = next(case for case in read_pack(tmp_path / "pack").manifest["cases"] if case["name"] == "ragged")
+        assert next(stage["counts"] for stage in case["stages"] if stage["stage"] == "hidden") == counts
+
+
+def test_a_familys_weights_are_of_that_family(tiny: Model, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"family is 'idefics2', but the weights are of 'minicpm-v-2\.6'"):
+        write_pack(tmp_path / "pack", tiny, family="idefics2")
+    with pytest.raises(ValueError, match=r"golden write: family must be one of .*; got 'idefics'; did you mean"):
+        write_pack(tmp_path / "pack", family="idefics")
+
+
+# Every field of every config
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_together_the_models_vary_every_field(key: str) -> None:
+    """Each field of a config, however deep, has at least two values among a family's models, or is listed."""
+    family = FAMILIES[key]
+    found: dict[str, set[str]] = {}
+    for config in (family.small(family), *family.variants(family).values()):
+        for name, value in fields_of(config):
+            found.setdefault(name, set()).add(repr(value))
+    same = {name for name, values in found.items() if len(values) == 1}
+    assert same == ALWAYS & set(found) | FIXED.get(key, set())
+
+
+ALWAYS = {"family", "vision.num_channels", "image_token_id"}
+"""Pictures have three channels; the id is of the text alone."""
+
+FIXED: dict[str, set[str]] = {
+    "minicpm-v-2.5": {"slicing.slice_mode", "use_image_id"},
+    "idefics3": {"vision.patch_size"},
+    "smolvlm": {"vision.patch_size"},
+    "idefics2": {"vision.patch_size"},
+    "minicpm-v-4.6": {"vision.patch_size", "slicing.patch_size"},
+    "minicpm-v-4.7": {"vision.patch_size", "slicing.patch_size"},
+    "minicpm-ocr": {"vision.patch_size", "slicing.patch_size"},
+    "phi-4-multimodal": {"vision.patch_size", "crop_size", "feature_layer"},
+    "siglip2-naflex": {"do_convert_rgb"},
+}
+"""What a family refuses to vary, or what does not vary in its packs."""
+
+
+def fields_of(config: Any, within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in vars(config).items():
+        if hasattr(value, "__dataclass_fields__") and name != "family":
+            yield from fields_of(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", getattr(value, "key", value)
+
+
+def test_every_n_is_in_one_tensor(pack: Pack) -> None:
+    buckets = pack.tensors("every-n.safetensors")["bucket_coords"]
+    assert buckets.shape == (1024 * 1025 // 2,)
+    for n in (1, 2, 49, 70, 1024):
+        assert buckets[n * (n - 1) // 2 : n * (n + 1) // 2].tolist() == npembed.bucket_coords(n).tolist()
+
+
+# The same for any number of threads
+
+
+SHAPES = [
+    ((3, 5), (5, 2)),
+    ((33, 300), (300, 65)),
+    ((2, 4, 7), (2, 7, 3)),
+    ((4, 7), (2, 7, 3)),
+    ((5,), (5, 3)),
+    ((3, 5), (5,)),
+]
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_products_in_order_are_products(shapes: tuple[tuple[int, ...], ...]) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape) for shape in shapes)
+    assert product(a, b).shape == (a @ b).shape
+    np.testing.assert_allclose(product(a, b), a @ b, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_the_products_of_every_stage_go_by_it(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a product that is off by one part in a thousand, so is every stage; with the right one, it is what it is without."""
+    family = FAMILIES[key]
+    model = npembed.random_model(family.small(family), until=family.vision_stages[-1].name)
+    exact = npembed.Model(model.config, {name: array.astype("float64") for name, array in model.weights.items()})
+    sizes, side = np.array(family.case_sizes([(4, 4)], model.config)), model.config.vision.patch_size
+    strips = [np.ones((3, side, h * w * side)) for h, w in sizes.tolist()]
+    values: dict[str, Any] = {"strips": strips, "tgt_sizes": sizes, "rule": None}
+    for stage in family.vision_stages:
+        values[stage.name] = stage.compute(values, exact)
+        right = plain(stage.compute(values, in_order(model, "float64")))
+        np.testing.assert_allclose(right, values[stage.name], rtol=1e-9, atol=1e-9)
+        with monkeypatch.context() as patch:
+            patch.setattr("npembed.conformance.in_order.product", lambda a, b: (a @ b) * 1.001)
+            off = plain(stage.compute(values, in_order(model, "float64")))
+        assert np.abs(off - right).max() > 1e-6 * np.abs(right).max()
+
+
+def test_a_pack_is_the_same_for_one_thread_and_two(tmp_path: Path) -> None:
+    for threads in ("1", "2"):
+        count = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        code = f"from npembed.conformance import write_pack; write_pack({str(tmp_path / threads)!r})"
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **count}, cwd=Path(__file__).parents[1])
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+# In words
+
+
+def test_the_readme_tells_of_every_tensor_and_case(pack: Pack) -> None:
+    text = (pack.folder / "README.md").read_text()
+    for case in pack.manifest["cases"]:
+        assert f"| `{case['name']}` | `{case['model']}` | {case['about']} |" in text
+        for stage in case["stages"]:
+            assert f"| `{stage['stage']}` | (" in text
+        for name in case["inputs"]:
+            assert f"| `{'strips.*' if name.startswith('strips.') else name}` | (" in text
+    assert "$" not in text
+    for name, sizes in pack.manifest["models"].items():
+        assert f"| `{name}` | {' | '.join(str(value) for value in sizes.values())} |" in text
+
+
+def test_the_flat_files_hold_the_same_tensors(pack: Pack) -> None:
+    files = sorted(pack.folder.rglob("*.safetensors"))
+    assert len(files) == 2 * len(pack.manifest["cases"]) + len(pack.manifest["models"])
+    for file in files:
+        tensors, flat = load_tensors(file), read_flat(file.with_suffix(""))
+        assert set(tensors) == set(flat)
+        assert all(np.array_equal(tensors[name], flat[name]) and tensors[name].dtype == flat[name].dtype for name in tensors)
+
+
+# The manifest
+
+
+def test_the_manifest_is_as_its_schema_says(pack: Pack) -> None:
+    rules = json.loads((pack.folder / "manifest.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(rules)
+    jsonschema.validate(pack.manifest, rules)
+    assert schema.fault(pack.manifest) is None
+
+
+def at(told: Any, *path: Any) -> Any:
+    for step in path:
+        told = told[step]
+    return told
+
+
+BROKEN: list[tuple[tuple[Any, ...], Any, str]] = [
+    (("npembed",), 1, "npembed must be of type string; got 1"),
+    (("rule",), [], r"rule must be of type \['string', 'null'\]"),
+    (("family",), "lattice", "family 'lattice' is not known"),
+    (("cases",), [], "cases must have at least 1 elements"),
+    (("cases",), {}, r"cases must be of type array; got \{\}"),
+    (("cases", 0), 5, r"cases\[0\] must be of type object; got 5"),
+    (("cases", 0, "name"), "../x", r"cases\[0\]\.name must match"),
+    (("cases", 0, "input"), "/etc/passwd", r"cases\[0\]\.input must match"),
+    (("cases", 0, "expected"), "../seed.safetensors", r"cases\[0\]\.expected must match"),
+    (("cases", 0, "expected"), "seed.npz", r"cases\[0\]\.expected must match"),
+    (("cases", 0, "expected"), "seed.safetensors\n", r"cases\[0\]\.expected must match"),
+    (("cases", 0, "expected"), "none.safetensors", "case one-patch names none.safetensors, which is not among the files"),
+    (("cases", 0, "model"), "models/../..", r"cases\[0\]\.model must match"),
+    (("cases", 0, "model"), "models/none", "case one-patch names models/none/config.json, which is not among the files"),
+    (("cases", 0, "stages"), None, r"cases\[0\]\.stages must be of type array"),
+    (("cases", 0, "stages", 6, "counts"), [1, 2], "case one-patch: hidden must have a count for each of its 1 slices"),
+    (("cases", 0, "stages", 6, "places"), "some", r"stages\[6\]\.places must be one of"),
+    (("cases", 0, "stages", 0, "shape"), [1, -2], r"stages\[0\]\.shape\[1\] must be at least 0; got -2"),
+    (("cases", 0, "stages", 0, "shape"), [True, 2], r"stages\[0\]\.shape\[0\] must be of type integer; got True"),
+    (("cases", 0, "stages", 0, "tolerance"), {"kind": "roughly"}, r"stages\[0\]\.tolerance\.kind must be 'equal'"),
+    (("cases", 0, "stages", 6, "tolerance", "float32"), [], r"tolerance\.float32 must have at least 1"),
+    (("cases", 0, "stages", 6, "tolerance", "float32"), [1.0, 2.0], "hidden must have a tolerance for each of its 1 slices"),
+    (("cases", 0, "stages", 6, "tolerance", "float32"), ["x"], r"tolerance\.float32\[0\] must be of type number"),
+    (("cases", 1, "name"), "one-patch", "two cases have one name"),
+    (("models", "models/small", "G"), 0, "G must be at least 1"),
+    (("files",), [], "files must be of type object"),
+]
+
+
+def broken(pack: Pack, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """The pack with another manifest, whose digest is right."""
+    shutil.copytree(pack.folder, folder)
+    told = json.loads((folder / "manifest.json").read_text())
+    change(told)
+    told["digest"] = manifest.manifest_digest(told)
+    (folder / "manifest.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BROKEN, ids=[f"{row[0]} {row[1]}" for row in BROKEN])
+def test_a_manifest_with_a_right_digest_and_wrong_contents_gets_one_line(
+    path: tuple[Any, ...], value: Any, message: str, pack: Pack, tmp_path: Path
+) -> None:
+    def change(told: dict[str, Any]) -> None:
+        at(told, *path[:-1])[path[-1]] = value
+
+    folder = broken(pack, tmp_path / "pack", change)
+    with pytest.raises(ValueError, match=rf"golden check: the pack is damaged: in .*manifest\.json .*{message}") as raised:
+        read_pack(folder)
+    assert "\n" not in str(raised.value)
+
+
+def every_key(told: Any, within: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of each key in the manifest, in so far as the schema requires it."""
+    if isinstance(told, dict):
+        for name, value in told.items():
+            yield (*within, name)
+            if name not in ("files", "inputs", "models", "companions"):
+                yield from every_key(value, (*within, name))
+    if isinstance(told, list) and told:
+        yield from every_key(told[0], (*within, 0))
+
+
+def test_a_key_that_is_missing_is_named(pack: Pack) -> None:
+    rules = schema.schema()
+    for path in every_key({**pack.manifest, "cases": pack.manifest["cases"][:1]}):
+        told = json.loads(json.dumps(pack.manifest))
+        del at(told, *path[:-1])[path[-1]]
+        known = jsonschema.Draft202012Validator(rules).is_valid(told)
+        assert (schema.fault(told) is None) is known, path
+        assert known or f"{path[-1]} is missing" in str(schema.fault(told))
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "models/../../out.txt", "a/.hidden", "", "a\\..\\b", "c:x"])
+def test_no_file_of_a_manifest_leaves_the_pack(name: str, pack: Pack, tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text("out")
+    folder = broken(pack, tmp_path / "pack", lambda told: told["files"].update({name: manifest.digest(b"out")}))
+    with pytest.raises(ValueError, match=r"the pack is damaged: in .* the name .* in files must match"):
+        read_pack(folder)
+
+
+@pytest.mark.parametrize("name", ["seed.safetensors", "models/small", "models"])
+def test_a_link_in_a_pack_is_refused(name: str, pack: Pack, tmp_path: Path) -> None:
+    shutil.copytree(pack.folder, tmp_path / "pack")
+    (tmp_path / "pack" / name).rename(tmp_path / "moved")
+    (tmp_path / "pack" / name).symlink_to(tmp_path / "moved")
+    with pytest.raises(ValueError, match=rf"the pack is damaged: .*{name} is a link, which could lead out of the pack"):
+        read_pack(tmp_path / "pack")
+    (tmp_path / "link").symlink_to(pack.folder)
+    read_pack(tmp_path / "link")  # the folder itself may be found through one
+
+
+def test_tensors_that_are_not_as_the_manifest_tells_are_damage(pack: Pack, tmp_path: Path) -> None:
+    def change(told: dict[str, Any]) -> None:
+        told["cases"][0]["stages"][0]["shape"] = [2, 2]
+
+    folder = broken(pack, tmp_path / "pack", change)
+    with pytest.raises(ValueError, match=r"one-patch\.safetensors has no tensor sliced_tgt_sizes of int64 and shape \(2, 2\)"):
+        check_outputs(read_pack(folder), pack.folder)
+
+
+def test_a_pack_of_another_format_is_to_be_written_again(pack: Pack, tmp_path: Path) -> None:
+    folder = broken(pack, tmp_path / "pack", lambda told: told.update(format=1))
+    with pytest.raises(ValueError, match=r"manifest\.json has format 1; this version reads 2: write the pack again"):
+        read_pack(folder)
+
+
+# What is never written, and what is not needed
+
+
+@pytest.mark.usefixtures("few")
+def test_a_pack_whose_answers_are_no_numbers_is_never_written(tiny: Model, tmp_path: Path) -> None:
+    name = "vpm.encoder.layers.0.mlp.fc1.bias"
+    spoilt = Model(tiny.config, tiny.weights | {name: np.full_like(tiny.weights[name], np.nan)})
+    message = r"golden write: case one-patch: hidden\[0, 0, 0\] is nan; a pack's own answers must be finite numbers"
+    with pytest.raises(ValueError, match=message):
+        write_pack(tmp_path / "pack", spoilt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_packs_need_neither_hypothesis_nor_torch(tmp_path: Path) -> None:
+    """Writing and checking need Pillow and safetensors alone; and nothing else is imported on the way."""
+    blocked = BLOCKED
+    for extra in ("'PIL', ", "'safetensors', ", "'ml_dtypes', "):
+        blocked = blocked.replace(extra, "")
+    code = (
+        blocked
+        + f"""
+import npembed
+kit = npembed.conformance
+kit.write_pack({str(tmp_path / "pack")!r})
+pack = kit.read_pack({str(tmp_path / "pack")!r})
+print(kit.failed(kit.check_outputs(pack, pack.folder)))
+import numpy as np
+from npembed.files import load_tensors, save_tensors
+import pathlib
+out = pathlib.Path({str(tmp_path / "out")!r}); out.mkdir()
+for case in pack.manifest["cases"]:
+    tensors = pack.tensors(case["expected"])
+    if "position_ids" in tensors:
+        given = pack.tensors(case["input"])
+        side = pack.manifest["models"][case["model"]]["G"]
+        save_tensors(out / case["expected"], {{"position_ids": npembed.position_ids(given["tgt_sizes"], side, "exact")}}, {{}})
+print({{outcome.cause for outcome in kit.check_outputs(pack, out) if outcome.cause}})
+try:
+    kit.strategies
+except ImportError as error:
+    print(error)
+"""
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]
+    )
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == [
+        "False",
+        "{'matches rule `exact`, not `arange`'}",
+        "the conformance kit needs Hypothesis: pip install 'npembed[testing]'",
+    ]

@@ -1,0 +1,153 @@
+"""Half precision and int8: right ports pass with a margin, wrong ones are caught, and what cannot be told apart is listed."""
+
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import npembed
+from npembed.conformance import Status, bounds, check_function, signed
+from npembed.conformance.half import half_run, quantised, rounded
+from npembed.conformance.probes import CHECKS
+from npembed.conformance.suspects.suspect import with_arrays
+from npembed.conformance.trial import Trial
+from tests.ports import UNUSUAL_PORTS, WRONG_PORTS, OnePassVariance, Port, ReversedPort, TiledSoftmax, as_module, in_half
+
+HALVES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+TOWER = ("encode", "resample")
+
+
+@given(st.lists(st.floats(-1e5, 1e5, width=32), min_size=1))
+def test_rounding_is_that_of_the_types(values: list[float]) -> None:
+    x = np.array(values, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        for name, half in HALVES.items():
+            np.testing.assert_array_equal(rounded(x, name), x.astype(half).astype(np.float32))
+
+
+@given(st.floats(-1e4, 1e4, width=32), st.sampled_from(sorted(HALVES)))
+def test_rounding_at_random_gives_a_neighbour(value: float, name: str) -> None:
+    x = np.full(8, value, dtype=np.float32)
+    found = rounded(x, name, np.random.default_rng(0)).astype(np.float64)
+    assert (np.abs(found - x) <= 2 * bounds.UNIT_ROUNDOFF[name] * abs(value) + 2.0**-24).all()
+
+
+def test_int8_weights_have_255_steps_a_row() -> None:
+    weight = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
+    steps = quantised(weight) / (np.abs(weight).max(axis=1, keepdims=True) / 127)
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-4)
+    assert np.abs(steps).max() <= 127.001
+
+
+@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("port", [Port, TiledSoftmax, OnePassVariance, ReversedPort], ids=lambda port: port.__name__)
+@pytest.mark.parametrize("function", TOWER)
+def test_a_right_port_in_half_precision_passes(function: str, port: type[Port], precision: str) -> None:
+    outcome = check_function(as_module(in_half(port, HALVES[precision])()), function, examples=8)
+    assert (outcome.status, outcome.summary) == (Status.PASS, outcome.summary)
+
+
+@pytest.mark.parametrize("function", TOWER)
+def test_right_ports_use_at_most_a_third_of_what_is_allowed(function: str) -> None:
+    check, worst = CHECKS[function], 0.0
+    port = getattr(in_half(Port)(), function)
+    for call in check.sweep():
+        if check.suits(call, "bfloat16") and call.args[2].words.find("peak") < 0:
+            exact, places = check.expected(call), None if check.places is None else check.places(call)
+            units = np.abs(call.of(port).astype(np.float64) - exact) / check.allowed(call, "bfloat16")
+            worst = max(worst, float((units if places is None else units[places]).max()))
+    assert 0.02 < worst < 1 / 2
+
+
+def seen(function: str, precision: str) -> list:
+    """The wrong ports whose fault this precision shows."""
+    hidden = bounds.INDISTINGUISHABLE[precision][function]
+    erf, eps = "gelu in its erf form, not the tanh form", "eps 1e-5 in post_layernorm alone"
+    names = {"gelu by erf": erf, "eps 1e-5 in post_layernorm": eps}
+    return [wrong for wrong in WRONG_PORTS if function in wrong.functions and names.get(wrong.name) not in hidden]
+
+
+CASES = [(wrong, function, "bfloat16") for function in TOWER for wrong in seen(function, "bfloat16")]
+CASES += [(wrong, "encode", "float16") for wrong in WRONG_PORTS if wrong.name in ("gelu by erf", "eps 1e-5 in post_layernorm")]
+
+
+@pytest.mark.parametrize(("wrong", "function", "precision"), CASES, ids=lambda value: getattr(value, "name", value))
+def test_a_wrong_port_is_caught_in_half_precision(wrong, function: str, precision: str) -> None:
+    port = as_module(in_half(wrong.port, HALVES[precision])())
+    assert check_function(port, function, examples=0).status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "cause"),
+    [
+        ("keys without positions", "resample", "the keys have no positions"),
+        ("cosines before sines", "resample", "sines and cosines are exchanged in the table of positions"),
+        ("rows before columns in the sine table", "resample", "rows and columns are exchanged in the table of positions"),
+        ("unbiased variance", "encode", "the variance is the unbiased one"),
+        ("unbiased variance", "resample", "the variance is the unbiased one"),
+        ("quick gelu", "encode", "gelu in its quick form, x * sigmoid(1.702 x), not the tanh form"),
+    ],
+)
+def test_in_bfloat16_the_cause_is_named(name: str, function: str, cause: str) -> None:
+    wrong = next(wrong for wrong in WRONG_PORTS if wrong.name == name)
+    told = check_function(as_module(in_half(wrong.port)()), function, examples=0).cause
+    assert told is not None
+    assert [words.split(" (as ")[0] for words in told.split(" or: ")] == [cause]
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("function", TOWER)
+def test_what_cannot_be_told_apart_is_listed(function: str, precision: str) -> None:
+    found = signed.not_told_apart(CHECKS[function], precision)
+    assert tuple(kind for kind in found if "window" not in kind) == bounds.INDISTINGUISHABLE[precision][function]
+
+
+def int8_port(**changes) -> SimpleNamespace:
+    """Weights in int8, the rest in float32."""
+
+    def of(name: str):
+        def function(x, sizes, model):
+            whole = with_arrays(model, quantised, ("weight",)) if "int8" not in changes else model
+            return getattr(changes.get("base", npembed), name)(x, sizes, whole)
+
+        return function
+
+    return SimpleNamespace(embed=of("embed"), encode=of("encode"), resample=of("resample"))
+
+
+@pytest.mark.parametrize("function", ["embed", *TOWER])
+def test_weights_in_int8_pass_as_int8_and_not_as_float32(function: str) -> None:
+    port = int8_port()
+    assert check_function(port, function, examples=5, precision="int8").status is Status.PASS
+    assert check_function(port, function, examples=0).status is Status.FAIL
+
+
+@pytest.mark.parametrize("name", ["unbiased variance", "keys without positions", "proj transposed"])
+def test_a_fault_shows_under_int8_weights(name: str) -> None:
+    wrong = next(wrong for wrong in WRONG_PORTS if wrong.name == name)
+    port = int8_port(base=wrong.port())
+    assert check_function(port, "resample", examples=0, precision="int8").status is Status.FAIL
+
+
+def test_runs_that_round_differ_from_one_another_and_stay_near() -> None:
+    call = next(call for call in CHECKS["encode"].sweep() if CHECKS["encode"].suits(call, "bfloat16"))
+    runs = [half_run(npembed.encode, call.args, "bfloat16", seed) for seed in (None, 1, 2)]
+    assert not np.array_equal(runs[0], runs[1])
+    assert max(np.abs(run - runs[0]).max() for run in runs) < 0.2
+
+
+SEEDS = 20
+
+
+@pytest.mark.parametrize("name", UNUSUAL_PORTS)
+def test_right_but_unusual_ports_pass(name: str) -> None:
+    port = as_module(UNUSUAL_PORTS[name]())
+    for function in ("position_ids", "embed", *TOWER):
+        assert check_function(port, function, examples=0).status is Status.PASS, function
+        check = CHECKS[function]
+        trial = Trial(getattr(port, function), check, None, check.reference, "")
+        for seed in range(SEEDS):
+            assert not trial.draw(check.reference, 2, seed), trial.failures[-1].departure

@@ -1,0 +1,238 @@
+"""Which pictures a source stands for: the same sorted list on every run, whatever the source."""
+
+import io
+import os
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from npembed.corpus.signatures import is_picture
+from npembed.corpus.sources import Listing, list_pictures, without_credential
+from tests.corpora import KINDS
+
+posix = pytest.mark.skipif(os.name != "posix", reason="links and names as POSIX has them")
+
+
+def content(kind: str = "png") -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(np.zeros((2, 3, 3), dtype=np.uint8)).save(held, kind.replace("jpg", "jpeg"))
+    return held.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three pictures and a text; it is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/b.png", "p/a.png", "p/deep/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content())
+    (tmp_path / "p/notes.png").write_text("text")
+    return tmp_path
+
+
+def paths(found: Listing) -> list[str]:
+    return [item.path for item in found.items]
+
+
+def test_a_folder_is_searched_through_and_sorted(folder: Path) -> None:
+    found = list_pictures(["p"])
+    assert paths(found) == ["p/a.png", "p/b.png", "p/deep/c.png"]
+    assert (found.no_pictures, found.repeated) == (1, 0)
+    assert all(item.read() == content() for item in found.items)
+
+
+def test_the_order_of_the_sources_makes_no_difference_and_a_path_given_again_counts_once(folder: Path) -> None:
+    found = list_pictures(["p/deep/c.png", "p/deep", "p/a.png"])
+    assert paths(found) == ["p/a.png", "p/deep/c.png"]
+    assert found.repeated == 1
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        (["*.png"], ["deep/*"], ["p/a.png", "p/b.png"]),
+        (["c*"], [], ["p/deep/c.png"]),
+        ([], ["a.png", "b.png"], ["p/deep/c.png"]),
+        (["*.jpg"], [], []),
+    ],
+)
+def test_globs_choose(folder: Path, include: list[str], exclude: list[str], expected: list[str]) -> None:
+    assert paths(list_pictures(["p"], include, exclude)) == expected
+
+
+def test_a_glob_that_the_shell_left_is_taken(folder: Path) -> None:
+    assert paths(list_pictures(["p/*.png"])) == ["p/a.png", "p/b.png"]
+    assert paths(list_pictures(["p/**/*.png"])) == ["p/a.png", "p/b.png", "p/deep/c.png"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_a_list_names_sources(folder: Path, end: str) -> None:
+    (folder / "list.txt").write_bytes(end.join(["p/b.png", "p/deep", "gone.png", ""]).encode())
+    found = list_pictures(["list.txt"])
+    assert paths(found) == ["gone.png", "p/b.png", "p/deep/c.png"]
+    with pytest.raises(ValueError, match="does not exist"):
+        found.items[0].read()
+
+
+def test_a_hyphen_is_the_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"p/a.png\n")))
+    assert paths(list_pictures(["-"])) == ["p/a.png"]
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_an_archive_is_read_in_place(folder: Path, write: object) -> None:
+    suffix = {write_tar: "tar", write_zip: "zip"}[write]  # type: ignore[index]
+    write(folder / f"a.{suffix}", {"x/2.jpg": content("jpg"), "1.png": content(), "notes": b"text"})  # type: ignore[operator]
+    found = list_pictures([f"a.{suffix}"], exclude=["nothing*"])
+    assert paths(found) == [f"a.{suffix}::1.png", f"a.{suffix}::x/2.jpg"]
+    assert [item.read() for item in found.items] == [content(), content("jpg")]
+    assert found.no_pictures == 1
+    assert sorted(path.name for path in folder.iterdir()) == [f"a.{suffix}", "p"]
+
+
+def test_a_tar_that_ends_too_soon_gives_what_is_whole(folder: Path) -> None:
+    big = content() + bytes(4000)
+    whole = write_tar(folder / "a.tar", {"1.png": content(), "2.png": big}).read_bytes()
+    (folder / "a.tar").write_bytes(whole[:2500])
+    found = list_pictures(["a.tar"])
+    assert found.notes == ["a.tar ends too soon; 2 files begin in it"]
+    assert found.items[0].read() == content()
+    with pytest.raises(ValueError, match=r"the archive ends after 964 of its 4,\d+ bytes"):
+        found.items[1].read()
+
+
+def test_damaged_and_locked_members_of_a_zip_are_named_not_lost(folder: Path) -> None:
+    path = write_zip(folder / "a.zip", {"1.png": content()})
+    held = bytearray(path.read_bytes())
+    held[6] |= 1  # encrypted, says the file's own header
+    held[held.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(held)
+    with pytest.raises(ValueError, match=r"cannot be unpacked: .*encrypted"):
+        list_pictures(["a.zip"]).items[0].read()
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "message"),
+    [
+        ("gone", None, "the source gone does not exist"),
+        ("a.zip", b"PK no", r"the archive a\.zip cannot be read"),
+        ("a.tar", b"no" * 999, r"the archive a\.tar cannot be read"),
+        ("a.tar.gz", b"\x1f\x8b", r"a\.tar\.gz is compressed"),
+        ("*.nothing", None, r"nothing matches the source \*\.nothing"),
+        ("ftp://me:secret@127.0.0.1:1/a.png", None, r"corpus: ftp://127\.0\.0\.1:1/a\.png cannot be read"),
+        ("nowhere://a", None, r"corpus: nowhere://a cannot be read"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(folder: Path, name: str, held: bytes | None, message: str) -> None:
+    if held is not None:
+        (folder / name).write_bytes(held)
+    with pytest.raises(ValueError, match=message) as refused:
+        list_pictures([name])
+    assert "secret" not in str(refused.value)
+
+
+@posix
+def test_links_are_followed_but_not_in_a_circle(folder: Path) -> None:
+    (folder / "p/deep/up").symlink_to(folder / "p")
+    (folder / "p/other").symlink_to(folder / "elsewhere")
+    (folder / "p/itself").symlink_to(folder / "p/itself")
+    (folder / "more").mkdir()
+    (folder / "more/d.png").write_bytes(content())
+    (folder / "p/linked").symlink_to(folder / "more")
+    found = list_pictures(["p"])
+    assert paths(found) == ["p/a.png", "p/b.png", "p/deep/c.png", "p/itself", "p/linked/d.png", "p/other"]
+    assert found.notes == ["p/deep/up leads back to a folder that holds it; it was not followed"]
+    errors = {item.path: item.error for item in found.items if item.error}
+    assert errors.keys() == {"p/itself", "p/other"}
+    assert all(error.startswith("it cannot be read: ") for error in errors.values())
+
+
+@posix
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "p/pipe.png")
+    assert list_pictures(["p"]).no_pictures == 2
+
+
+@posix
+def test_names_that_are_no_utf_8_are_found(folder: Path) -> None:
+    name = os.fsdecode(b"p/\xff.png")
+    try:
+        Path(name).write_bytes(content())
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (found,) = list_pictures(["p"], include=[os.fsdecode(b"\xff*")]).items
+    assert (found.path, found.read()) == (name, content())
+
+
+def test_the_corpus_itself_is_not_searched(folder: Path) -> None:
+    assert paths(list_pictures(["p"], apart_from="p/deep")) == ["p/a.png", "p/b.png"]
+
+
+def test_urls_are_opened_by_fsspec(folder: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/many/a.png": content(), "/many/b/c.png": content("jpg"), "/many/d.png": b"text", "/z.tar": b""})
+    memory.pipe("/z.tar", write_tar(folder / "z.tar", {"in.png": content()}).read_bytes())
+    found = list_pictures(["memory://many", "memory://z.tar"])
+    assert paths(found) == ["memory:///many/a.png", "memory:///many/b/c.png", "memory://z.tar::in.png"]
+    assert [item.read() for item in found.items] == [content(), content("jpg"), content()]
+    assert paths(list_pictures(["memory://many/*.png"])) == ["memory:///many/a.png"]
+
+
+@pytest.mark.parametrize("fails", [2, 3])
+def test_a_network_may_fail_twice(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/once/a.png", content())
+    (item,) = list_pictures(["memory://once"]).items
+    opened, left = type(memory).open, [OSError("the line is dead")] * fails
+
+    def failing(self: object, *words: object, **options: object) -> object:
+        if left:
+            raise left.pop()
+        return opened(self, *words, **options)
+
+    monkeypatch.setattr(type(memory), "open", failing)
+    if fails == 2:
+        assert item.read() == content()
+    else:
+        with pytest.raises(OSError, match="the line is dead"):
+            item.read()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_are_known_by_their_first_bytes(kind: str) -> None:
+    assert is_picture(content(kind)[:32])
+
+
+@pytest.mark.parametrize("first", [b"", b"P", b"P9\n", b"RIFF....WAVE", b"%PDF-1.7", b"PK\x03\x04", b"....ftypmp42", b"<svg>"])
+def test_what_is_no_picture_is_known_too(first: bytes) -> None:
+    assert not is_picture(first)
+
+
+def test_a_credential_is_not_shown() -> None:
+    assert without_credential("s3://key:secret@bucket/a b") == "s3://bucket/a b"
+    assert without_credential("hf://datasets/me/photos@main/a.png") == "hf://datasets/me/photos@main/a.png"
