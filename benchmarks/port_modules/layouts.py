@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import npembed
+from npembed.patches import strip_to_picture
 
 Array = NDArray[Any]
 Sizes = list[tuple[int, int]]
@@ -23,13 +24,6 @@ def pairs(tgt_sizes: Any) -> Sizes:
     if not sizes or min(map(min, sizes)) < 1:
         raise ValueError(f"tgt_sizes must be positive; got {sizes}")
     return sizes
-
-
-def picture(strip: Any, h: int, w: int) -> Array:
-    """(C, P, L*P) -> (C, h*P, w*P)."""
-    channels, side, _ = np.shape(strip)
-    cells = np.asarray(strip, dtype=np.float32).reshape(channels, side, h, w, side)
-    return np.ascontiguousarray(cells.transpose(0, 2, 1, 3, 4).reshape(channels, h * side, w * side))
 
 
 def grid_mask(sizes: Sizes) -> NDArray[np.bool_]:
@@ -47,7 +41,7 @@ def canvas(strips: Sequence[Any], sizes: Sizes) -> Array:
     _, rows, columns = grid_mask(sizes).shape
     pixels = np.zeros((len(sizes), channels, rows * side, columns * side), dtype=np.float32)
     for page, strip, (h, w) in zip(pixels, strips, sizes, strict=True):
-        page[:, : h * side, : w * side] = picture(strip, h, w)
+        page[:, : h * side, : w * side] = strip_to_picture(np.asarray(strip), (h, w))
     return pixels
 
 
