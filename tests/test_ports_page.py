@@ -99,7 +99,7 @@ def test_each_port_has_a_family_and_a_module_that_says_what_it_is() -> None:
 
 
 def test_each_module_is_a_ports_or_is_shared() -> None:
-    shared = {"layouts", "torch_towers", "mlx_towers", "onnx_graphs", "which_rule"}
+    shared = {"layouts", "torch_towers", "mlx_towers", "onnx_graphs", "which_rule", "check_ports"}
     ports = {port.module for release in RELEASES for port in release.ports}
     assert {file.stem for file in MODULES.glob("*.py")} == ports | shared
 
@@ -236,27 +236,26 @@ class Canned(Environment):
 
     def versions(self) -> dict[str, str]:
         """One that the page says, one that it does not."""
-        return {"torch": "2.13.0", "idna": "3"}
+        return {"mlx": "0.32.4", "idna": "3"}
 
-    def run(self, words: Any, limit: float, written: Path | None = None) -> str:
-        """The rule, or a report beside the words that were asked for."""
-        if words[0] == "which_rule.py":
-            return json.dumps({"rules": ["digitize"], "judged_by": self.said.get("judged_by"), "nearest": ["digitize", 0]})
-        if "check" in self.said:
-            raise NotRunError(self.said["check"])
-        self.said.setdefault("asked", []).append([*words[1:-1]])
-        absent = {"name": "encode", "status": "not provided", "summary": ""}
-        Path(words[-1]).write_text(json.dumps({"outcomes": [PASSING, absent]}), encoding="utf-8")
+    def run(self, words: Any, limit: float) -> str:
+        """A line for each port, up to the one at which the process dies."""
+        script, results, _, *ports = words
+        assert script == "check_ports.py"
+        for port in ports:
+            if port.split(":")[0] == self.said.get("dies"):
+                raise NotRunError("stopped")
+            with open(results, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"not_run": f"no {port}"}) + "\n")
         return ""
 
 
-def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str = "torch", **said: Any) -> dict[str, Any]:
-    """What the command says of a release in an environment of that kind; `asked` are the words of its checks."""
+def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **said: Any) -> dict[str, Any]:
+    """What the command says of mlx-vlm in an environment of that kind."""
     place = Canned(tmp_path / "none", ())
     object.__setattr__(place, "said", said)
     monkeypatch.setattr(command, "environment", lambda release, cache: place)
-    (release,) = releases([name])
-    return command.check_release(release, tmp_path, keep=False, limit=1) | {"asked": said.get("asked")}
+    return command.check_release(releases(["mlx-vlm"])[0], tmp_path, keep=False, limit=1)
 
 
 def test_a_release_that_cannot_be_installed_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -264,36 +263,20 @@ def test_a_release_that_cannot_be_installed_is_said_so(monkeypatch: pytest.Monke
     assert (about["not_run"], about["ports"]) == ("ERROR: no wheel", [])
 
 
-def test_a_check_that_fails_to_run_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (port,) = canned(monkeypatch, tmp_path, check="stopped after 1 seconds")["ports"]
-    assert port["not_run"] == "stopped after 1 seconds"
-    assert "outcomes" not in port
+def test_each_port_has_what_was_said_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    about = canned(monkeypatch, tmp_path)
+    assert about["versions"] == {"mlx": "0.32.4"}
+    assert [(port["title"], port["not_run"]) for port in about["ports"]][:2] == [
+        ("Idefics2", "no mlx_idefics2:idefics2"),
+        ("Idefics3", "no mlx_idefics3:idefics3"),
+    ]
 
 
-def test_ports_are_judged_by_their_rule_where_its_ids_are_rows_of_the_table(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    about = canned(monkeypatch, tmp_path, judged_by="arange")
-    assert [words[3:5] for words in about["asked"]] == [["--rule", "arange"]]
-    assert about["versions"] == {"torch": "2.13.0"}
-    assert [outcome["name"] for outcome in about["ports"][0]["outcomes"]] == ["embed"]
-    assert "--rule" not in canned(monkeypatch, tmp_path)["asked"][0]
-
-
-def test_a_family_has_a_check_of_its_own_beside_that_of_the_ids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    about = canned(monkeypatch, tmp_path, "mlx-vlm", judged_by="mlx")
-    (family, *_) = [port.family for release in releases(["mlx-vlm"]) for port in release.ports]
-    ids, own = ([*words[3:7]] for words in about["asked"][:2])
-    assert ids == ["--rule", "mlx", "--stage", "position_ids"]
-    assert own == ["--rule", "mlx", "--family", family]
-
-
-def test_a_child_that_fails_is_an_error_without_this_machines_folders(tmp_path: Path) -> None:
-    place = Environment(tmp_path / "env", ())
-    text = place.without_paths(f"{tmp_path / 'env'}/lib and {environment.CHECKOUT}/npembed")
-    assert text == "ENVIRONMENT/lib and ./npembed"
-    assert last_words("a\nERROR: b\nc\n\n") == "ERROR: b"
-    assert last_words("a\nb\n") == "b"
+@pytest.mark.parametrize("dies", ["mlx_idefics2", "mlx_smolvlm", "mlx_minicpmv4_6"])
+def test_a_process_that_dies_takes_one_port_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dies: str) -> None:
+    ports = canned(monkeypatch, tmp_path, dies=dies)["ports"]
+    assert [port["module"] for port in ports] == [port.module for port in releases(["mlx-vlm"])[0].ports]
+    assert [port["module"] for port in ports if port["not_run"] == "stopped"] == [dies]
 
 
 class Own(Environment):
@@ -305,29 +288,62 @@ class Own(Environment):
         return Path(sys.executable)
 
 
-def test_exit_code_1_is_a_finding_only_if_the_report_is_there(tmp_path: Path) -> None:
-    place, file = Own(tmp_path, ()), tmp_path / "report.json"
-    words = ["-c", "import sys; sys.exit('a word')"]
-    with pytest.raises(NotRunError, match=r"^a word$"):
-        place.run(words, 60, written=file)
-    file.touch()
-    place.run(words, 60, written=file)
+def test_a_child_that_fails_is_an_error_without_this_machines_folders(tmp_path: Path) -> None:
+    place = Own(tmp_path, ())
+    with pytest.raises(NotRunError, match=r"^a word of ENVIRONMENT$"):
+        place.run(["-c", f"import sys; sys.exit('a word of {tmp_path}')"], 60)
     with pytest.raises(NotRunError, match=r"^exit code 2$"):
-        place.run(["-c", "import sys; sys.exit(2)"], 60, written=file)
+        place.run(["-c", "import sys; sys.exit(2)"], 60)
+    assert place.without_paths(f"{tmp_path}/lib and {environment.CHECKOUT}/npembed") == "ENVIRONMENT/lib and ./npembed"
+    assert last_words("a\nERROR: b\nc\n\n") == "ERROR: b"
+    assert last_words("a\nb\n") == "b"
+
+
+PORT = '''
+import npembed
+
+RULE = "{rule}"
+
+def position_ids(tgt_sizes, side=70, rule="", mask=None):
+    """By the port's own rule."""
+    return npembed.position_ids(tgt_sizes, side, RULE, mask)
+'''
+"""A port of the ids alone."""
+
+
+def test_ports_are_checked_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rule in ("step", "quotient"):
+        (tmp_path / f"ids_{rule}.py").write_text(PORT.format(rule=rule), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(MODULES))
+    results = tmp_path / "results"
+    script = module("check_ports")
+    monkeypatch.setattr(script.which_rule, "MOST", 64)
+    script.main(str(results), "0", "ids_step:minicpm-v-2.6", "nothing_of_that_name:siglip", "ids_quotient:minicpm-v-2.6")
+    step, nothing, quotient = map(json.loads, results.read_text(encoding="utf-8").splitlines())
+    assert [(outcome["name"], outcome["status"]) for outcome in step["outcomes"]] == [("position_ids", "pass")]
+    assert "cannot be imported: ModuleNotFoundError" in nothing["not_run"]
+    assert (quotient["judged_by"], quotient["outcomes"][0]["status"]) == ("quotient", "pass")
 
 
 # Which rule
 
 
-def which_rule() -> Any:
-    """The script as a module, for slices of up to 64 patches."""
-    spec = importlib.util.spec_from_file_location("which_rule", MODULES / "which_rule.py")
+def module(name: str) -> Any:
+    """A script of the port modules' folder."""
+    spec = importlib.util.spec_from_file_location(name, MODULES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.MOST = 64
-    return module
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def which_rule() -> Any:
+    """For slices of up to 64 patches."""
+    found = module("which_rule")
+    found.MOST = 64
+    return found
 
 
 @pytest.mark.parametrize("rule", ["arange", "shrunk", "quotient", "mlx"])

@@ -1,12 +1,9 @@
-"""Which of the released position rules a port's ids follow: `python which_rule.py MODULE`, in the environment of the release.
+"""Which of the released position rules a port's ids follow.
 
-Prints a JSON object: `rules`, the names of all that fit on every size; `judged_by`, the first of them, or null where its ids
-are no rows of the table; `nearest`, the rule that fits on the most sizes, with how many it misses, or null without ids.
+`rules` are the names of all that fit on every size; `judged_by` the first of them, or None where its ids are no rows of the
+table; `nearest` the rule that fits on the most sizes, with how many it misses, or None without ids.
 """
 
-import importlib
-import json
-import sys
 from functools import cache
 from typing import Any
 
@@ -44,17 +41,14 @@ def _buckets(n: int, rule: str) -> Any:
     return npembed.bucket_coords(n, SIDE, rule)
 
 
-def main(name: str) -> None:
-    """Print the JSON."""
-    port = importlib.import_module(name)
+def rules_of(port: Any) -> dict[str, Any]:
+    """`rules`, `judged_by` and `nearest`."""
     if not hasattr(port, "position_ids"):
-        print(json.dumps({"rules": [], "judged_by": None, "nearest": None}))
-        return
+        return {"rules": [], "judged_by": None, "nearest": None}
     counts = misses(port)
     nearest = min(counts, key=counts.__getitem__)
     rules = [rule for rule, count in counts.items() if not count]
-    judged_by = next(filter(_has_rows, rules), None)
-    print(json.dumps({"rules": rules, "judged_by": judged_by, "nearest": [nearest, counts[nearest]]}))
+    return {"rules": rules, "judged_by": next(filter(_has_rows, rules), None), "nearest": [nearest, counts[nearest]]}
 
 
 def _has_rows(rule: str) -> bool:
@@ -64,7 +58,3 @@ def _has_rows(rule: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +15,12 @@ from benchmarks import machine
 from benchmarks.ports import page
 from benchmarks.ports.environment import CHECKOUT, Environment, NotRunError, environment
 from benchmarks.ports.releases import RELEASES, Port, Release, releases
-from npembed.families import MINICPM_V_2_6
 from npembed.weights.cache import cache_folder
 
 JSON, PAGE = (CHECKOUT / "benchmarks" / name for name in ("ports.json", "PORTS.md"))
 
 EXAMPLES = "20"
 """Drawn inputs per function, beside the fixed ones, which find what is known to be found."""
-
-DEFAULT_FAMILY = MINICPM_V_2_6.family.key
 
 Json = dict[str, Any]
 
@@ -40,7 +36,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "ports", metavar="FOLDER", help="for the environments (%(default)s)"
     )
-    parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="for one check (default %(default)s)")
+    parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="for each port (default %(default)s)")
     parser.add_argument("--page", action="store_true", help="write the page again from the JSON; run nothing")
     options = parser.parse_args(args)
     try:
@@ -81,7 +77,7 @@ def check_release(release: Release, cache: Path, keep: bool, limit: float) -> Js
         where.make()
         installed = where.versions()
         about["versions"] = {name: installed[name] for name in page.PACKAGES if name in installed}
-        about["ports"] = [check(port, where, limit) for port in release.ports]
+        about["ports"] = check(release.ports, where, limit)
     except NotRunError as reason:
         about["not_run"] = str(reason)
     finally:
@@ -98,36 +94,21 @@ def circumstances() -> Json:
     return {"npembed": npembed.__version__, "commit": commit or None} | {key: about[key] for key in ("processor", "system")}
 
 
-def check(port: Port, where: Environment, limit: float) -> Json:
-    """What the kit says of one port: `rules`, `outcomes`; or `not_run`, why it says nothing."""
-    print(f"  {port.module}", file=sys.stderr, flush=True)
-    start = time.monotonic()
-    found: Json = {"module": port.module, "title": port.title, "family": port.family}
-    try:
-        found |= json.loads(where.run(["which_rule.py", port.module], limit))
-        found["outcomes"] = _outcomes(port, where, limit, found)
-    except NotRunError as reason:
-        found["not_run"] = str(reason)
-    return found | {"seconds": round(time.monotonic() - start)}
-
-
-def _outcomes(port: Port, where: Environment, limit: float, found: Json) -> list[Json]:
-    """What the kit says, by the rule that the port has.
-
-    MiniCPM-V 2.6 is what the kit checks by default, piece by piece. A family's own check has no position ids.
-    """
-    rule = ["--rule", found["judged_by"]] if found["judged_by"] else []
-    if port.family == DEFAULT_FAMILY:
-        return _check(port, where, limit, rule)
-    ids = _check(port, where, limit, [*rule, "--stage", "position_ids"]) if found["nearest"] else []
-    return ids + _check(port, where, limit, [*rule, "--family", port.family])
-
-
-def _check(port: Port, where: Environment, limit: float, words: list[str]) -> list[Json]:
-    """What `npembed check` finds, but for what the port does not provide."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "report.json")
-        command = ["-m", "npembed", "check", port.module, *words, "--examples", EXAMPLES, "--json", str(file)]
-        where.run(command, limit, written=file)
-        outcomes = json.loads(where.without_paths(file.read_text(encoding="utf-8")))["outcomes"]
-    return [outcome for outcome in outcomes if outcome["status"] != "not provided"]
+def check(ports: Sequence[Port], where: Environment, limit: float) -> list[Json]:
+    """What the kit says of each port; where its process died or was stopped, the port that it was at was not run."""
+    done: list[Json] = []
+    while len(done) < len(ports):
+        left = ports[len(done) :]
+        print(f"  {', '.join(port.title for port in left)}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "results")
+            file.touch()
+            words = ["check_ports.py", str(file), EXAMPLES, *(f"{port.module}:{port.family}" for port in left)]
+            try:
+                where.run(words, limit * len(left))
+                reason = "the process said nothing"
+            except NotRunError as error:
+                reason = str(error)
+            found = [json.loads(where.without_paths(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+        done += found if len(found) == len(left) else [*found, {"not_run": reason}]
+    return [vars(port) | each for port, each in zip(ports, done, strict=True)]

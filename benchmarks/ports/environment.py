@@ -57,23 +57,20 @@ class Environment:
         listed = self._call([str(self.python), "-m", "pip", "list", "--format", "json"], 120)
         return {each["name"]: each["version"] for each in json.loads(listed)}
 
-    def run(self, words: Sequence[str], limit: float, written: Path | None = None) -> str:
-        """What its interpreter prints for `python WORDS` in the folder of the port modules.
-
-        A command that writes a file has done its work if the file is there, with the exit code 1, too.
-        """
-        return self._call([str(self.python), *words], limit, written)
+    def run(self, words: Sequence[str], limit: float) -> str:
+        """What its interpreter prints for `python WORDS` in the folder of the port modules."""
+        return self._call([str(self.python), *words], limit)
 
     def _pip(self, *words: str) -> None:
         self._call([str(self.python), "-m", "pip", "install", "--quiet", "--no-compile", *words], INSTALL_LIMIT)
 
-    def _call(self, command: list[str], limit: float, written: Path | None = None) -> str:
+    def _call(self, command: list[str], limit: float) -> str:
         options: Any = {"cwd": MODULES, "env": self._variables(), "capture_output": True, "text": True, "encoding": "utf-8"}
         try:
-            done = subprocess.run(command, timeout=limit, **options)
+            done: subprocess.CompletedProcess[str] = subprocess.run(command, timeout=limit, **options)
         except subprocess.TimeoutExpired:
             raise NotRunError(f"stopped after {limit:.0f} seconds") from None
-        if done.returncode and not (done.returncode == 1 and written is not None and written.is_file()):
+        if done.returncode:
             raise NotRunError(self.without_paths(last_words(done.stderr or done.stdout) or f"exit code {done.returncode}"))
         return done.stdout
 
