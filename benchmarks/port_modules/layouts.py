@@ -26,6 +26,15 @@ def pairs(tgt_sizes: Any) -> Sizes:
     return sizes
 
 
+def checked(strips: Sequence[Any], tgt_sizes: Any) -> Sizes:
+    """Rows and columns of each strip, or an error where a strip has another number of patches: releases take what they get."""
+    sizes = pairs(tgt_sizes)
+    for strip, (h, w) in zip(strips, sizes, strict=True):
+        if np.shape(strip)[2] != h * w * np.shape(strip)[1]:
+            raise ValueError(f"a strip of shape {np.shape(strip)} has no {h} x {w} patches")
+    return sizes
+
+
 def grid_mask(sizes: Sizes) -> NDArray[np.bool_]:
     """bool (B, Hmax, Wmax): each slice's patches in the top left corner of one canvas."""
     rows, columns = (max(size[axis] for size in sizes) for axis in (0, 1))
@@ -100,7 +109,7 @@ class Canvas:
 
     def embed(self, strips: Sequence[Any], tgt_sizes: Any, model: npembed.Model, rule: str | None = None) -> Array:
         """As npembed's."""
-        sizes = pairs(tgt_sizes)
+        sizes = checked(strips, tgt_sizes)
         grid = grid_mask(sizes)
         return ragged(self._taken(self.embeddings(model, canvas(strips, sizes), grid), grid), bias_and_first(model))
 
@@ -146,7 +155,7 @@ class Packed:
 
     def embed(self, strips: Sequence[Any], tgt_sizes: Any, model: npembed.Model, rule: str | None = None) -> Array:
         """As npembed's."""
-        sizes = pairs(tgt_sizes)
+        sizes = checked(strips, tgt_sizes)
         pixels = np.concatenate([np.asarray(strip, dtype=np.float32) for strip in strips], axis=-1)[None]
         return ragged(self._cut(self.embeddings(model, pixels, sizes), sizes), bias_and_first(model))
 

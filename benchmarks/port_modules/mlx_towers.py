@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from layouts import Alone, Array, Canvas, bias_and_first, in_places, pairs, ragged
+from layouts import Alone, Array, Canvas, bias_and_first, checked, in_places, pairs, ragged
 from mlx.utils import tree_flatten, tree_unflatten
 
 import npembed
@@ -119,7 +119,7 @@ class Strips:
         """As npembed's."""
         module = tower_of(*self.classes, model)
         found = []
-        for strip, (h, w) in zip(strips, pairs(tgt_sizes), strict=True):
+        for strip, (h, w) in zip(strips, checked(strips, tgt_sizes), strict=True):
             mask = mx.ones((1, 1, h * w), dtype=mx.bool_)
             result = module.embeddings(channels_last(np.asarray(strip, dtype=np.float32)[None]), mask, mx.array([[h, w]]))
             found.append(np.array(result)[0])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from layouts import Alone, Array
+from layouts import Alone, Array, checked
 
 import npembed
 
@@ -110,7 +110,9 @@ class GraphPort:
     def embed(self, strips: Any, tgt_sizes: Any, model: npembed.Model, rule: str | None = None) -> Array:
         """As npembed's."""
         pixels = np.asarray(npembed.pad_pixel_values(strips), dtype=np.float32)
-        ids = npembed.position_ids(tgt_sizes, model.config.vision.num_patches_per_side, rule or model.config.family.rule)
+        ids = npembed.position_ids(
+            checked(strips, tgt_sizes), model.config.vision.num_patches_per_side, rule or model.config.family.rule
+        )
         return np.asarray(self._compiled(embeddings_graph, model)({"pixel_values": pixels, "position_ids": ids}))
 
     def encode(self, embeddings: Any, tgt_sizes: Any, model: npembed.Model) -> Array:

@@ -17,7 +17,7 @@ def _compiled(graph: Any) -> Any:
 def runs(graph: Any) -> Any:
     """What runs the graph."""
     compiled = _compiled(graph)
-    return lambda inputs: compiled(inputs)[0]
+    return lambda inputs: compiled(inputs)[0].copy()
 
 
 _CONFIG = npembed.FAMILIES["minicpm-v-2.6"].small(npembed.FAMILIES["minicpm-v-2.6"])

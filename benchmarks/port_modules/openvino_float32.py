@@ -13,7 +13,7 @@ def compiled(graph: Any) -> Any:
     """What runs the graph."""
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     runs = CORE.compile_model(CORE.read_model(graph.SerializeToString()), "CPU", options)
-    return lambda inputs: runs(inputs)[0]
+    return lambda inputs: runs(inputs)[0].copy()
 
 
 _PORT = GraphPort(compiled)

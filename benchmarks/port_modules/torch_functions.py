@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import Array, in_places, pairs, ragged
+from layouts import Array, checked, in_places, pairs, ragged
 from torch import Tensor
 from torch.nn import functional
 
@@ -58,7 +58,7 @@ def embed(strips: Any, tgt_sizes: Any, model: npembed.Model, rule: str | None = 
     """As npembed's."""
     names = ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
     kernels, bias, table = (torch.tensor(model.weights[f"{model.tower}embeddings.{name}"]) for name in names)
-    ids = torch.tensor(position_ids(tgt_sizes, model.config.vision.num_patches_per_side))
+    ids = torch.tensor(position_ids(checked(strips, tgt_sizes), model.config.vision.num_patches_per_side))
     pixels = ragged([np.asarray(strip).transpose(2, 0, 1) for strip in strips]).transpose(0, 2, 3, 1)
     features = functional.conv2d(torch.tensor(pixels).to(kernels.dtype), kernels, bias, stride=kernels.shape[-1])
     return np.asarray((features.flatten(2).transpose(1, 2) + functional.embedding(ids, table)).numpy())

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import Alone, Array, canvas, pairs
+from layouts import Alone, Array, canvas, checked
 from torch_towers import as_array, tower_of, with_embeddings
 from transformers.models.siglip import modeling_siglip
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
@@ -20,7 +20,7 @@ def _model(model: Any) -> Any:
 def embed(strips: Any, tgt_sizes: Any, model: Any, rule: str | None = None) -> Array:
     """As npembed's."""
     with torch.no_grad():
-        return as_array(_model(model).embeddings(torch.tensor(canvas(strips, pairs(tgt_sizes)))))
+        return as_array(_model(model).embeddings(torch.tensor(canvas(strips, checked(strips, tgt_sizes)))))
 
 
 def _tower(model: Any, rows: Array) -> Array:
