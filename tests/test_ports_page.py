@@ -169,6 +169,11 @@ def test_a_failure_without_a_cause_or_a_size_is_one_all_the_same() -> None:
     assert "  - no known cause" in text.splitlines()
 
 
+def test_a_note_is_on_the_page_where_its_port_departs() -> None:
+    assert "\n\nOnly from then on.\n\n" in page.markdown(port_done(note="Only from then on."))
+    assert "from then on" not in page.markdown(port_done(note="Only from then on.", outcomes=[PASSING]))
+
+
 def test_a_page_of_passes_says_that_nothing_departs() -> None:
     text = page.markdown(port_done(outcomes=[PASSING]))
     assert "FAIL" not in text.split("## At a glance")[1]

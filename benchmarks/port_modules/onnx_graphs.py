@@ -105,7 +105,7 @@ class GraphPort:
     """A runtime that runs the two graphs; the position ids are npembed's."""
 
     def __init__(self, compile_graph: Any) -> None:
-        self._compiled = lru_cache(maxsize=8)(lambda make, model: compile_graph(make(model)))
+        self._compiled = lru_cache(maxsize=64)(lambda make, model: compile_graph(make(model)))  # kept, as in real use
 
     def embed(self, strips: Any, tgt_sizes: Any, model: npembed.Model, rule: str | None = None) -> Array:
         """As npembed's."""

@@ -145,6 +145,8 @@ def _departures(done: Json) -> Iterator[str]:
                 some = True
                 yield f"### {_title(name, release)}: {port['title']}"
                 yield "\n".join(line for outcome in failures for line in _departure(outcome))
+                if port.get("note"):
+                    yield port["note"]
     if not some:
         yield "Nothing."
 
