@@ -1,7 +1,7 @@
 """Check ports in the environment of their release: `python check_ports.py RESULTS EXAMPLES MODULE:FAMILY ...`.
 
 One process for all, because importing a framework takes longer than checking a port. Each port adds a line of JSON to RESULTS
-as it is done, so that what is done stays if the process dies: what `which_rule.py` says, `outcomes` as `npembed check` gives them,
+as it is done, so that what is done stays if the process dies: what `which_rule.py` says, `outcomes` as of `npembed check`,
 `seconds`; or `not_run`, why not.
 """
 
