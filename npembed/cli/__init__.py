@@ -8,15 +8,8 @@ import typer
 
 import npembed
 from npembed import stops
-from npembed.cli.check import check
+from npembed.cli import check, corpus, embed, explain, families, golden, rules, weights
 from npembed.cli.common import refuse, say
-from npembed.cli.corpus import corpus
-from npembed.cli.embed import embed
-from npembed.cli.explain import corpus_page, explain
-from npembed.cli.families import families
-from npembed.cli.golden import app as golden
-from npembed.cli.rules import rules
-from npembed.cli.weights import app as weights
 
 app: typer.Typer = typer.Typer(
     name="npembed",
@@ -72,12 +65,12 @@ def _options(
     pass
 
 
-app.command()(embed)
-app.add_typer(corpus, name="corpus")
-corpus.command("page")(corpus_page)
-app.command()(explain)
-app.command()(families)
-app.command()(rules)
-app.add_typer(golden, name="golden")
-app.command()(check)
-app.add_typer(weights, name="weights")
+app.command()(embed.embed)
+app.add_typer(corpus.corpus, name="corpus")
+corpus.corpus.command("page")(explain.corpus_page)
+app.command()(explain.explain)
+app.command()(families.families)
+app.command()(rules.rules)
+app.add_typer(golden.app, name="golden")
+app.command()(check.check)
+app.add_typer(weights.app, name="weights")

@@ -42,6 +42,7 @@ KEPT = ("hidden_size", "intermediate_size", "num_channels", "patch_size", "image
 """Fields that vary with others, or not at all; `image_size` is varied by the table's side."""
 
 
+@cache
 def family_checks(key: str) -> dict[str, FunctionCheck]:
     """The checks of a family's functions, by the public names: `embed`, `encode`, its last stages, its slices and its text."""
     family = get_family(key, "check")

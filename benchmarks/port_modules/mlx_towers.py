@@ -1,0 +1,135 @@
+"""The vision towers of mlx-vlm as ports: the released classes with the kit's weights, on MLX's CPU build."""
+
+from functools import cache, lru_cache
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from layouts import Alone, Array, Canvas, bias_and_first, checked, in_places, pairs, ragged
+from mlx.utils import tree_flatten, tree_unflatten
+
+import npembed
+
+FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_channels",
+    "image_size",
+    "patch_size",
+    "layer_norm_eps",
+)
+SMALL = {"hidden_size": 2, "intermediate_size": 2, "num_attention_heads": 1, "num_hidden_layers": 1, "num_channels": 1}
+KERNELS = "embeddings.patch_embedding.weight"
+
+
+@lru_cache(maxsize=4)
+def tower_of(config_class: Any, tower_class: Any, kind: str, model: npembed.Model) -> Any:
+    """The class's own module with the model's arrays."""
+    vision = model.config.vision
+    sizes = {name: getattr(vision, name) for name in FIELDS}
+    layers = int(getattr(model.config, "encoder_layers", vision.num_hidden_layers))
+    module = tower_class(config_class(model_type=kind, num_hidden_layers=layers, **sizes))
+    own = dict(tree_flatten(module.parameters()))
+    arrays = {name.removeprefix(model.tower): array for name, array in model.weights.items() if name.startswith(model.tower)}
+    arrays[KERNELS] = arrays[KERNELS].transpose(0, 2, 3, 1)  # channels last
+    unread = sorted(set(arrays) - set(own))
+    if unread:
+        raise ValueError(f"{tower_class.__module__} has no {', '.join(unread)}")
+    module.update(tree_unflatten([(name, mx.array(np.ascontiguousarray(array))) for name, array in arrays.items()]))
+    return module
+
+
+class Given:
+    """Embeddings that are ready, in the place of the module that makes them."""
+
+    def __init__(self, own: Any, result: Any) -> None:
+        self.patch_embedding, self.result = own.patch_embedding, result
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Whatever the arguments are."""
+        return self.result
+
+
+def with_embeddings(module: Any, embeddings: Array, *args: Any) -> Array:
+    """The tower's first result from ready embeddings, by its own call."""
+    own = module.embeddings
+    module.embeddings = Given(own, mx.array(embeddings))
+    try:
+        result = module(*args)
+    finally:
+        module.embeddings = own
+    return np.array(result[0] if isinstance(result, tuple) else result)
+
+
+@cache
+def watched(config_class: Any, tower_class: Any, kind: str, side: int) -> tuple[Any, list[Any]]:
+    """The class's own embeddings on a table of side x side, and the ids that they look up."""
+    module = tower_class(config_class(model_type=kind, image_size=side, patch_size=1, **SMALL)).embeddings
+    seen: list[Any] = []
+
+    def look_up(ids: Any) -> Any:
+        seen[:] = [np.array(ids)]
+        return mx.zeros((*ids.shape, SMALL["hidden_size"]))
+
+    look_up.weight = module.position_embedding.weight  # type: ignore[attr-defined]  # some read the table's length
+    module.position_embedding = look_up
+    return module, seen
+
+
+def channels_last(pixels: Array) -> Any:
+    """(B, C, H, W) -> (B, H, W, C)."""
+    return mx.array(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
+
+
+def canvas_port(config_class: Any, tower_class: Any, kind: str) -> Canvas:
+    """A tower that takes pictures on a canvas and the mask of their patches."""
+
+    def ids(side: int, grid: Array) -> Array:
+        module, seen = watched(config_class, tower_class, kind, side)
+        module(mx.zeros((*grid.shape, 1)), mx.array(grid))
+        return np.asarray(seen[0])
+
+    def embeddings(model: npembed.Model, pixels: Array, grid: Array) -> Array:
+        return np.array(tower_of(config_class, tower_class, kind, model).embeddings(channels_last(pixels), mx.array(grid)))
+
+    def tower(model: npembed.Model, given: Array, grid: Array) -> Array:
+        module = tower_of(config_class, tower_class, kind, model)
+        return with_embeddings(module, given, mx.zeros((*grid.shape, 1)), mx.array(grid))
+
+    return Canvas(ids, embeddings, tower)
+
+
+class Strips:
+    """A tower that takes one strip and its size, as mlx-vlm calls it for each slice."""
+
+    def __init__(self, config_class: Any, tower_class: Any, kind: str) -> None:
+        self.classes = config_class, tower_class, kind
+
+    def position_ids(self, tgt_sizes: Any, side: int = 70, rule: str = "", mask: Any = None) -> Array:
+        """As npembed's; the release has one rule."""
+        module, seen = watched(*self.classes, side)
+        found = []
+        for h, w in pairs(tgt_sizes):
+            module(mx.zeros((1, 1, h * w, 1)), mx.ones((1, 1, h * w), dtype=mx.bool_), mx.array([[h, w]]))
+            found.append(seen[0].reshape(-1))
+        return in_places(found, mask)
+
+    def embed(self, strips: Any, tgt_sizes: Any, model: npembed.Model, rule: str | None = None) -> Array:
+        """As npembed's."""
+        module = tower_of(*self.classes, model)
+        found = []
+        for strip, (h, w) in zip(strips, checked(strips, tgt_sizes), strict=True):
+            mask = mx.ones((1, 1, h * w), dtype=mx.bool_)
+            result = module.embeddings(channels_last(np.asarray(strip, dtype=np.float32)[None]), mask, mx.array([[h, w]]))
+            found.append(np.array(result)[0])
+        return ragged(found, bias_and_first(model))
+
+    def encode(self, embeddings: Any, tgt_sizes: Any, model: npembed.Model) -> Array:
+        """As npembed's."""
+        pixels = mx.zeros((1, 1, 1, 1))
+
+        def tower(model: npembed.Model, rows: Array) -> Array:
+            return with_embeddings(tower_of(*self.classes, model), rows[None], pixels)[0]
+
+        return Alone(tower).encode(embeddings, tgt_sizes, model)

@@ -1,0 +1,11 @@
+"""The vision tower of transformers' Idefics3 as a port, in bfloat16."""
+
+import torch
+from torch_towers import canvas_port
+from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
+
+PRECISION = "bfloat16"
+
+_PORT = canvas_port(Idefics3VisionConfig, Idefics3VisionTransformer, torch.bfloat16)
+position_ids, embed, encode = _PORT.position_ids, _PORT.embed, _PORT.encode

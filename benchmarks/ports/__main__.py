@@ -1,0 +1,7 @@
+"""`python -m benchmarks.ports`."""
+
+import sys
+
+from benchmarks.ports.command import main
+
+sys.exit(main())
