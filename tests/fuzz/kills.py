@@ -46,16 +46,19 @@ def _whole_page(path: Path) -> None:
 
 def _start(words: list[str], folder: Path) -> int:
     """A child that does what `npembed` does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # Python's own work after a fork is not at stake
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
         return child
     code = 70
     try:
         os.chdir(folder)
-        stops.leave_at_once()
         for stream, name in ((1, "../out"), (2, "../err")):
             file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, stream)
+        stops.leave_at_once()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
         stops.unwind()
         code = run(words)
         stops.leave_with(code)
@@ -121,7 +124,7 @@ class _Site:
         code = _ended(child)
         faults = self._faults()
         if code not in (0, 1, -sent, 128 + sent):
-            faults.append(f"exit code {code}")
+            faults.append(f"exit code {code}: {(self.folder / 'err').read_text()}")
         if code == 128 + sent and (self.folder / "err").read_bytes() != b"npembed: stopped\n":
             faults.append(f"says {(self.folder / 'err').read_bytes()!r}")
         if sent != signal.SIGKILL:

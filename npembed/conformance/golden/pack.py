@@ -1,7 +1,6 @@
 """A golden pack on disk: writing one whole or not at all, and reading one back only if every byte is as it was written."""
 
 import errno
-import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +16,10 @@ from npembed.conformance.golden.contents import FORMAT, GIVEN, write_contents
 from npembed.conformance.golden.schema import fault
 from npembed.family import Family
 from npembed.files import load_tensors, resolved, same_file
-from npembed.manifest import MANIFEST, digest
+from npembed.manifest import MANIFEST
 from npembed.model import Model
 from npembed.positions.rules import get_rule
+from npembed.reading import MOST_JSON, json_object, read_regular
 from npembed.typing import Array
 
 
@@ -142,7 +142,7 @@ def _check_earlier(target: Path, folder: str | Path) -> None:
     if not target.is_dir():
         raise ValueError(f"golden write: {folder} exists and is neither empty nor a golden pack")
     sweep(target)
-    found = manifest.foreign(target)
+    found = _foreign(target)
     if found is not None:
         raise ValueError(
             f"golden write: {folder} exists and is neither empty nor a golden pack alone: {found}; nothing is deleted"
@@ -150,6 +150,20 @@ def _check_earlier(target: Path, folder: str | Path) -> None:
     for path in (target, *manifest.own_files(target)):
         if not path.stat().st_mode & 0o222:
             raise ValueError(f"golden write: {path} is read-only")
+
+
+def _foreign(target: Path) -> str | None:
+    """`manifest.foreign` of the folder that has the name: another run may give it to another while it is looked at."""
+    while True:
+        with _opened(target) as still_there:
+            try:
+                found = manifest.foreign(target)
+            except (OSError, ValueError):
+                if still_there():
+                    raise
+                continue
+            if found is None or still_there():
+                return found
 
 
 def _holds_something(target: Path) -> bool:
@@ -254,10 +268,10 @@ def _read(root: Path) -> Pack:
     if not path.is_file():
         raise ValueError(f"golden check: {root} is no golden pack: it has no {MANIFEST}")
     try:
-        content = path.read_bytes()
-        described = json.loads(content)
+        content = read_regular(path, MOST_JSON)
+        described = json_object(content, str(path))
         whole = described["digest"] == manifest.manifest_digest(described)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         whole = False
     if not whole:
         raise ValueError(f"golden check: the pack is damaged: {path} is not as it was written")
@@ -308,11 +322,9 @@ def _check_file(root: Path, file: str, expected: str) -> int:
         if part.is_symlink():
             raise ValueError(f"golden check: the pack is damaged: {part} is a link, which could lead out of the pack")
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"golden check: the pack is damaged: {path} is missing") from None
-    except OSError as error:
-        raise ValueError(f"golden check: the pack is damaged: {path} cannot be read: {error.strerror}") from None
-    if digest(content) != expected:
+        found, size = manifest.file_digest(path), path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise ValueError(f"golden check: the pack is damaged: {getattr(error, 'strerror', None) or error}") from None
+    if found != expected:
         raise ValueError(f"golden check: the pack is damaged: {path} is not as it was written")
-    return len(content)
+    return size
