@@ -271,7 +271,6 @@ VALUES = (
         "--",
         ".",
         "..",
-        "/",
         "/dev/null",
         "/dev/zero",
         "fifo",
