@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from npembed import FAMILIES, Config, SlicingConfig, slice_image
-from npembed.cli import embed as cli_embed
 from npembed.images import MOST_BETWEEN, MOST_RESIZED, as_rgb, as_rgb_on_white, check_resize, read_image, silent_libraries
 from tests.command_line import assert_refused, done_well, npembed, saved
 from tests.synthetic import synthetic_picture
@@ -109,7 +108,7 @@ def test_no_memory_is_one_line_with_the_size(here: Path, weights: Path, monkeypa
         done = npembed("embed", path, "--weights", weights)
         assert_refused(done, r"there is not enough memory: .*p\.png: no memory for 60 × 40 pixels")
     with monkeypatch.context() as patched:
-        patched.setattr("npembed.cli.embed.run_stages", lambda *_, **__: np.empty(2**62, dtype=np.uint8))
+        patched.setattr(sys.modules["npembed.cli.embed"], "run_stages", lambda *_, **__: np.empty(2**62, dtype=np.uint8))
         assert_refused(npembed("embed", path, "--weights", weights), r"memory: .*p\.png: Unable to allocate 4\.00 EiB")
 
 
@@ -158,12 +157,12 @@ def test_a_picture_in_rgb_is_not_copied() -> None:
 
 def test_results_that_are_not_finite_are_refused(here: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(synthetic_picture(60, 40), here / "p.png")
-    whole = cli_embed.run_stages
+    whole = sys.modules["npembed.cli.embed"].run_stages
 
     def too_large(*args: Any, **options: Any) -> Any:
         return {name: array * np.float32(1e38) * np.float32(1e38) for name, array in whole(*args, **options).items()}
 
-    monkeypatch.setattr(cli_embed, "run_stages", too_large)
+    monkeypatch.setattr(sys.modules["npembed.cli.embed"], "run_stages", too_large)
     assert_refused(
         npembed("embed", path, "--weights", weights), r"p\.png: embed: the stage embeddings leaves the range of float"
     )

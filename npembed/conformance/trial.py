@@ -139,7 +139,7 @@ class Trial:
                 return one.error is None and _alike(one.result, expected)
             slack = 1.0 if one.precision in HALF_TYPES else SLACK  # the bounds in half precision are wide as they are
             return self.check.departure(one.call, one.result, one.precision, function, slack) is None
-        except Exception:  # a faulty function may well fail, as the port did
+        except (Exception, SystemExit):  # a faulty function may well fail, as the port did
             return one.error is not None
 
     def draw(self, judge: Function, examples: int, number: int) -> bool:

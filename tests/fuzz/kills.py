@@ -40,7 +40,7 @@ def commands(originals: Originals) -> list[Command]:
 
 
 def _whole_page(path: Path) -> None:
-    if not path.read_text().endswith("</html>\n"):
+    if not path.read_text().rstrip().endswith("</html>"):
         raise ValueError("half a page")
 
 

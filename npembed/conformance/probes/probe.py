@@ -216,6 +216,11 @@ def same(one: Any, other: Any) -> bool:
 
 def dtype_of(value: Any) -> str:
     """The name of an argument's dtype, or of its first element's; "" for what has none."""
-    if isinstance(value, (list, tuple)) and value:
-        return dtype_of(value[0])
-    return str(getattr(value, "dtype", ""))
+    for _ in range(64):  # a list may hold itself
+        if not (isinstance(value, (list, tuple)) and value):
+            break
+        value = value[0]
+    try:
+        return str(getattr(value, "dtype", ""))
+    except (Exception, SystemExit):  # a port's own object may raise anything
+        return ""
