@@ -172,7 +172,7 @@ def stage_allowed(in_float32: Floats, in_float64: Floats, precision: str = "floa
 HALF_MULTIPLE = 6
 """A port in half precision may be this many times as far from float64 as the furthest of three runs that round as it does.
 
-Right ports were measured at up to half of it: a port that rounds to bfloat16 after every operation, and transformers' own encoder
+Right ports were measured at up to half of it: one that rounds to bfloat16 after every operation, and transformers' encoder
 in bfloat16 and float16, over 12 seeds.
 """
 
