@@ -16,8 +16,8 @@ import npembed
 from npembed.conformance import Status, check_port, load_port
 
 PLAIN = (npembed.MINICPM_V_2_6.family.key, "phi-4-multimodal")
-"""What is checked without `--family`, piece by piece: the first because that is what the kit checks then; the second because its
-own check finds no sizes, as it tries slices alone, and this family takes a whole picture with its crops."""
+"""What is checked without `--family`, piece by piece: the first because that is what the kit checks then; the second because
+its own check finds no sizes: it tries slices alone, and this family takes a whole picture with its crops."""
 
 
 def check(module: str, family: str, examples: int) -> dict[str, Any]:
