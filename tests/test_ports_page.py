@@ -221,12 +221,25 @@ def test_what_is_known_to_be_found_is_on_the_page() -> None:
 def test_each_release_is_put_among_those_that_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "JSON", tmp_path / "ports.json")
     for name in ("torch", "mlx-vlm", "torch"):
-        (release,) = releases([name])
-        command.keep(release, {"not_run": name})
-    assert command.read() == {
-        "format": page.FORMAT,
-        "releases": {"mlx-vlm": {"not_run": "mlx-vlm"}, "torch": {"not_run": "torch"}},
-    }
+        command.keep(releases([name])[0], {"not_run": name, "ports": []})
+    found = command.read()
+    assert found["format"] == page.FORMAT
+    assert [(name, release["not_run"]) for name, release in found["releases"].items()] == [
+        ("mlx-vlm", "mlx-vlm"),
+        ("torch", "torch"),
+    ]
+
+
+def test_ports_that_were_not_looked_at_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command, "JSON", tmp_path / "ports.json")
+    (release,) = releases(["mlx-vlm"])
+    for modules in (None, ["mlx_smolvlm"], ["mlx_minicpmo", "mlx_idefics2"]):
+        chosen = command._with_ports(release, modules)
+        command.keep(release, {"ports": [{"module": port.module, "run": modules} for port in chosen.ports]})
+    ports = command.read()["releases"]["mlx-vlm"]["ports"]
+    assert [port["module"] for port in ports] == [port.module for port in release.ports]
+    assert [port["run"] for port in ports if port["module"] == "mlx_smolvlm"] == [["mlx_smolvlm"]]
+    assert [port["run"] for port in ports if port["module"] == "mlx_idefics3"] == [None]
 
 
 class Canned(Environment):
