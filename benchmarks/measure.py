@@ -17,6 +17,7 @@ import npembed
 from benchmarks.cases import BATCHES, make_batch
 from benchmarks.contest import OURS, PRODUCT, Contest, Rounds, Schedule, quartiles, ratio, take_turns
 from benchmarks.embedding import EMBEDDERS, embedding_contest
+from benchmarks.pipelines import pooled_contest, tokens_contest
 from benchmarks.stages import encoder_contest, ids_contest, slicing_contest
 from npembed import Model, random_model
 
@@ -107,6 +108,8 @@ def contests(model: Model, threads: int) -> dict[str, Callable[[], Contest]]:
         "ids": ids_contest,
         "slicing": slicing_contest,
         "encoder": encoder_contest,
+        "siglip-pooled": pooled_contest,
+        "minicpm-4.6-tokens": tokens_contest,
     }
 
 
@@ -115,10 +118,12 @@ def _batch_contest(name: str, model: Model, threads: int) -> Contest:
     return embedding_contest(make_batch(BATCHES[name]), model, threads, names)
 
 
-CASES = (*BATCHES, "ids", "slicing", "encoder", "memory", "import")
+PIPELINES = ("siglip-pooled", "minicpm-4.6-tokens")
 
-QUICK_CASES = tuple(case for case in CASES if case != "many")
-"""`many` alone takes as long as all the rest."""
+CASES = (*BATCHES, "ids", "slicing", "encoder", *PIPELINES, "memory", "import")
+
+QUICK_CASES = tuple(case for case in CASES if case not in ("many", *PIPELINES))
+"""Each of the others takes longer than all of these."""
 
 
 def measure(cases: Sequence[str], schedule: Schedule, threads: int, say: Callable[[str], None]) -> Iterator[Row]:

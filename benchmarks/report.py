@@ -38,6 +38,8 @@ TARGETS = {
     ("ragged", "onnxruntime"): Target(at_least=1.0),
     ("ids", "seed-torch"): Target(at_least=5),
     ("slicing", "pillow"): Target(at_least=0.75),
+    ("siglip-pooled", "transformers"): Target(at_least=1.0),
+    ("minicpm-4.6-tokens", "transformers"): Target(at_least=1.0),
     ("per-patch", "many / one"): Target(at_least=1 / 1.2, at_most=1.2),
     ("memory", "many"): Target(at_most=64),
     ("memory", "twice / many"): Target(at_most=1.05),

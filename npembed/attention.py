@@ -69,6 +69,29 @@ def attend(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
     return result
 
 
+def attention_weights(queries: Floats, keys: Floats, heads: int) -> Floats:
+    """(M, D), (L, D) -> (M, L): how far each query attends to each key, the mean over the heads; each row adds up to 1.
+
+    These are the weights that `attend` uses, because it is `attend` that gives them: a value that is 1 at one key and 0 at the
+    others comes out as that key's weight. Each call finds as many keys' weights as a head has channels.
+
+    Examples
+    --------
+    >>> keys = np.array([[0.0], [np.log(3.0)]])
+    >>> attention_weights(np.array([[0.0], [1.0]]), keys, heads=1)
+    array([[0.5 , 0.5 ],
+           [0.25, 0.75]])
+    """
+    channels = queries.shape[1] // heads
+    weights = np.empty((len(queries), len(keys)), dtype=queries.dtype)
+    for start in range(0, len(keys), channels):
+        found = weights[:, start : start + channels]
+        marks = np.eye(len(keys), channels, -start, dtype=queries.dtype)  # (L, D/heads): 1 at keys start, start + 1, ...
+        each = attend(queries, keys, np.tile(marks, heads), heads).reshape(len(queries), heads, channels)
+        found[:] = each.mean(axis=1)[:, : found.shape[1]]
+    return weights
+
+
 def gelu(x: Floats) -> Floats:
     """(L, K) -> (L, K): x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x**3))), the tanh form.
 

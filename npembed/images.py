@@ -367,7 +367,8 @@ def silent_libraries() -> Iterator[None]:
 
     For the command line, which has one thread: the number is one for the whole process.
     """
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     try:
         kept = os.dup(2)
     except OSError:  # the screen is closed

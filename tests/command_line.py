@@ -22,6 +22,7 @@ import npembed as package
 from npembed import RULES, Model, slice_image
 from npembed.cli import run
 from npembed.stages import run as run_stages
+from tests import pages
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, limits and names as POSIX has them")
 
@@ -108,7 +109,7 @@ KNOWN_RULES = re.escape(", ".join(RULES))
 
 
 class Page(HTMLParser):
-    """A page's tags, which must close in order, its attributes and its text."""
+    """A page's tags, which must close in order, its attributes and its text; titles count as text."""
 
     EMPTY = ("meta", "br", "link", "img", "input", "hr")
 
@@ -125,6 +126,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
+        self.text += dict(attrs).get("title") or ""  # what a cell says when it is pointed at
         if tag not in self.EMPTY:
             self.open.append(tag)
 
@@ -139,11 +141,8 @@ def assert_page(path: Path, names: list[str], verdict: str) -> None:
     """One page that needs nothing beside it and says it all."""
     content = path.read_text(encoding="utf-8")
     page = Page(content)
-    assert {"html", "head", "title", "style", "body", "table"} <= page.tags
-    assert not page.tags & {"script", "link", "img", "iframe"}
-    assert not page.attributes & {"src", "href"}
-    assert "http" not in content
-    assert "url(" not in content
+    assert {"html", "head", "title", "style", "body", "main"} <= page.tags
+    assert pages.Page(content).outside() == []
     assert verdict in page.text
     assert all(name in page.text for name in names)
 

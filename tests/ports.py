@@ -191,12 +191,12 @@ class Port:
 
     def encode(self, embeddings, tgt_sizes, model):
         allowed = self.patch_attention_mask(tgt_sizes)[:, 0]  # (B, Lmax)
-        hidden = self._real(np.asarray(embeddings).astype(_dtype(model)), allowed)
+        hidden = self._real(np.asarray(embeddings).astype(_dtype(model)), allowed, "encode")
         for number in range(self._layers(model)):
             hidden = self._layer(hidden, allowed, model, f"vpm.encoder.layers.{number}")
         return self._norm(hidden, model, "vpm.post_layernorm")
 
-    def _real(self, x, allowed):
+    def _real(self, x, allowed, stage):
         """What is in padded places is anything, a NaN too, which no mask of the scores keeps out of the sums."""
         return np.where(allowed[..., None], x, 0)
 
@@ -269,7 +269,7 @@ class Port:
             raise NotImplementedError("this port knows no groups of frames")
         query, to_qkv, qkv_bias = _named(model, "resampler", ("query", "attn.in_proj_weight", "attn.in_proj_bias"))
         allowed = self.patch_attention_mask(tgt_sizes)[:, 0]
-        x = self._real(np.asarray(hidden).astype(query.dtype), allowed)
+        x = self._real(np.asarray(hidden).astype(query.dtype), allowed, "resample")
         if self._has_kv_proj(model):
             x = self._linear(x, model.weights["resampler.kv_proj.weight"])
         x = self._norm(x, model, "resampler.ln_kv")
@@ -643,8 +643,8 @@ class InHalf:
         with np.errstate(over="ignore"):
             return np.asarray(x).astype(self.half).astype(np.float32)
 
-    def _real(self, x, allowed):
-        return self._round(super()._real(x, allowed))
+    def _real(self, x, allowed, stage):
+        return self._round(super()._real(x, allowed, stage))
 
     def _linear(self, x, weight, bias=0.0):
         return self._round(super()._linear(self._round(x), self._round(weight), self._round(bias)))
@@ -835,8 +835,8 @@ class UnscaledInResampler(Unscaled):
 class AttendsToPadding(Port):
     stage = "encode"
 
-    def _real(self, x, allowed):
-        return x
+    def _real(self, x, allowed, stage):
+        return x if stage == self.stage else super()._real(x, allowed, stage)
 
     def _mask_scores(self, scores, allowed, stage):
         return scores if stage == self.stage else super()._mask_scores(scores, allowed, stage)
@@ -849,8 +849,8 @@ class AttendsToPaddingInResampler(AttendsToPadding):
 class AddsBooleanMask(Port):
     stage = "encode"
 
-    def _real(self, x, allowed):
-        return x
+    def _real(self, x, allowed, stage):
+        return x if stage == self.stage else super()._real(x, allowed, stage)
 
     def _mask_scores(self, scores, allowed, stage):
         return scores + allowed if stage == self.stage else super()._mask_scores(scores, allowed, stage)
@@ -986,7 +986,7 @@ class NoMaximum(Port):
 
 
 class ReadsPadding(Port):
-    def _real(self, x, allowed):
+    def _real(self, x, allowed, stage):
         return x
 
 

@@ -174,6 +174,7 @@ def test_pictures_are_bytes_as_normalised(batch: cases.Batch) -> None:
 def test_every_target_is_of_a_case_and_a_contestant_that_exist(model: Model) -> None:
     names = {case: {*EMBEDDERS, PRODUCT} for case in cases.BATCHES}
     names |= {"slicing": {"pillow"}, "encoder": {"torch-layers"}, "ids": {"seed-torch"}}
+    names |= {case: {"transformers"} for case in ("siglip-pooled", "minicpm-4.6-tokens")}
     figures_of = {"per-patch": {"many / one"}, "memory": {"many", "twice / many"}, "import": {"over numpy", "SciPy, Pillow"}}
     for case, what in TARGETS:
         assert what in (names | figures_of)[case]

@@ -61,7 +61,7 @@ def test_a_wrong_function_is_shown_with_its_smallest_input(here: Path) -> None:
     done = npembed("check", "port.py", "--examples", "1")
     assert (done.code, done.err) == (1, "")
     assert re.search(r"^FAIL  bucket_coords +element \[5\] is 14, should be 13", done.out, flags=re.MULTILINE)
-    assert re.search(r"^      smallest input: bucket_coords\(25(, 70)?\)$", done.out, flags=re.MULTILINE)
+    assert "      smallest input: from port import bucket_coords; bucket_coords(25, 70)\n" in done.out
     assert re.search(r"^      likely cause: .*exact", done.out, flags=re.MULTILINE)
     assert done.out.endswith(f"port.py departs from the reference: 1 passed, 1 failed, {len(CHECKS) - 2} not provided.\n")
 
@@ -84,12 +84,13 @@ def test_a_port_in_the_current_folder_is_found_by_name(here: Path, monkeypatch: 
 def test_the_seed_and_the_number_of_examples_are_handed_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: dict[str, object] = {}
     monkeypatch.setattr("npembed.conformance.port.check_port", lambda port, **options: handed.update(options) or [])
-    monkeypatch.setattr("npembed.cli._report", lambda *_: None)
+    monkeypatch.setattr("npembed.cli.check.report_on", lambda *_: None)
     words = ("--examples", "7", "--seed", "3", "--precision", "float16", "--require", "embed")
     assert npembed("check", "npembed", *words).code == 0
-    assert handed == {"examples": 7, "seed": 3, "precision": "float16", "require": ["embed"]}
+    given = {"stage": (), "rule": None, "family": None}
+    assert handed == {"examples": 7, "seed": 3, "precision": "float16", "require": ["embed"], **given}
     assert npembed("check", "npembed").code == 0
-    assert handed == {"examples": 100, "seed": 0, "precision": None, "require": ()}
+    assert handed == {"examples": 100, "seed": 0, "precision": None, "require": (), **given}
 
 
 # The report in files
@@ -105,7 +106,7 @@ def test_the_report_on_a_port_in_files(here: Path) -> None:
     verdict = done.out.splitlines()[-1]
     outcomes = assert_json(here / "r.json", "port.py", verdict, list(CHECKS), ["bucket_coords"])
     wrong = next(outcome for outcome in outcomes if outcome["status"] == "fail")
-    assert wrong["call"].startswith("bucket_coords(25")
+    assert wrong["call"] == "from port import bucket_coords; bucket_coords(25, 70)"
     assert all(f": {wrong[field]}" in done.out for field in ("call", "came", "expected", "cause"))
     assert_page(here / "r.html", list(CHECKS), verdict)
     assert sorted(path.name for path in here.iterdir() if path.is_file()) == ["port.py", "r.html", "r.json"]
@@ -139,7 +140,7 @@ BAD_PORTS = [
     bad("check port.py --examples -1", r"Invalid value for '--examples'"),
     bad("check port.py --examples few", r"Invalid value for '--examples'"),
     bad("check port.py --seed -1", r"Invalid value for '--seed'"),
-    bad("check port.py --precision int8", r"precision must be one of"),
+    bad("check port.py --precision int4", r"precision must be one of"),
     bad("check port.py --json none/report.json", r"the output's folder .*none does not exist"),
     bad("check port.py --json port.py", r"the output port\.py is an input$"),
     bad("check port --html folder/../port.py", r"the output folder/\.\./port\.py is the input .*port\.py$"),

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file
 
 import npembed as package
 from npembed import Config, Model, VisionConfig, embed, load_model, position_ids, random_model, slice_image
-from npembed.cli import SAMPLE
-from npembed.cli_several import padded_bytes
+from npembed.cli.embed import SAMPLE
+from npembed.cli.several import padded_bytes
 from npembed.files import load_tensors
 from npembed.stages import run as run_stages
 from tests.command_line import (
@@ -632,7 +632,7 @@ def test_what_would_not_fit_into_memory_is_refused_before_the_work(
     needed = padded_bytes([(60, 40), (30, 70)], tiny, "embeddings")
     done_well(npembed("embed", mixed[0], mixed[2], "--weights", weights))
     assert load_tensors("embeddings.safetensors")["embeddings"].nbytes == needed
-    monkeypatch.setattr("npembed.cli_several.memory_left", lambda: needed - 1)
+    monkeypatch.setattr("npembed.cli.several.memory_left", lambda: needed - 1)
     message = r"the padded results of 2 pictures take about 0\.0 GB, .* npembed corpus keeps each picture by itself"
     done = npembed("embed", mixed[0], mixed[2], "--weights", weights)
     assert_refused(done, message)
@@ -651,7 +651,7 @@ def test_the_estimate_is_near_to_what_is_cut(width: int, height: int) -> None:
 @posix
 def test_a_limit_of_the_process_is_seen() -> None:
     code = (
-        "import resource; from npembed.cli_several import memory_left\n"
+        "import resource; from npembed.cli.several import memory_left\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); print(memory_left() < 2**33)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

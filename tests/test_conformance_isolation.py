@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,12 +82,15 @@ def right(num_patches_per_side, rule="arange"):
 """
 
 
+CALL = "from hostile_port import boundaries; boundaries(1)"
+
+
 def checked(folder: Path, function: str, **options: Any) -> Outcome:
     """`boundaries` of a port in which it is one of the hostile functions."""
     path = folder / "hostile_port.py"
     path.write_text(f"{HOSTILE}\nboundaries = {function}\n")
     with IsolatedPort(str(path), **options) as port:
-        assert port.provided == {"boundaries"}
+        assert "boundaries" in port.provided
         assert str(path) in port.files
         return check_function(port, "boundaries", examples=2)
 
@@ -99,7 +103,7 @@ def checked(folder: Path, function: str, **options: Any) -> Outcome:
         ("crashes", "ended the process by SIGSEGV"),
         ("mute", "raised Mute: a Mute whose text raises ValueError"),
         ("interrupts", "raised KeyboardInterrupt"),
-        ("itself", "gave what cannot be compared: RecursionError"),
+        ("itself", "shape (1, 1, "),
         ("trap", "gave what cannot be compared: SystemExit: 4"),
         ("prints", "ended the process with exit code 7; its last words were: forged"),
         ("asks", "raised EOFError"),
@@ -110,14 +114,14 @@ def test_whatever_a_port_does_is_its_functions_failure(function: str, words: str
     outcome = checked(tmp_path, function, **({"memory": 2**30} if function == "full" else {}))
     assert outcome.status is Status.FAIL
     assert outcome.summary.startswith(words)
-    assert outcome.call == "boundaries(1)" or function == "interrupts"
+    assert outcome.call == CALL or function == "interrupts"
     json.dumps(outcome.as_json())
 
 
 def test_a_port_that_loops_is_ended(tmp_path: Path) -> None:
     outcome = checked(tmp_path, "loops", timeout=0.5)
     assert (outcome.status, outcome.summary) == (Status.FAIL, "did not come back within 0.5 s")
-    assert outcome.call == "boundaries(1)"
+    assert outcome.call == CALL
 
 
 def test_a_port_that_closes_every_file_is_its_functions_failure(tmp_path: Path) -> None:
@@ -168,7 +172,8 @@ def test_the_same_is_found_as_in_this_process(tmp_path: Path) -> None:
             check_function(port, "boundaries", precision="float8")
     namespace: dict[str, Any] = {}
     exec(source, namespace)
-    assert there == check_function(SimpleNamespace(boundaries=namespace["boundaries"]), "boundaries", examples=5)
+    here = check_function(SimpleNamespace(boundaries=namespace["boundaries"]), "boundaries", examples=5)
+    assert there == replace(here, call=f"from wrong_port import boundaries; {here.call}")
 
 
 def test_in_this_process_too_a_result_that_cannot_be_compared_is_a_failure() -> None:

@@ -22,6 +22,7 @@ from npembed.corpus import work as work_module
 from npembed.corpus.build import _regrouped
 from npembed.corpus.index import parts_of
 from npembed.corpus.place import Place
+from npembed.corpus.settings import weights_digest
 from npembed.corpus.shards import Packer
 from npembed.corpus.sources import Item
 from npembed.corpus.vectors import Packed
@@ -248,8 +249,7 @@ def test_what_is_missing_is_made_again(few: Path, tmp_path: Path, small: Model, 
         shard.write_bytes(shard.read_bytes()[:-1])
     elif damage == "model left":
         (out / "scratch").mkdir()
-        (out / "scratch/.npembed-0123").write_bytes(b"half")
-        shard.unlink()
+        (out / "scratch" / f"model-{weights_digest(small)[:16]}.safetensors").write_bytes(b"half")
     else:
         {
             "shard": shard,
@@ -260,6 +260,7 @@ def test_what_is_missing_is_made_again(few: Path, tmp_path: Path, small: Model, 
     build([str(few)], str(out), small, scheduler=scheduler)
     assert shards(out) == before
     assert [row | {"seconds": 0} for row in rows(out)] == table
+    assert not (out / "scratch").exists()
 
 
 def test_pictures_that_came_changed_or_went_are_taken_in_when_asked(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_no_memory_is_one_line_with_the_size(here: Path, weights: Path, monkeypa
         done = npembed("embed", path, "--weights", weights)
         assert_refused(done, r"there is not enough memory: .*p\.png: no memory for 60 × 40 pixels")
     with monkeypatch.context() as patched:
-        patched.setattr("npembed.cli.run_stages", lambda *_, **__: np.empty(2**62, dtype=np.uint8))
+        patched.setattr(sys.modules["npembed.cli.embed"], "run_stages", lambda *_, **__: np.empty(2**62, dtype=np.uint8))
         assert_refused(npembed("embed", path, "--weights", weights), r"memory: .*p\.png: Unable to allocate 4\.00 EiB")
 
 
@@ -154,6 +155,20 @@ def test_a_picture_in_rgb_is_not_copied() -> None:
     assert as_rgb(picture) is picture
 
 
+def test_results_that_are_not_finite_are_refused(here: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(synthetic_picture(60, 40), here / "p.png")
+    whole = sys.modules["npembed.cli.embed"].run_stages
+
+    def too_large(*args: Any, **options: Any) -> Any:
+        return {name: array * np.float32(1e38) * np.float32(1e38) for name, array in whole(*args, **options).items()}
+
+    monkeypatch.setattr(sys.modules["npembed.cli.embed"], "run_stages", too_large)
+    assert_refused(
+        npembed("embed", path, "--weights", weights), r"p\.png: embed: the stage embeddings leaves the range of float"
+    )
+    assert not (here / "embeddings.safetensors").exists()
+
+
 # Messages
 
 
@@ -179,7 +194,9 @@ def test_what_is_no_picture_is_recognised(head: bytes, words: str, tmp_path: Pat
 def test_a_url_and_a_folder_are_recognised(here: Path) -> None:
     assert_refused(npembed("embed", "https://example.org/a.png"), r"https:/example\.org/a\.png is a URL; download the picture")
     (here / "folder").mkdir()
-    assert_refused(npembed("embed", "folder"), r"folder is a folder, not a picture; give the files in it, folder.\*")
+    assert_refused(npembed("embed", "folder"), "no picture found in folder")
+    with pytest.raises(ValueError, match=r"^folder is a folder, not a picture; give the files in it, folder.\*$"):
+        read_image("folder")
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -196,7 +213,7 @@ def test_every_message_about_a_picture_names_it_in_a_batch_too(place: int, here:
     ):
         names = [good, good]
         names[place] = here / name
-        assert_refused(npembed("embed", *names, "--weights", weights), f"{re.escape(name)}:? .*{words}")
+        assert_refused(npembed("embed", *names, "--weights", weights, "--strict"), f"{re.escape(name)}:? .*{words}")
         assert not (here / "embeddings.safetensors").exists()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers")
-EXTRAS += ("gguf", "huggingface_hub", "fsspec", "dask", "distributed", "pyarrow")
+EXTRAS += ("gguf", "huggingface_hub", "fsspec", "dask", "distributed", "pyarrow", "jinja2")
 
 BLOCKED = f"""
 import sys
@@ -110,6 +110,7 @@ MISSING = [
         "and no folder or file here is called owner/name",
     ),
     ("npembed.load_model('s3://bucket/name')", "reading from URLs needs fsspec: pip install 'npembed[url]'"),
+    ("npembed.pages.page.render('base.html.j2')", "pages need Jinja: pip install 'npembed[pages]'"),
     ("npembed.fractional_coords(5, 'step-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
     ("npembed.bucket_coords(5, rule='shrunk-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
 ]
@@ -120,7 +121,7 @@ def test_what_needs_an_extra_says_which(call: str, message: str, data: Path) -> 
     ran = run(
         f"""
 import numpy as np
-import npembed, npembed.corpus, npembed.images
+import npembed, npembed.corpus, npembed.images, npembed.pages.page
 GGUF = {str(data / "gguf" / "minicpm-v-2_6.f16.gguf")!r}
 try:
     {call}

@@ -160,7 +160,7 @@ SIZES = [[2, 3], [1, 1], [25, 1]]
 def lattice(monkeypatch: pytest.MonkeyPatch) -> Family:
     """The family, with its line in the table."""
     table = MappingProxyType({**FAMILIES, LATTICE.key: LATTICE})
-    for place in ("npembed.families.FAMILIES", "npembed.cli_common.FAMILIES"):
+    for place in ("npembed.families.FAMILIES", "npembed.cli.common.FAMILIES"):
         monkeypatch.setattr(place, table)
     return LATTICE
 

@@ -1,7 +1,9 @@
 """`python -m npembed`: the command line's exit code, and one line where a package that it needs is missing."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,9 @@ from npembed.__main__ import main
 
 
 def without(package: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`python -m npembed` where one package cannot be imported."""
+    """`python -m npembed` where one package cannot be imported, nor in a process that it starts."""
     code = f"""
-import runpy, sys
+import sys
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
@@ -21,11 +23,13 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Missing())
-sys.argv = ["npembed", *{words!r}]
-runpy.run_module("npembed", run_name="__main__", alter_sys=True)
 """
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    with tempfile.TemporaryDirectory() as site:
+        (Path(site) / "sitecustomize.py").write_text(code)
+        paths = [site, str(Path(npembed.__file__).parent.parent)]
+        command = [sys.executable, "-W", "error", "-m", "npembed", *words]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
 
 
 @pytest.mark.parametrize("package", ["typer", "rich"])

@@ -44,7 +44,7 @@ SMALL = Config(slicing=SlicingConfig(scale_resolution=16, max_slice_nums=4, patc
 
 
 def varied(**vision: float) -> Model:
-    """`MODEL` with other fields in its vision config; with `peak` its scores are over 88, with `drop` its last layer is left out."""
+    """`MODEL` with other fields; with `peak` its scores are over 88, with `drop` its last layer is left out."""
     drop, peak, wide = (vision.pop(name, 0) for name in ("drop", "peak", "wide"))
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 2}
     config = Config(
@@ -77,7 +77,11 @@ CALLS: dict[str, list[tuple[Any, ...]]] = {
     "tgt_sizes_from_mask": [([[[True, True], [False, False]], [[True, False], [True, False]]],)],
     "randomized_positions": [(40, 50, 0)],
     "flattened_position_ids": [(RAGGED,), ([[1, 25]],), (RAGGED, 7)],
-    "embed": [(STRIPS, RAGGED, MODEL), ([np.ones((3, 2, 98)), np.ones((3, 2, 50))], TELLING, small_model(side=70))],
+    "embed": [
+        (STRIPS, RAGGED, MODEL),
+        ([np.ones((3, 2, 98)), np.ones((3, 2, 50))], TELLING, small_model(side=70)),
+        ([np.ones((3, 2, 196))], [[1, 98]], small_model(side=70)),
+    ],
     "encode": [(HIDDEN, RAGGED, model) for model in (MODEL, EPS, DROPPED, PEAKED)] + [(EMPTY, RAGGED, MODEL)],
     "resample": [
         *((HIDDEN, RAGGED, model) for model in (MODEL, PEAKED)),
@@ -88,7 +92,8 @@ CALLS: dict[str, list[tuple[Any, ...]]] = {
     "image_placeholder": [(None,), ((1, 2), 0), (None, 3, SILENT)],
     "image_bounds": [([5, 1, 0, 0, 2, 3, 0, 0, 4], [1, 3], [2, 4]), ([1, 0, 2, 1, 0], [1, 3], [2, 4])],
     "scatter_image_embeds": [(np.zeros((6, 2)), RNG.standard_normal((2, 2, 2)), [[1, 3], [4, 6]])],
-    "slice_image": [(PICTURE, own) for own in (SMALL, UNEVEN, TWO)] + [(synthetic_picture(34, 10), SMALL)],
+    "slice_image": [(PICTURE, own) for own in (SMALL, UNEVEN, TWO)]
+    + [(synthetic_picture(34, 10), SMALL), (synthetic_picture(64, 40), SMALL)],
 }
 """Per function, small inputs by hand."""
 

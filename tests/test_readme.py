@@ -1,5 +1,6 @@
 """The READMEs' lines are the ones that CI runs, their tables and links are what is there."""
 
+import configparser
 import re
 from pathlib import Path
 
@@ -40,3 +41,17 @@ def test_the_rule_table_is_what_the_command_prints() -> None:
 def test_no_link_or_image_points_at_a_file_that_is_not_there(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+def test_a_wheel_holds_every_file_that_the_package_reads() -> None:
+    """Under `*` are the patterns of every package; setuptools knows no other wildcard there."""
+    card = configparser.ConfigParser()
+    card.read(ROOT / "setup.cfg", encoding="utf-8")
+    data = {key: [pattern.strip() for pattern in value.split(",")] for key, value in card["options.package_data"].items()}
+    assert set(data) == {"npembed", "*"}
+    house = ROOT / "npembed"
+    packages = [path.parent for path in house.rglob("__init__.py")]
+    held = {file for package in packages for pattern in data["*"] for file in package.glob(pattern)}
+    held |= {file for pattern in data["npembed"] for file in house.glob(pattern)}
+    read = [*house.glob("pages/templates/*"), *house.rglob("*.json"), *house.glob("data/*.png"), house / "SPEC.md"]
+    assert [str(file) for file in read if file not in held] == []

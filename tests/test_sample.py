@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from npembed.cli import SAMPLE
+from npembed.cli.embed import SAMPLE
 from npembed.data.draw_sample import draw
 
 

@@ -21,7 +21,8 @@ pytest.importorskip("gguf")
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("fsspec")
 
-from npembed import cli_weights, load_model, read_config, run
+from npembed import load_model, read_config, run
+from npembed.cli import weights as cli_weights
 from npembed.files import load_tensors
 from npembed.weights import hub, load, ranges
 from npembed.weights.cache import kept
@@ -227,7 +228,7 @@ def test_what_means_nothing_is_refused(word, server):
 
 def test_a_file_of_another_kind(here):
     (here / "m.bin").write_bytes(b"PK\3\4" + bytes(100))
-    with pytest.raises(ValueError, match=r"m\.bin is not a folder, a \.safetensors file or a GGUF file"):
+    with pytest.raises(ValueError, match=r"m\.bin is a pickle \(\.bin\), which is not read"):
         load_model("m.bin")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from npembed.typing import Array
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ def around(value: Any, departure: Departure, describe: Callable[[Any], str]) -> 
         return describe(value)
     *row, place = index
     start, stop = max(place - AROUND, 0), min(place + AROUND + 1, array.shape[-1])
-    numbers = np.array2string(array[(*row, slice(start, stop))], precision=9, separator=", ", max_line_width=200)
+    place_in: Any = (*row, slice(start, stop))
+    numbers = np.array2string(array[place_in], precision=9, separator=", ", max_line_width=200)
     where = ", ".join([*map(str, row), f"{start}:{stop}"])
     return f"[{where}] is {numbers} ({array.dtype}, shape {array.shape})"

@@ -6,14 +6,15 @@ the reference that round (`half`). A fault for which that is too much cannot be 
 for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from npembed.conformance.half import RUNS, half_run
-from npembed.conformance.probes.probe import Call, FunctionCheck, at_dtype
+from npembed.conformance.probes.probe import Call, FunctionCheck, at_dtype, in_float64
 from npembed.conformance.suspects.suspect import Suspect
 from npembed.typing import Array
 
@@ -59,7 +60,7 @@ def found(check: FunctionCheck, judged: Sequence[tuple[Call, Any, str]]) -> Foun
 
 def not_told_apart(check: FunctionCheck, precision: str) -> tuple[str, ...]:
     """The known faults that this precision hides: in every input, and in all together, they are less than its rounding."""
-    calls = [call for call in check.sweep() if not call.refused and check.suits(call, precision)]
+    calls = [call for call in check.calls if not call.refused and check.suits(call, precision)]
     cases = [_case(check, call, check.expected(call), precision) for call in calls]
     hidden = []
     for suspect in check.suspects:
@@ -88,12 +89,24 @@ def _case(check: FunctionCheck, call: Call, result: Any, precision: str) -> _Cas
     counts = np.ones(exact.shape, bool)
     if check.places is not None:
         counts = np.broadcast_to(check.places(call)[..., None], exact.shape)
-    args = [at_dtype(value, "float32") for value in call.args]
-    runs = [half_run(check.reference, args, precision, seed) for seed in RUNS]
-    noises = tuple(np.where(counts, run - exact, 0) for run in runs)
+    noises = tuple(np.where(counts, run - exact, 0) for run in _runs(check.reference, call, precision))
     spread = max(float(np.sqrt(np.mean(noise**2))) for noise in noises)
     error = np.where(counts, np.asarray(result).astype(np.float64) - exact, 0)
     return _Case(call, exact, error, noises, 1 / max(spread, 1e-30) ** 2)
+
+
+@lru_cache(maxsize=1024)
+def _runs(function: Callable[..., Any], call: Call, precision: str) -> tuple[Array, ...]:
+    """The runs that round."""
+    args = [at_dtype(value, "float32") for value in call.args]
+    return tuple(half_run(function, args, precision, seed) for seed in RUNS)
+
+
+@lru_cache(maxsize=4096)
+def _faulty(suspect: Suspect, call: Call) -> Array:
+    """What the fault gives in float64."""
+    with np.errstate(all="ignore"):
+        return np.asarray(in_float64(call).of(suspect.function))
 
 
 def _share(suspect: Suspect, cases: Sequence[_Case]) -> tuple[float, float, float]:
@@ -111,10 +124,8 @@ def _share(suspect: Suspect, cases: Sequence[_Case]) -> tuple[float, float, floa
 
 def _effect(suspect: Suspect, case: _Case) -> Array | None:
     """What the fault does to this input; None where it fails, or gives another shape or no number."""
-    call = Call(tuple(at_dtype(value, "float64") for value in case.call.args))
     try:
-        with np.errstate(all="ignore"):
-            faulty = np.asarray(call.of(suspect.function))
+        faulty = _faulty(suspect, case.call)
     except Exception:  # a faulty function may well fail
         return None
     if faulty.shape != case.exact.shape or not np.isfinite(faulty).all():

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class Trial:
 
     def outcome(self, examples: int, number: int) -> Outcome:
         """What the check found."""
-        for call in self.check.sweep():
+        for call in self.check.calls:
             if self.reference is self.check.reference or self._is_judged(call):
                 self.tries.append(self.attempt(call))
         if examples and (not self.failures or _size(self.failures[0].call) > LARGE):
@@ -138,7 +139,7 @@ class Trial:
                 return one.error is None and _alike(one.result, expected)
             slack = 1.0 if one.precision in HALF_TYPES else SLACK  # the bounds in half precision are wide as they are
             return self.check.departure(one.call, one.result, one.precision, function, slack) is None
-        except Exception:  # a faulty function may well fail, as the port did
+        except (Exception, SystemExit):  # a faulty function may well fail, as the port did
             return one.error is not None
 
     def draw(self, judge: Function, examples: int, number: int) -> bool:
@@ -227,7 +228,7 @@ class Trial:
         return any(one.error is None for one in self.tries)
 
     def _tried(self) -> list[Tried]:
-        return [Tried(one.call, lambda f, one=one: self.agrees(one, f), one.departure is None) for one in self.tries]
+        return [Tried(one.call, partial(self.agrees, one), one.departure is None) for one in self.tries]
 
     def _in_part(self) -> str | None:
         """A fault that explains most of the failures, and the smallest that it does not."""

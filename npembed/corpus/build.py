@@ -261,9 +261,10 @@ def _computed(
     digest = numbers_digest(made)
     todo = {n: items for n, items in groups.items() if index.parts_of(place, n, group_digest(digest, items)) is None}
     unfinished: dict[int, str] = {}
+    name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
+    place.remove(name)  # of a run that was killed
     if todo:
         place.remove(index.INDEX)
-        name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
         job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}
         try:
             place.write(name, partial(write_safetensors, arrays=_contiguous(model), metadata={}))

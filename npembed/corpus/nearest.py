@@ -1,10 +1,7 @@
 """The nearest neighbours of a picture, by exact products with every vector of a corpus."""
 
-import base64
-import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -14,12 +11,10 @@ from npembed import arguments
 from npembed.corpus.index import OK
 from npembed.corpus.reading import Corpus
 from npembed.corpus.settings import WHO
-from npembed.images import read_frames
 from npembed.typing import Array, Floats
 
 BLOCK = 4096
 """Vectors that are multiplied at once."""
-_THUMBNAIL = 192
 
 
 @dataclass(frozen=True)
@@ -97,33 +92,6 @@ def _cosines(block: Array, wanted: Floats) -> Floats:
     return np.asarray(np.divide(wide @ wanted, lengths, out=np.full(len(wide), -1.0), where=lengths > 0))
 
 
-def as_page(neighbours: Sequence[Neighbour], picture: str, title: str) -> str:
-    """One HTML page that stands alone: the picture, and each neighbour with its path and its similarity."""
-    cells = [_cell(picture, 0, "the picture that was looked for")]
-    cells += [_cell(one.path, one.frame, f"{one.similarity:.4f}") for one in neighbours]
-    return _PAGE.format(title=html.escape(title), cells="\n".join(cells))
-
-
-def _cell(path: str, frame: int, text: str) -> str:
-    shown = html.escape(path + (f", page {frame + 1}" if frame else ""))
-    source = _thumbnail(path, frame)
-    inside = f'<img src="{source}" alt="">' if source else "<p>no longer there</p>"
-    return f"<figure>{inside}<figcaption><b>{html.escape(text)}</b><br>{shown}</figcaption></figure>"
-
-
-def _thumbnail(path: str, frame: int) -> str:
-    """A small JPEG as the text of a URL; "" for a picture that cannot be read now."""
-    try:
-        with_frames = enumerate(read_frames(BytesIO(read_again(path)), path, every=frame > 0))
-        picture = next(picture for number, (picture, _) in with_frames if number == frame).convert("RGB")
-    except (ValueError, OSError, StopIteration):
-        return ""
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    held = BytesIO()
-    picture.save(held, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
-
-
 def read_again(path: str) -> bytes:
     """The bytes of a picture by the path that the index gives it."""
     from npembed.corpus.sources import list_pictures
@@ -135,24 +103,3 @@ def read_again(path: str) -> bytes:
             content: bytes = item.read()
             return content
     raise ValueError(f"{WHO}: {path} is no picture that can be read")
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff }}
-main {{ display: flex; flex-wrap: wrap; gap: 1rem }}
-figure {{ margin: 0; width: 12rem; overflow-wrap: anywhere }}
-img {{ max-width: 100%; border-radius: 4px }}
-figure:first-child {{ outline: 3px solid #06c; outline-offset: 6px }}
-@media (prefers-color-scheme: dark) {{ body {{ color: #ddd; background: #181818 }} }}
-</style>
-<h1>{title}</h1>
-<main>
-{cells}
-</main>
-</html>
-"""

@@ -135,14 +135,14 @@ class Place:
 
     def remove(self, name: str) -> None:
         """Delete a file of the corpus, if it is there."""
-        with suppress(FileNotFoundError):
-            if self._system is None:
-                self.path(name).unlink()
-                if "/" in name:
-                    with suppress(OSError):  # something is in it yet
-                        self.path(name).parent.rmdir()
-            else:
+        if self._system is not None:
+            with suppress(FileNotFoundError):
                 self._system.rm_file(self._below(name))
+            return
+        self.path(name).unlink(missing_ok=True)
+        if "/" in name:
+            with suppress(OSError):  # something is in it yet, or it is not there
+                self.path(name).parent.rmdir()
 
     def _below(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

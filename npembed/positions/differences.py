@@ -130,7 +130,7 @@ def table_row(row: RuleComparison, num_patches_per_side: int) -> tuple[str, ...]
 
 
 def compare_two(first: str, second: str, num_patches: int, num_patches_per_side: int = 70) -> dict[str, Any]:
-    """The buckets of two rules for one size, and the patches where they part.
+    """The buckets of two rules for one size, and the patches where they differ.
 
     Parameters
     ----------

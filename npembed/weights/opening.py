@@ -12,6 +12,8 @@ from npembed.weights.gguf import is_gguf
 from npembed.weights.mmproj import GgufSource
 from npembed.weights.ranges import LocalFile
 from npembed.weights.source import WHO, Progress, Source, public
+from npembed.words import brief
+from npembed.words import shown as line
 
 if TYPE_CHECKING:
     from npembed.weights.hub import Hub, Repository
@@ -83,6 +85,8 @@ def open_source(
 
 
 def _opened(source: str | Path, plan: Planner | None, say: Say, progress: Progress | None) -> Source:
+    if not isinstance(source, (str, Path)):
+        raise TypeError(f"{WHO}: source must be a path, a URL or owner/name of the Hub; got {brief(source)}")
     if isinstance(source, Path) or os.path.lexists(source):
         return _at_path(Path(source), str(source))
     if source.startswith(HUB):
@@ -96,7 +100,8 @@ def _opened(source: str | Path, plan: Planner | None, say: Say, progress: Progre
             return _of_hub(source, plan, say, progress)
         except (ValueError, ImportError) as error:
             raise type(error)(f"{error}; and no folder or file here is called {public(source)}") from None
-    raise ValueError(f"{WHO}: {public(source)} is not a folder, nor a file that exists, a URL or owner/name of the Hub")
+    words = "is not a folder, nor a file that exists, a URL or owner/name of the Hub"
+    raise ValueError(f"{WHO}: {line(public(source))} {words}")
 
 
 def _at_path(path: Path, shown: str) -> Source:
@@ -106,6 +111,9 @@ def _at_path(path: Path, shown: str) -> Source:
         raise ValueError(f"{WHO}: {shown} is not a folder, nor a regular file")
     if is_gguf(LocalFile(path)) or path.suffix == ".gguf":
         return GgufSource(shown)
+    if path.suffix in (".bin", ".pt", ".pth"):
+        words = "which is not read: to load one runs its code; save it as safetensors"
+        raise ValueError(f"{WHO}: {shown} is a pickle ({path.suffix}), {words}")
     if path.suffix != ".safetensors":
         raise ValueError(f"{WHO}: {shown} is not a folder, a .safetensors file or a GGUF file")
     return Folder(shown)

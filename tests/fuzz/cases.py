@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from npembed.cli import run
+from npembed.words import shown
 from tests.fuzz.calls import hostile_call
 from tests.fuzz.mutations import hostile, mutated_bytes, mutated_json
 from tests.fuzz.originals import Originals, npz_of, signed
@@ -223,7 +224,7 @@ def archive(rng: random.Random, folder: Path, originals: Originals) -> Case:
         try:
             arrays = load_tensors("a.npz")
         except ValueError as error:
-            print(f"npembed: {error}", file=sys.stderr)
+            print(f"npembed: {shown(error)}", file=sys.stderr)
             return 2
         assert all(hasattr(array, "dtype") and not array.dtype.hasobject for array in arrays.values())
         return 0

@@ -40,7 +40,7 @@ def commands(originals: Originals) -> list[Command]:
 
 
 def _whole_page(path: Path) -> None:
-    if not path.read_text().endswith("</html>\n"):
+    if not path.read_text().rstrip().endswith("</html>"):
         raise ValueError("half a page")
 
 
@@ -87,10 +87,12 @@ def main(number: int, seed: int, folder: Path, originals: Originals) -> int:
             site = each[turn % len(each)]
             code, faults = site.kill(sent, rng)
             ended[f"{sent.name}: {code}"] += 1
-            wrong += [f"{sent.name} over {site.command.words}, after {turn}: {fault}" for fault in faults]
+            for fault in faults:
+                wrong.append(f"{sent.name} over {site.command.words}, after {turn}: {fault}")
+                print(wrong[-1], flush=True)
         print(f"{sent.name}: {number} sent, {len(wrong)} faults so far", flush=True)
     print(", ".join(f"{words} {count} times" for words, count in sorted(ended.items())))
-    print("\n".join([*wrong, f"{len(wrong)} faults"]))
+    print(f"{len(wrong)} faults")
     if not wrong:
         for site in each:
             shutil.rmtree(site.folder)

@@ -69,6 +69,11 @@ def check_outputs(
         raise ValueError(f"golden check: {folder} is not a folder")
     if precision is not None:
         check_precision(precision)
+    if precision == "int8":
+        raise ValueError(
+            "golden check: precision must be one of float64, float32, float16, bfloat16; packs have no bounds for int8, "
+            "which npembed check judges"
+        )
     if rule is not None:
         _check_rule(pack, rule)
     wanted, required = _known(pack, stages) or stage_names(pack), _known(pack, require)
@@ -100,6 +105,16 @@ def first_departing(pack: Pack, outcomes: Sequence[Outcome]) -> str | None:
     """The earliest stage at which any case departs, or None."""
     departing = {outcome.name.split(SEPARATOR)[1] for outcome in outcomes if failed([outcome])}
     return next((stage for stage in stage_names(pack) if stage in departing), None)
+
+
+def tried_in(pack: Pack, outputs: str | Path, name: str, precision: str | None = None, rule: str | None = None) -> Tried | None:
+    """What a port gave for the outcome of that name, and what it should have; None where its files do not have it."""
+    wanted, _, stage = name.partition(SEPARATOR)
+    told = next(case for case in pack.manifest["cases"] if case["name"] == wanted)
+    case = _Case(pack, told, Path(outputs), rule or pack.manifest["rule"])
+    if case.got is None or stage not in case.got:
+        return None
+    return _tried(case, next(each for each in case.stages if each["stage"] == stage), precision)[0]
 
 
 def _known(pack: Pack, names: Iterable[str]) -> list[str]:

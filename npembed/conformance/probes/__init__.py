@@ -3,6 +3,11 @@
 The faults to suspect are in `npembed.conformance.suspects`, which needs no Hypothesis.
 """
 
+try:
+    import hypothesis  # noqa: F401  # the modules below draw with it
+except ImportError:
+    raise ImportError("the conformance kit needs Hypothesis: pip install 'npembed[testing]'") from None
+
 from npembed.conformance.probes import embeddings, images, merge, padding, patches, positions, tower
 from npembed.conformance.probes.family import family_checks
 from npembed.conformance.probes.probe import Call, FunctionCheck

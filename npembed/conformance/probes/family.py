@@ -16,11 +16,11 @@ import npembed
 from npembed.config import VisionConfig
 from npembed.conformance import strategies as draw
 from npembed.conformance.probes import embeddings, images, tower
-from npembed.conformance.probes.probe import Array, Call, FunctionCheck, call, fill, half_sums, in_float64, sizes_of
+from npembed.conformance.probes.probe import Call, FunctionCheck, call, fill, half_sums, in_float64, sizes_of
 from npembed.families import get_family
 from npembed.family import Family, Promise, Stage
 from npembed.model import Model
-from npembed.typing import Size
+from npembed.typing import Array, Size
 
 SMALL_SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (1, 5))
 """Of slices, in the family's units."""
@@ -42,6 +42,7 @@ KEPT = ("hidden_size", "intermediate_size", "num_channels", "patch_size", "image
 """Fields that vary with others, or not at all; `image_size` is varied by the table's side."""
 
 
+@cache
 def family_checks(key: str) -> dict[str, FunctionCheck]:
     """The checks of a family's functions, by the public names: `embed`, `encode`, its last stages, its slices and its text."""
     family = get_family(key, "check")
@@ -115,9 +116,18 @@ def _models(family: Family, until: str, *changes: dict[str, Any]) -> Iterator[Mo
         yield draw.family_model(family.key, until, **change)
 
 
+@cache
+def _of_pictures(model: Model) -> list[list[Size]]:
+    """The slices of small pictures, for a family whose slices belong together."""
+    cut = (model.config.family.cut(images.picture(height, width), model.config) for height, width in PICTURES[3:5])
+    return [[(int(h), int(w)) for h, w in slices.tgt_sizes] for slices in cut]
+
+
 def _batches(model: Model) -> list[list[Size]]:
     """Slices of one size, and, where there are several, of two."""
     sizes = sizes_for(model)
+    if not sizes:
+        return _of_pictures(model)
     return [*([size] for size in sizes[:6]), *([[sizes[-1], sizes[0]], [sizes[0], sizes[-1]]] if len(sizes) > 1 else [])]
 
 
@@ -166,7 +176,10 @@ def _drawn_models(family: Family, until: str) -> st.SearchStrategy[Any]:
 
 
 def _drawn_sizes(family: Family) -> st.SearchStrategy[Any]:
-    sizes = sizes_for(draw.family_model(family.key, family.vision_stages[-1].name))
+    whole = draw.family_model(family.key, family.vision_stages[-1].name)
+    sizes = sizes_for(whole)
+    if not sizes:
+        return st.sampled_from(_of_pictures(whole)).map(lambda chosen: sizes_of(*chosen))
     return st.lists(st.sampled_from(sizes), min_size=1, max_size=3).map(lambda chosen: sizes_of(*chosen))
 
 

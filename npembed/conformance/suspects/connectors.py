@@ -166,7 +166,7 @@ def _masked_keys(function: Function) -> Function:
         results = []
         for own, size in zip(np.asarray(hidden), np.asarray(tgt_sizes), strict=True):
             added = np.arange(len(own)) < size.prod()
-            with_mask = piece(ATTEND, lambda attend, added=added: partial(attend_with, added))(_all_places(function))
+            with_mask = piece(ATTEND, instead(partial(attend_with, added)))(_all_places(function))
             results.append(with_mask(own[None], size[None], model, *rest))
         return np.concatenate(results)
 

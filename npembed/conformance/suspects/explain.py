@@ -36,7 +36,7 @@ Faults = tuple[Suspect, ...]
 def explanations(tried: Sequence[Tried], suspects: Sequence[Suspect], base: Function) -> list[Faults]:
     """Every single fault that explains all inputs; where there is none, every two faults that do so together."""
     order = sorted(tried, key=lambda one: one.right)  # those that fail first; they are in rising order of size
-    singles = [(suspect,) for suspect in suspects if _explains((suspect,), order, base)]
+    singles: list[Faults] = [(suspect,) for suspect in suspects if _explains((suspect,), order, base)]
     return singles or list(_pairs(order, suspects, base))
 
 

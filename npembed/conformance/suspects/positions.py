@@ -22,7 +22,7 @@ def by_rule(base: Function, words: str, has: str = "name") -> tuple[Suspect, ...
         Suspect(
             f"{words} `{rule.name}`, not `{ORIGINAL}`",
             base,
-            lambda function, name=rule.name: partial(_under, name, function),
+            partial(partial, _under, rule.name),
             shipped=rule.releases[0],
             rule=rule.name,
         )
@@ -90,13 +90,17 @@ FAULTY_BUCKETS: tuple[tuple[str, Buckets, str], ...] = (
 """Kind, buckets (n, G), who shipped it."""
 
 
+def _buckets_by(rule: str, num_patches: int, side: int) -> Array:
+    return npembed.bucket_coords(num_patches, side, rule)
+
+
 def unchecked(base: Function, words: str, fault: Callable[[Buckets], Fault]) -> tuple[Suspect, ...]:
     """The rules of which the reference refuses some sizes, as a port has them: their buckets as they are."""
     return tuple(
         Suspect(
             f"{words} `{rule.name}`, not `{ORIGINAL}`",
             base,
-            fault(lambda n, side, name=rule.name: npembed.bucket_coords(n, side, name)),
+            fault(partial(_buckets_by, rule.name)),
             shipped=rule.releases[0],
             rule=rule.name,
         )
@@ -154,12 +158,12 @@ def _at_first_places(function: Function) -> Function:
 
 def _by_column(ids: Array, tgt_sizes: Any, side: int = 70, *_: Any) -> Array:
     """The ids with row and column exchanged: bucket_w * G + bucket_h."""
-    return ids % side * side + ids // side
+    return np.asarray(ids % side * side + ids // side)
 
 
 def _apart(change: int, ids: Array, tgt_sizes: Any, side: int = 70, *_: Any) -> Array:
     """Rows of ids `side + change` apart."""
-    return ids + change * (ids // side)
+    return np.asarray(ids + change * (ids // side))
 
 
 def _ids_suspects() -> tuple[Suspect, ...]:
@@ -197,6 +201,10 @@ def _flattened_of(buckets: Buckets, tgt_sizes: Any, side: int, **_: Any) -> Arra
     return npembed.pad_sequence([buckets(length, side * side) for length in lengths], batch_first=True)
 
 
+def _flattened_by(buckets: Buckets) -> Fault:
+    return lambda function: partial(_flattened_of, buckets)
+
+
 def _flattened_suspects() -> tuple[Suspect, ...]:
     base = npembed.flattened_position_ids
     first = Suspect(
@@ -204,10 +212,7 @@ def _flattened_suspects() -> tuple[Suspect, ...]:
         base,
         lambda function: lambda sizes, side=70, **_: npembed.position_ids(sizes, side),
     )
-    faulty = (
-        Suspect(kind, base, lambda function, buckets=buckets: partial(_flattened_of, buckets), shipped=shipped)
-        for kind, buckets, shipped in FAULTY_BUCKETS
-    )
+    faulty = (Suspect(kind, base, _flattened_by(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS)
     more = unchecked(base, "matches rule", lambda buckets: lambda function: partial(_flattened_of, buckets))
     return (first, *by_rule(base, "matches rule"), *more, *faulty)
 

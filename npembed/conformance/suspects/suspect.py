@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 from npembed.conformance.pieces import with_pieces
@@ -52,7 +52,7 @@ class Suspect:
         kind = f"{self.kind}: {self.effect}" if self.effect else self.kind
         return f"{kind} (as {self.shipped})" if self.shipped else kind
 
-    @property
+    @cached_property
     def function(self) -> Function:
         """The reference with the fault."""
         return self.fault(self.base)

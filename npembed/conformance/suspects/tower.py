@@ -161,7 +161,7 @@ def one_more(function: Function) -> Function:
         results = []
         for own, (h, w) in zip(np.asarray(x), np.asarray(tgt_sizes).tolist(), strict=True):
             added = np.arange(len(own)) < h * w
-            with_mask = piece(ATTEND, lambda attend, added=added: partial(attend_with, added))(function)
+            with_mask = piece(ATTEND, instead(partial(attend_with, added)))(function)
             results.append(with_mask(own[None], [(1, len(own))], model, *rest))
         return np.concatenate(results)
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from npembed import cli_common
-from npembed.cli_weights import WeightsOption
+from npembed.cli import common
+from npembed.cli.weights import WeightsOption
 from npembed.families import MINICPM_V_2_6
 from npembed.files import check_output, replacing
 from npembed.weights.source import public
@@ -79,7 +79,7 @@ def make(
         until, vector, normalize, dtype, max_slices, rule, pages, upright, max_pixels, shard_size
     )  # what is wrong with them is said before the weights are read
     model, origin = _model(weights, settings)
-    cli_common.say(_heading(model, settings, origin))
+    common.say(_heading(model, settings, origin))
     start = time.perf_counter()
     options: dict[str, Any] = {"include": include or (), "exclude": exclude or (), "update": update}
     options |= {"workers": workers, "scheduler": scheduler}
@@ -100,14 +100,14 @@ def _model(weights: str | None, settings: "Settings") -> "tuple[Model, str]":
     from npembed.corpus.settings import check_stage, limited
     from npembed.model import Model
 
-    cli_common.known_stage(settings.until, "corpus")
-    model, origin = cli_common.model_of(weights, settings.until)
+    common.known_stage(settings.until, "corpus")
+    model, origin = common.model_of(weights, settings.until)
     check_stage(settings, model.config.family)
     return Model(limited(model.config, settings.max_slices), model.weights), origin
 
 
 def _source(weights: str | None) -> str:
-    return cli_common.as_utf8(public(weights)) if weights is not None else "random"
+    return common.as_utf8(public(weights)) if weights is not None else "random"
 
 
 def _heading(model: "Model", settings: "Settings", origin: str) -> str:
@@ -159,22 +159,22 @@ def _watching() -> "Iterator[Watcher]":
 def _tell(summary: "Summary", out: str, seconds: float) -> None:
     """What became of the run; exit 1 if a picture failed or a group could not be finished."""
     for note in summary.notes:
-        cli_common.say(_shown(note))
+        common.say(_shown(note))
     words = [f"{summary.pictures} pictures are in {_shown(out)} ({seconds:.1f} s)", f"{summary.failed} failed"]
     words += [f"{summary.no_pictures} other files"] if summary.no_pictures else []
     words += [f"{summary.repeated} paths given again"] if summary.repeated else []
     words += [f"{summary.kept} were there already"] if summary.kept else []
-    cli_common.say("; ".join(words))
+    common.say("; ".join(words))
     if summary.failed:
-        cli_common.say("index.parquet says of each picture that failed why.")
+        common.say("index.parquet says of each picture that failed why.")
     for group, why in summary.unfinished.items():
-        cli_common.say(f"Group {group} was not finished: {why}; the same command tries it again")
+        common.say(f"Group {group} was not finished: {why}; the same command tries it again")
     if summary.failed or summary.unfinished:
         raise typer.Exit(1)
 
 
 def _shown(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in cli_common.as_utf8(text))
+    return "".join(c if c.isprintable() else " " for c in common.as_utf8(text))
 
 
 @corpus.command("search")
@@ -187,19 +187,22 @@ def search(
 ) -> None:
     """Find the pictures of a corpus that are most like one picture."""
     from npembed.corpus import open as open_corpus
-    from npembed.corpus.nearest import as_page
     from npembed.corpus.nearest import search as find
 
     if html_file is not None:
+        from npembed.pages.corpus import search_page
+        from npembed.pages.page import check_extra
+
         check_output(html_file, inputs=[picture])
+        check_extra()
     there = open_corpus(folder)
     neighbours = find(there, _vector_of(there, picture, weights), k)
     _print_neighbours(neighbours, picture)
     if html_file is not None:
-        page = as_page(neighbours, picture, f"Most like {_shown(picture)}")
+        page = search_page(neighbours, picture, f"Most like {_shown(picture)}")
         with replacing(html_file) as beside:
             beside.write_text(page, encoding="utf-8", errors="backslashreplace")
-        cli_common.say(f"The page is {html_file}")
+        common.say(f"The page is {html_file}")
 
 
 def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":

@@ -1,0 +1,75 @@
+"""What `golden check` and `check` share: their options, and the report in each form."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from npembed.cli.common import say, show
+from npembed.cli.explain import report_html
+from npembed.files import check_output, replacing, same_file
+
+if TYPE_CHECKING:
+    from npembed.cli.explain import Arrays
+    from npembed.conformance.outcome import Outcome
+
+
+JsonOption: TypeAlias = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")]
+
+
+HtmlOption: TypeAlias = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as one HTML page, too.")]
+
+
+PrecisionOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="TYPE", help="What the port computes in: float32, float64, bfloat16, float16, or int8 weights."),
+]
+
+
+RuleOption: TypeAlias = Annotated[
+    str | None, typer.Option("--rule", metavar="NAME", help="The position rule; npembed rules lists them.")
+]
+
+
+ExpectOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--expect", metavar="FILE", help="An earlier --json report, whose departures must stay as they are."),
+]
+
+
+def check_reports(json_file: Path | None, html_file: Path | None, inputs: Sequence[str | Path]) -> None:
+    """An error before the work if a report could not be written after it, or would replace an input or the other report."""
+    for file in (json_file, html_file):
+        if file is not None:
+            check_output(file, inputs=inputs)
+    if json_file is not None and html_file is not None and same_file(json_file, html_file):
+        raise ValueError(f"--json {json_file} and --html {html_file} are the same file")
+
+
+def report_on(
+    outcomes: "Sequence[Outcome]",
+    subject: str,
+    json_file: Path | None,
+    html_file: Path | None,
+    more: str = "",
+    arrays: "Arrays" = dict,
+    as_text: "Callable[[Sequence[Outcome], str], str] | None" = None,
+) -> None:
+    """The report in each form that is asked for; exit 1 if anything failed."""
+    from npembed.conformance import report
+    from npembed.conformance.outcome import failed
+
+    wrong = failed(outcomes)
+    verdict = f"{subject} {'departs from' if wrong else 'agrees with'} the reference: {report.counts(outcomes)}. {more}".strip()
+    for file, text in ((json_file, report.json_text), (html_file, partial(report_html, arrays=arrays))):
+        if file is not None:
+            replaced = file.exists()
+            with replacing(file) as beside:
+                beside.write_text(text(outcomes, verdict, subject), encoding="utf-8", errors="backslashreplace")
+            if replaced:
+                say(f"{file} replaces the earlier file")
+    show((as_text or report.as_text)(outcomes, verdict))
+    if wrong:
+        raise typer.Exit(1)

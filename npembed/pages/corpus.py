@@ -1,0 +1,170 @@
+"""`npembed corpus page` and `corpus search --html`: the pictures of a corpus by their neighbours, a map, the failures."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npembed.images import read_frames
+from npembed.pages.drawing import numbers
+from npembed.pages.page import render
+from npembed.typing import Array, Floats, Ids
+
+if TYPE_CHECKING:
+    from npembed.corpus import Corpus, Neighbour
+
+MOST = 400
+"""Pictures that one page shows, at most: thumbnails of more would make it larger than 5 MB."""
+
+ALIKE = 6
+"""Neighbours of each picture that a page shows."""
+
+SIDE = 96
+"""Pixels of a thumbnail's longer side, where a page has many; a search's page has twice that."""
+
+FAILURES = 1000
+"""Failures that a page lists, at most."""
+
+
+def corpus_page(corpus: "Corpus") -> str:
+    """The page of a corpus, as text of one HTML file.
+
+    With one vector for each picture: a map of the vectors by their two principal components, and of each picture those that are
+    most like it. Of a large corpus, `MOST` pictures evenly spaced in the index are shown, and each one's neighbours are sought
+    among these. The failures are listed in any case.
+    """
+    rows = corpus.index.to_pylist()
+    good = [number for number, row in enumerate(rows) if row["status"] == "ok"]
+    shown = spread(good, MOST)
+    vectors = _vectors(corpus, good, shown) if corpus.has_vectors else None
+    failures = [row for row in rows if row["status"] != "ok"]
+    return render(
+        "corpus.html.j2",
+        ("base.js", "corpus.js"),
+        data=corpus_data([_name(rows[number]) for number in shown], _thumbnails(rows, shown), vectors),
+        title=f"The corpus {corpus.shown}",
+        made=corpus.manifest["settings"],
+        total=len(rows),
+        good=len(good),
+        shown=len(shown),
+        has_vectors=vectors is not None and len(shown) > 0,
+        failures=[(_name(row), row["error"] or "") for row in failures[:FAILURES]],
+        failed=len(failures),
+        alike=ALIKE,
+    )
+
+
+def corpus_data(names: Sequence[str], thumbnails: Sequence[str], vectors: Array | None) -> dict[str, Any]:
+    """What the page's script reads: names, thumbnails, places on the map and neighbours."""
+    data: dict[str, Any] = {"names": list(names), "thumbnails": list(thumbnails)}
+    if vectors is None or not len(vectors):
+        return data
+    places, share = principal_components(vectors)
+    nearest, cosines = neighbours_of(vectors, ALIKE)
+    return data | {
+        "places": numbers(places),
+        "share": numbers(share),
+        "alike": nearest.tolist(),
+        "cosines": numbers(cosines.round(6)),
+    }
+
+
+def spread(values: Sequence[int], most: int) -> list[int]:
+    """At most so many of them, evenly spaced, the first and the last among them.
+
+    Examples
+    --------
+    >>> spread(range(5), 3), spread(range(2), 3)
+    ([0, 2, 4], [0, 1])
+    """
+    places = np.arange(len(values)) if len(values) <= most else np.linspace(0, len(values) - 1, most).round().astype(int)
+    return [values[place] for place in places.tolist()]
+
+
+def _vectors(corpus: "Corpus", good: Sequence[int], shown: Sequence[int]) -> Floats:
+    """float64 (len(shown), D): the vectors of those rows of the index."""
+    place = {number: place for place, number in enumerate(good)}
+    wanted = [place[number] for number in shown]
+    found: list[Array] = []
+    start = 0
+    for _, block in corpus.vectors():
+        found += [np.asarray(block[at - start], dtype=np.float64) for at in wanted if start <= at < start + len(block)]
+        start += len(block)
+    return np.stack(found) if found else np.empty((0, 0))
+
+
+def principal_components(vectors: Array) -> tuple[Floats, Floats]:
+    """(N, D) -> float64 (N, 2), (2,): places on the two axes along which vectors differ most, and their shares of all of it.
+
+    The sign of each axis is such that the largest weight of a channel is positive, so that a map does not flip from run to run.
+
+    Examples
+    --------
+    >>> places, share = principal_components(np.array([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0]]))
+    >>> places.round(6).tolist(), share.tolist()
+    ([[-2.0, 0.0], [0.0, 0.0], [2.0, 0.0]], [1.0, 0.0])
+    """
+    from scipy.linalg import svd  # here, because SciPy takes longer to import than the rest of the package
+
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    left, lengths, axes = svd(centred, full_matrices=False)
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
+    places = np.zeros((len(vectors), 2))
+    kept = min(2, len(lengths))
+    places[:, :kept] = (left * lengths * np.where(signs == 0, 1, signs))[:, :kept]
+    total = float((lengths**2).sum())
+    share = np.zeros(2)
+    share[:kept] = lengths[:kept] ** 2 / total if total else 0
+    return places + 0.0, share  # + 0.0: no -0.0
+
+
+def neighbours_of(vectors: Array, most: int) -> tuple[Ids, Floats]:
+    """(N, D) -> int64 (N, K), float64 (N, K): the most alike others of each, by the cosine; of equal ones the first.
+
+    Examples
+    --------
+    >>> nearest, cosines = neighbours_of(np.array([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0]]), 1)
+    >>> nearest.tolist(), cosines.tolist()
+    ([[2], [2], [1]], [[0.6], [0.8], [0.8]])
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors, dtype=np.float64), where=lengths > 0)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(most, len(vectors) - 1)]
+    return nearest.astype(np.int64), np.take_along_axis(cosines, nearest, axis=1)
+
+
+def search_page(neighbours: Sequence["Neighbour"], picture: str, title: str) -> str:
+    """The page of a search: the picture, and each neighbour with its path and its cosine."""
+    found = [("the picture that was looked for", picture, thumbnail(picture, 0, 2 * SIDE))]
+    for one in neighbours:
+        name = _name({"path": one.path, "frame": one.frame})
+        found.append((f"{one.similarity:.4f}", name, thumbnail(one.path, one.frame, 2 * SIDE)))
+    return render("search.html.j2", title=title, found=found)
+
+
+def _name(row: dict[str, Any]) -> str:
+    frame = row["frame"] or 0
+    return str(row["path"]) + (f", page {frame + 1}" if frame else "")
+
+
+def _thumbnails(rows: Sequence[dict[str, Any]], shown: Sequence[int]) -> list[str]:
+    return [thumbnail(rows[number]["path"], rows[number]["frame"] or 0, SIDE) for number in shown]
+
+
+def thumbnail(path: str, frame: int, side: int) -> str:
+    """A small JPEG as a data URI; "" for a picture that cannot be read now."""
+    from npembed.corpus.nearest import read_again
+
+    try:
+        frames = enumerate(read_frames(io.BytesIO(read_again(path)), path, every=frame > 0))
+        picture = next(picture for number, (picture, _) in frames if number == frame).convert("RGB")
+    except (ValueError, OSError, StopIteration):
+        return ""
+    picture.thumbnail((side, side))
+    held = io.BytesIO()
+    picture.save(held, "JPEG", quality=75)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

@@ -1,0 +1,251 @@
+"""`npembed explain`: one picture's way to its embeddings, step by step, on one page."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import npembed
+from npembed.config import FamilyConfig
+from npembed.embeddings import embed
+from npembed.encoder import encode
+from npembed.families import get_family
+from npembed.family import Slices
+from npembed.images import as_rgb
+from npembed.pages.drawing import EXACT_BYTES, base64_of, numbers, packed, picture_uri, slice_pictures
+from npembed.pages.page import render
+from npembed.pages.rulers import edges_of, ruler
+from npembed.pages.steps import Subject, code_lines, first_patch, joins, shapes, size_rows, slice_names
+from npembed.patches import strip_to_patches
+from npembed.positions import RULES, bucket_coords
+from npembed.positions.rules import get_rule
+from npembed.resampler import resampler_attention
+from npembed.typing import Floats, Ids
+
+SAMPLE = Path(npembed.__file__).with_name("data") / "sample.png"
+
+
+def explain(subject: Subject) -> str:
+    """The page, as text of one HTML file."""
+    subject = _with_rule(subject)
+    slices = subject.family.cut(subject.picture, subject.config)
+    ids = ids_by_rule(subject, slices)
+    data = page_data(subject, slices, ids)
+    return render(
+        "explain.html.j2",
+        ("base.js", "rulers.js", "explain.js"),
+        data=data,
+        subject=subject,
+        family=subject.family,
+        title=f"{subject.name or 'The sample picture'} through {subject.family.title}",
+        sizes=size_rows(subject, slices),
+        slices=slices,
+        code=code_lines(subject, slices, data["places"][data["first"][0]]["lengths"] if data["places"] else ()),
+        joins=joins(subject, slices, ids.get(subject.rule)),
+        shapes=shapes(subject, slices),
+        rules=[name for name in data["rules"] if name != subject.rule],
+        refused=data["refused"],
+        unit=subject.family.unit(subject.config) * subject.config.vision.patch_size,
+        seen=data["seen"],
+        first=data["first"],
+    )
+
+
+def _with_rule(subject: Subject) -> Subject:
+    """The same with the family's rule where none is asked for; a rule for a family without rules is refused."""
+    for option, name in (("--rule", subject.rule), ("--compare", subject.compare)):
+        if name is not None and subject.family.rule is None:
+            raise ValueError(f"explain: {option} {name} is not for {subject.family.title}, whose positions follow no rule")
+        if name is not None:
+            get_rule(name, "explain")
+    return replace(subject, rule=subject.rule or subject.family.rule)
+
+
+def ids_by_rule(subject: Subject, slices: Slices) -> dict[str | None, Ids | str]:
+    """Rule -> the ids that the family gives, or why it gives none; under None for a family whose ids follow no rule.
+
+    Empty for a family without ids.
+    """
+    family, config = subject.family, subject.config
+    if not any(stage.name == "position_ids" for stage in family.stages):
+        return {}
+    if family.rule is None:
+        return {None: family.position_ids(slices.tgt_sizes, config, None)}
+    found: dict[str | None, Ids | str] = {}
+    for name in RULES:
+        try:
+            found[name] = family.position_ids(slices.tgt_sizes, config, name)
+        except (ValueError, ImportError) as error:
+            if name == subject.rule:
+                raise
+            found[name] = str(error)
+    return found
+
+
+def page_data(subject: Subject, slices: Slices, ids: dict[str | None, Ids | str]) -> dict[str, Any]:
+    """What the page's script reads: arrays, as the functions returned them."""
+    vision, sizes = subject.config.vision, slices.tgt_sizes
+    rules = [name for name, given in ids.items() if not isinstance(given, str)]
+    lengths = sizes.prod(axis=1)
+    rows, places = _rows(ids, lengths)
+    own = ids.get(subject.rule)
+    axes = ruler_places(own, slices, subject) if isinstance(own, np.ndarray) and subject.rule else None
+    used = sorted({n for each in axes or [] for n in each["lengths"]})
+    table = {str(name): {str(n): ruler(n, vision.num_patches_per_side, str(name)) for n in used} for name in rules if axes}
+    extent = [*as_rgb(subject.picture).size, *slices.boxes.max(axis=0)[2:].tolist()]
+    return {
+        "picture": {"image": picture_uri(subject.picture), "size": extent[:2], "extent": [max(extent[::2]), max(extent[1::2])]},
+        "patch": vision.patch_size,
+        "side": vision.num_patches_per_side,
+        "longest": int(lengths.max()),
+        "slices": [
+            {"name": name, "size": size, "box": box.tolist(), "across": cells[0], "down": cells[1], **pixels}
+            for name, size, box, cells, pixels in zip(
+                slice_names(slices, extent[:2]),
+                sizes.tolist(),
+                slices.boxes,
+                edges(slices),
+                slice_pictures(slices, exact_bytes(subject)),
+                strict=True,
+            )
+        ],
+        "rule": subject.rule,
+        "rules": [str(name) for name in rules] if subject.rule else [],
+        "compare": subject.compare,
+        "refused": {str(name): given for name, given in ids.items() if isinstance(given, str)},
+        "ids": {"rows": rows, "of": places},
+        "changed": {str(name): changed(own, given, lengths) for name, given in ids.items() if isinstance(given, np.ndarray)},
+        "places": axes,
+        "rulers": table,
+        "edges": {str(name): edges_of(vision.num_patches_per_side, str(name)) for name in rules if axes},
+        "first": first_patch(slices),
+        "seen": seen(subject, slices),
+    }
+
+
+def _rows(ids: dict[str | None, Ids | str], lengths: Ids) -> tuple[list[list[int]], dict[str, list[int]]]:
+    """The ids of each slice under each rule, without padding; equal ones once, and which slice has which."""
+    rows: dict[tuple[int, ...], int] = {}
+    places = {}
+    for name, given in ids.items():
+        if isinstance(given, np.ndarray):
+            own = [tuple(row[:length].tolist()) for row, length in zip(given, lengths, strict=True)]
+            places[str(name)] = [rows.setdefault(row, len(rows)) for row in own]
+    return list(map(list, rows)), places
+
+
+def changed(own: Any, other: Ids, lengths: Ids) -> list[list[int]]:
+    """Per slice, the patches whose ids differ."""
+    return [np.flatnonzero(a[:n] != b[:n]).tolist() for a, b, n in zip(own, other, lengths, strict=True)]
+
+
+def edges(slices: Slices) -> list[tuple[list[float], list[float]]]:
+    """Per slice, where its columns and its rows of patches begin and end in the original picture, in pixels."""
+    return [
+        (np.linspace(left, right, w + 1).tolist(), np.linspace(top, bottom, h + 1).tolist())
+        for (left, top, right, bottom), (h, w) in zip(slices.boxes.tolist(), slices.tgt_sizes.tolist(), strict=True)
+    ]
+
+
+def ruler_places(ids: Ids, slices: Slices, subject: Subject) -> list[dict[str, Any]] | None:
+    """Per slice, where each patch lies on a ruler of rows and on one of columns; None where its ids come from no rulers.
+
+    Three ways are tried, and taken if they give the family's own ids: the slice's rows and columns; the places that the family
+    says take part, which may be one long row; tiles of G patches a side, each with rulers of its own.
+    """
+    side, rule = subject.config.vision.num_patches_per_side, str(subject.rule)
+    layouts = zip(slices.tgt_sizes.tolist(), subject.family.places(slices.tgt_sizes).tolist(), ids, strict=True)
+    found = []
+    for (h, w), (rows, columns), row in layouts:
+        every = np.arange(h * w)
+        ways = [
+            (np.full(h * w, rows), every // columns, np.full(h * w, columns), every % columns),
+            (*_in_tiles(every // w, h, side), *_in_tiles(every % w, w, side)),
+        ]
+        own = next((way for way in ways if np.array_equal(_ids_on_rulers(*way, side, rule), row[: h * w])), None)
+        if own is None:
+            return None
+        lengths = list(dict.fromkeys([*own[0].tolist(), *own[2].tolist()]))
+        found.append({"lengths": lengths, "at": np.stack(own, axis=1).tolist()})
+    return found
+
+
+def _in_tiles(places: Ids, length: int, side: int) -> tuple[Ids, Ids]:
+    """Places along an axis -> the length of the tile that each lies in, and its place there."""
+    start = places // side * side
+    return np.minimum(side, length - start), places - start
+
+
+def _ids_on_rulers(row_lengths: Ids, rows: Ids, column_lengths: Ids, columns: Ids, side: int, rule: str) -> Ids:
+    """The ids that patches at these places of these rulers have."""
+    buckets = {n: bucket_coords(n, side, rule) for n in {*row_lengths.tolist(), *column_lengths.tolist()}}
+    pairs = zip(row_lengths.tolist(), rows.tolist(), column_lengths.tolist(), columns.tolist(), strict=True)
+    return np.array([buckets[h][r] * side + buckets[w][c] for h, r, w, c in pairs])
+
+
+def seen(subject: Subject, slices: Slices) -> dict[str, Any]:
+    """What the stages make of each patch: lengths of vectors, and how far the tokens attend to it; empty without weights."""
+    model = subject.model
+    if model is None:
+        return {}
+    sizes = slices.tgt_sizes
+    lengths = sizes.prod(axis=1)
+    embeddings = embed(slices.strips, sizes, model, subject.rule)
+    positions, kernels = subject.family.positions(model, sizes, subject.rule), subject.family.kernels(model)
+    strips = [strip.astype(model.dtype, copy=False) for strip in slices.strips]
+    maps: dict[str, list[Floats]] = {
+        "patch · W": [np.linalg.norm(patches @ kernels.T, axis=-1) for patches in map(strip_to_patches, strips)],
+        "position row + bias": _norms(positions, lengths),
+        "embedding, their sum": _norms(embeddings, lengths),
+    }
+    found: dict[str, Any] = {"note": ""}
+    if subject.until != "embeddings":
+        hidden = encode(embeddings, sizes, model)
+        after = subject.family.stage("hidden", "explain").sizes_of(sizes, subject.config)
+        if np.array_equal(after, sizes):
+            maps["hidden state"] = _norms(hidden, lengths)
+        else:
+            found["note"] = (
+                f"{subject.family.title} merges patches in its tower, so that its hidden states have no patch of their own."
+            )
+        found |= _attention(subject, hidden, after)
+    if "token_mean" in found:
+        maps["attention of the tokens, their mean"] = found.pop("token_mean")
+    found["maps"] = {name: [packed(each) for each in values] for name, values in maps.items()}
+    return found
+
+
+def _attention(subject: Subject, hidden: Floats, sizes: Ids) -> dict[str, Any]:
+    """How far the vision tokens attend to each patch, where the connector is the resampler of `resample`."""
+    if subject.until != "tokens" or subject.model is None:
+        return {}
+    if subject.family.stage("tokens", "explain").function != "resample":
+        return {
+            "note": f"How far the tokens of {subject.family.title} attend to each patch is not shown: only the resampler's is."
+        }
+    weights = resampler_attention(hidden, sizes, subject.model)
+    return {"token_mean": [each.mean(axis=0) for each in weights], "tokens": [shades(each) for each in weights]}
+
+
+def shades(weights: Floats) -> dict[str, Any]:
+    """(Q, L) -> each row as bytes, 255 its greatest, to be looked at; and the greatest of each row."""
+    most = weights.max(axis=1)
+    return {"bytes": base64_of(np.rint(weights / most[:, None] * 255).astype(np.uint8)), "most": numbers(most)}
+
+
+def _norms(vectors: Floats, lengths: Ids) -> list[Floats]:
+    """(B, Lmax, D) -> per slice (L,): the length of each patch's vector."""
+    return [np.linalg.norm(each[:length], axis=-1) for each, length in zip(vectors, lengths, strict=True)]
+
+
+def default_config(key: str) -> FamilyConfig:
+    """The family's default config."""
+    family = get_family(key, "explain")
+    config: FamilyConfig = next(iter(family.presets(family).values()))
+    return config
+
+
+def exact_bytes(subject: Subject) -> int:
+    """How many bytes of pixels the page may hold: fewer where it holds each token's attention, too."""
+    return EXACT_BYTES if subject.until == "embeddings" else EXACT_BYTES // 2

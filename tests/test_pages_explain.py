@@ -1,0 +1,378 @@
+"""The page of `npembed explain`, without a browser: its numbers are the functions' own, and text from outside is only text."""
+
+import base64
+import io
+import json
+import re
+import zlib
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npembed
+from npembed import FAMILIES, RULES, bucket_coords, cli, load_model, position_ids
+from npembed.attention import attend, attention_weights
+from npembed.images import read_image
+from npembed.pages import drawing
+from npembed.pages.explain import SAMPLE, default_config, explain
+from npembed.pages.page import escape_json, render
+from npembed.pages.rulers import ruler
+from npembed.pages.steps import Subject
+from npembed.positions.differences import compare_two
+from npembed.resampler import resample, resampler_attention
+from tests.pages import Page
+from tests.synthetic import synthetic_picture
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}\u2028.png"
+PHOTO = 3000, 2250
+
+
+def picture(width=640, height=480):
+    return Image.fromarray(synthetic_picture(width, height))
+
+
+def page_of(**given) -> Page:
+    given = {"picture": picture(), "name": "a.png", "config": npembed.MINICPM_V_2_6} | given
+    return Page(explain(Subject(**given)))
+
+
+@cache
+def page_of_family(key) -> Page:
+    """Of the synthetic picture; made once for all tests."""
+    return page_of(config=default_config(key))
+
+
+@pytest.fixture(scope="module")
+def plain() -> Page:
+    return page_of(compare="exact")
+
+
+def pixels_of(data: dict) -> np.ndarray:
+    kind, _, content = data["image"].partition(",")
+    assert kind == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+
+
+# Its numbers are the arrays' own
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_the_pixels_of_a_page_give_back_every_strip(key):
+    config, sample = default_config(key), read_image(SAMPLE).picture
+    slices = config.family.cut(sample, config)
+    shown = page_of(config=config, picture=sample).data["slices"]
+    for strip, size, data in zip(slices.strips, slices.tgt_sizes.tolist(), shown, strict=True):
+        assert data["size"] == size
+        if data["levels"] is None:  # a slice whose numbers come from no bytes
+            assert key == "phi-4-multimodal"
+            continue
+        codes = pixels_of(data)
+        assert zlib.crc32(codes.tobytes()) == data["check"]
+        levels = np.array(data["levels"]).astype(np.float32)
+        numbers = np.stack([levels[channel][codes[:, :, channel]] for channel in range(3)])
+        np.testing.assert_array_equal(npembed.patches.picture_to_strip(numbers, config.vision.patch_size), strip)
+
+
+def test_the_pixels_of_a_picture_are_its_own_bytes_where_black_is_minus_one_and_white_one():
+    pixels = synthetic_picture(28, 28)
+    codes, levels = drawing.as_levels(pixels.astype(np.float32) / np.float32(255) * 2 - 1)
+    np.testing.assert_array_equal(codes, pixels)
+    assert levels[0][[0, 255]].tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if family.rule])
+def test_the_ids_of_a_page_are_the_familys(key):
+    config = default_config(key)
+    family, data = config.family, page_of_family(key).data
+    sizes = family.cut(picture(), config).tgt_sizes
+    own = family.position_ids(sizes, config, family.rule)
+    assert data["rule"] == family.rule
+    for rule in data["rules"]:
+        ids = family.position_ids(sizes, config, rule)
+        for number, length in enumerate(sizes.prod(axis=1)):
+            assert data["ids"]["rows"][data["ids"]["of"][rule][number]] == ids[number, :length].tolist()
+            assert data["changed"][rule][number] == np.flatnonzero(ids[number, :length] != own[number, :length]).tolist()
+    assert set(data["rules"]) | set(data["refused"]) == set(RULES)
+
+
+@pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if family.rule])
+def test_the_rulers_of_a_page_give_the_ids(key):
+    data = page_of_family(key).data
+    rulers, side = data["rulers"][data["rule"]], data["side"]
+    for number, each in enumerate(data["places"]):
+        ids = data["ids"]["rows"][data["ids"]["of"][data["rule"]][number]]
+        for (h, r, w, c), id_ in zip(each["at"], ids, strict=True):
+            assert rulers[str(h)]["buckets"][r] * side + rulers[str(w)]["buckets"][c] == id_
+
+
+def test_what_changes_under_another_rule_is_what_compare_two_says():
+    data = page_of(picture=picture(1000, 1000)).data
+    (h, w) = data["slices"][1]["size"]
+    for rule in data["rules"]:
+        rows, columns = (compare_two("arange", rule, n)["differ"] for n in (h, w))
+        expected = [r * w + c for r in range(h) for c in range(w) if r in rows or c in columns]
+        assert data["changed"][rule][1] == expected, rule
+
+
+@pytest.mark.parametrize(("rule", "where"), [("arange", {"below"}), ("quotient", {"on", "above"}), ("exact", {"exact"})])
+def test_a_ruler_says_on_which_side_of_a_boundary_a_coordinate_falls(rule, where):
+    found = ruler(25, 70, rule)
+    assert [patch for patch, _, _ in found["on"]] == [5, 10, 15, 20]
+    assert {side for _, _, side in found["on"]} <= where
+    assert found["buckets"] == bucket_coords(25, 70, rule).tolist()
+    for patch, bucket, side in found["on"]:
+        assert found["buckets"][patch] == bucket - (side == "below")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n", [1, 7, 25, 107])
+def test_a_rulers_numbers_are_the_functions(rule, n):
+    found = ruler(n, 70, rule)
+    assert found["buckets"] == bucket_coords(n, 70, rule).tolist()
+    if rule == "exact":
+        assert found["coords"] is None
+    else:
+        coords = npembed.fractional_coords(n, rule)
+        np.testing.assert_array_equal(np.array(found["coords"]).astype(coords.dtype), coords)
+
+
+def test_numbers_keep_their_type():
+    for dtype in (np.float32, np.float64):
+        values = np.random.default_rng(0).random(100).astype(dtype)
+        np.testing.assert_array_equal(np.array(drawing.numbers(values)).astype(dtype), values)
+
+
+def test_a_picture_of_more_numbers_than_bytes_is_not_coded():
+    many = np.linspace(-1, 1, 257, dtype=np.float32).reshape(1, 257, 1).repeat(3, axis=2)
+    assert drawing.as_levels(many) is None
+    codes, levels = drawing.as_levels(many[:, :256])
+    np.testing.assert_array_equal(levels[0][codes[..., 0]], many[:, :256, 0])
+
+
+# With weights
+
+
+def test_the_lengths_of_vectors_and_the_attention_are_the_arrays(data):
+    model = load_model(data / "tiny-minicpmv", "tokens")
+    slices = model.config.family.cut(picture(300, 200), model.config)
+    seen = page_of(picture=picture(300, 200), config=model.config, model=model, origin="w", until="tokens").data["seen"]
+    arrays = npembed.run(slices.strips, slices.tgt_sizes, model, "tokens")
+
+    def floats(name, number):
+        return np.frombuffer(base64.b64decode(seen["maps"][name][number]["float32"]), dtype="<f4")
+
+    for number, length in enumerate(slices.tgt_sizes.prod(axis=1)):
+        for name, stage in (("embedding, their sum", "embeddings"), ("hidden state", "hidden")):
+            np.testing.assert_array_equal(floats(name, number), np.linalg.norm(arrays[stage][number, :length], axis=-1))
+    weights = resampler_attention(arrays["hidden"], slices.tgt_sizes, model)
+    np.testing.assert_array_equal(floats("attention of the tokens, their mean", 0), weights[0].mean(axis=0))
+    coded = np.frombuffer(base64.b64decode(seen["tokens"][0]["bytes"]), dtype=np.uint8).reshape(weights[0].shape)
+    assert np.abs(coded / 255 * weights[0].max(axis=1, keepdims=True) - weights[0]).max() <= weights[0].max() / 510 * 1.001
+
+
+def test_attention_weights_are_the_softmax_and_what_attend_mixes_with():
+    rng = np.random.default_rng(1)
+    queries, keys, values = (rng.standard_normal((rows, 12)) for rows in (3, 10, 10))
+    scores = np.einsum("mhc,lhc->hml", queries.reshape(3, 3, 4), keys.reshape(10, 3, 4)) / 2
+    softmax = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(attention_weights(queries, keys, 3), softmax.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(
+        attend(queries, keys, np.tile(values[:, :4], 3), 3).reshape(3, 3, 4).mean(axis=1), softmax.mean(axis=0) @ values[:, :4]
+    )
+
+
+def test_the_resamplers_attention_adds_up_to_one_for_each_token(data):
+    model = load_model(data / "tiny-minicpmv", "tokens")
+    hidden = np.random.default_rng(2).standard_normal((2, 6, model.config.vision.hidden_size))
+    weights = resampler_attention(hidden, [[2, 3], [1, 4]], model)
+    assert [each.shape for each in weights] == [(model.config.query_num, 6), (model.config.query_num, 4)]
+    for each in weights:
+        np.testing.assert_allclose(each.sum(axis=1), 1, rtol=1e-5)
+    assert resample(hidden, [[2, 3], [1, 4]], model).shape[:2] == (2, model.config.query_num)
+
+
+# The lines of Python
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_the_lines_of_python_on_a_page_run_and_give_what_it_shows(key, tmp_path, monkeypatch):
+    name = 'it\'s a "picture".png'
+    Image.fromarray(synthetic_picture(300, 200)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    config = default_config(key)
+    page = page_of(config=config, name=name, picture=Image.open(name))
+    names: dict = {}
+    results = [_run(text, names) for text in page.python if "random_model" not in text]
+    number, patch = page.data["first"]
+    np.testing.assert_array_equal(results[2], names["patches"][patch])
+    assert names["slices"].tgt_sizes.tolist() == [each["size"] for each in page.data["slices"]]
+    assert names["mask"].shape[2] == page.data["longest"]
+    if "ids" in names:
+        assert results[-1] == page.data["ids"]["rows"][page.data["ids"]["of"][str(page.data["rule"])][number]][patch]
+
+
+def test_the_lines_of_python_run_for_the_sample_with_weights(data):
+    model = load_model(data / "tiny-minicpmv", "tokens")
+    page = page_of(config=model.config, model=model, origin=str(data / "tiny-minicpmv"), until="tokens", name="")
+    names: dict = {}
+    for text in page.python:
+        _run(text, names)
+    assert names["arrays"]["tokens"].shape[1] == model.config.query_num
+    np.testing.assert_array_equal(names["arrays"]["embeddings"], names["embeddings"])
+
+
+def test_the_last_line_of_the_sum_runs(data):
+    small = FAMILIES["minicpm-v-2.6"].small(FAMILIES["minicpm-v-2.6"])
+    (line,) = [text for text in page_of(picture=picture(60, 40)).python if "random_model" in text]
+    slices = small.family.cut(picture(60, 40), small)
+    names = {"npembed": npembed, "config": small, "slices": slices}
+    _run(line, names)
+    assert names["embeddings"].shape[0] == len(slices.tgt_sizes)
+
+
+def _run(text: str, names: dict):
+    """The lines; the value of the last, if it is one."""
+    *before, last = text.splitlines()
+    exec("\n".join(before), names)
+    try:
+        return eval(last, names)
+    except SyntaxError:
+        exec(last, names)
+        return None
+
+
+# One file, nothing beside it, and text from outside
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_a_page_asks_for_nothing(key):
+    page = page_of_family(key)
+    assert page.outside() == []
+    (policy,) = [attributes["content"] for tag, attributes in page.tags if attributes.get("http-equiv")]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_what_a_page_asks_for_is_seen():
+    text = '<script>{}</script><link rel="x"><img src="http://a/b.png" onclick="x"><style>a{background:url(x)}</style>'
+    assert Page(text).outside() == ["<link>", "src=http://a/b.png", "onclick=", "url(x)"]
+
+
+def test_a_hostile_name_stays_text():
+    page = page_of(name=HOSTILE)
+    assert not [attributes for tag, attributes in page.tags if tag == "img" and attributes.get("src") == "x"]
+    assert page.outside() == []
+    assert "{{ 7*7 }}" in page.words
+    assert "49" not in re.findall(r"</script><img src=x onerror=alert\(1\)>\S*", page.words)[0]
+    assert repr(HOSTILE) in page.python[0]
+
+
+def test_a_template_that_is_not_filled_is_an_error():
+    with pytest.raises(Exception, match="'title' is undefined"):
+        render("base.html.j2")
+
+
+def test_json_in_a_page_cannot_end_its_element():
+    text = json.dumps({"a": HOSTILE}, ensure_ascii=False)
+    escaped = escape_json(text)
+    assert not set("<>&\u2028") & set(escaped)
+    assert json.loads(escaped) == {"a": HOSTILE}
+
+
+def test_a_large_photo_of_nine_slices_stays_small():
+    noise = np.random.default_rng(0).integers(0, 256, (*PHOTO[::-1], 3), dtype=np.uint8)
+    page = page_of(picture=Image.fromarray(noise), name="noise.jpg")
+    assert len(page.data["slices"]) == 10
+    assert len(page.text.encode()) < 5_000_000
+    left_out = [each["levels"] is None for each in page.data["slices"]]
+    assert any(left_out)
+    assert not all(left_out)
+
+
+@pytest.mark.parametrize("size", [(3000, 300), (20, 20), (1, 1), (300, 3000)])
+def test_pictures_of_odd_shapes_have_a_page(size):
+    page = page_of(picture=picture(*size))
+    assert page.outside() == []
+    assert page.data["slices"][0]["name"] == "the whole picture"
+
+
+def test_a_page_leaves_the_picture_as_it_was_and_says_its_size():
+    large = picture(1300, 700)
+    page = page_of(picture=large)
+    assert large.size == (1300, 700)
+    np.testing.assert_array_equal(np.asarray(large), synthetic_picture(1300, 700))
+    assert page.data["picture"]["size"] == [1300, 700]
+    assert "The file holds 1300 × 700 pixels" in page.words
+
+
+def test_crops_are_named_by_column_and_row():
+    names = [each["name"] for each in page_of(picture=picture(1000, 1000)).data["slices"]]
+    assert names[:4] == [
+        "the whole picture",
+        *(f"crop in column {column}, row 0" for column in range(2)),
+        "crop in column 0, row 1",
+    ]
+
+
+@pytest.mark.parametrize(("upright", "words"), [(False, "The released code ignores that"), (True, "which was applied")])
+def test_a_page_says_what_became_of_an_exif_turn(upright, words):
+    assert words in page_of(turned=True, upright=upright).words
+    assert "EXIF" not in page_of().words
+
+
+# The command
+
+
+def run(capsys, *args: str) -> tuple[int, str, str]:
+    code = cli.run(list(args))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_command_writes_a_page(capsys, tmp_path):
+    target = tmp_path / "e.html"
+    code, out, err = run(capsys, "explain", "-o", str(target), "--family", "siglip")
+    assert (code, err) == (0, "")
+    assert "the sample picture through SigLIP" in out
+    assert Page(target.read_text()).data["side"] == default_config("siglip").vision.num_patches_per_side
+    assert "which replaces the earlier file" in run(capsys, "explain", "-o", str(target))[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--rule", "nope"], "rule must be one of"),
+        (["--family", "nope"], "explain: family must be one of"),
+        (["--family", "siglip", "--rule", "exact"], "explain: --rule exact is not for SigLIP"),
+        (["--family", "siglip", "--weights", "x"], "explain: --family is for a page without weights"),
+        (["--until", "tokens"], "explain: --until tokens needs --weights"),
+        (["--article", "--rule", "exact"], "explain: --article takes no picture"),
+        (["missing.png"], "missing.png"),
+        (["-o", "a.txt"], "must end in .html"),
+        (["--rule", "digitize"], "gives bucket -1"),
+    ],
+)
+def test_wrong_use_is_one_line(args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "explain", *args)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_not_replaced_by_its_page(capsys, tmp_path):
+    photo = tmp_path / "photo.html"
+    picture().save(photo, "PNG")
+    before = photo.read_bytes()
+    code, _, err = run(capsys, "explain", str(photo), "-o", str(photo))
+    assert code == 2
+    assert "photo.html" in err
+    assert photo.read_bytes() == before
+
+
+def test_the_ids_of_the_sample_are_position_ids(plain):
+    sizes = [each["size"] for each in plain.data["slices"]]
+    rows = plain.data["ids"]["rows"]
+    assert rows[plain.data["ids"]["of"]["arange"][0]] == position_ids(sizes)[0].tolist()

@@ -1,0 +1,203 @@
+"""The kit's report as a page, without a browser: what became of each stage, and where the arrays differ."""
+
+import base64
+import sys
+
+import numpy as np
+import pytest
+
+from npembed import cli, load_model, position_ids
+from npembed.conformance import Outcome, Status, check_outputs, read_pack, write_pack
+from npembed.files import load_tensors, save_tensors
+from npembed.pages.report import Results, depends_on, error_units, golden_results, kinds_of, panels, report_page
+from npembed.patches import picture_to_strip
+from tests.pages import Page
+
+HOSTILE = "<script>alert(1)</script>&{{ 7*7 }}"
+GOLDEN = [
+    Outcome("a / sliced_strips", Status.PASS, "equal"),
+    Outcome("a / position_ids", Status.FAIL, f"element [0, 1] is {HOSTILE}", cause="matches rule `exact`"),
+    Outcome("a / embeddings", Status.FAIL, "far"),
+    Outcome("b / position_ids", Status.FAIL, "element [0, 2] is 3", cause="matches rule `exact`"),
+    Outcome("b / pixel_values", Status.FAIL, "near"),
+    Outcome("b / text", Status.ABSENT, "not provided"),
+]
+FUNCTIONS = [
+    Outcome("bucketize", Status.PASS, "109 inputs"),
+    Outcome("encode", Status.ABSENT, "not provided"),
+    Outcome("embed", Status.FAIL, "element [0] is 1", call=f"embed({HOSTILE})", came="1", expected="2", cause="bias"),
+]
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    results = {
+        "a / position_ids": Results(np.array([[0, 1], [2, 3]]), np.array([[0, 2], [2, 3]]), None, np.array([[1, 2]] * 2))
+    }
+    return Page(report_page(GOLDEN, f"out departs {HOSTILE}", HOSTILE, results))
+
+
+def test_what_follows_from_what_is_by_the_records_of_stages():
+    kinds = kinds_of(GOLDEN)
+    assert kinds["a / sliced_strips"] == "pass"
+    assert kinds["a / position_ids"] == "fail"
+    assert kinds["a / embeddings"] == "follows"
+    assert kinds["b / pixel_values"] == "fail", "padding does not depend on ids"
+    assert kinds["b / text"] == "not provided"
+    assert kinds_of(FUNCTIONS)["embed"] == "fail"
+    assert {"sliced_strips", "position_ids", "embeddings", "hidden"} <= depends_on("tokens")
+    assert depends_on("sliced_tgt_sizes") == frozenset()
+
+
+def test_the_matrix_has_a_cell_for_each_outcome(page):
+    cells = [attributes["title"] for tag, attributes in page.tags if tag == "td" and "title" in attributes]
+    assert sorted(cells) == sorted(f"{outcome.name}: {outcome.summary}" for outcome in GOLDEN)
+    links = [attributes["href"].removeprefix("#") for tag, attributes in page.tags if tag == "a" and "aria-label" in attributes]
+    targets = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(links) == 4
+    assert set(links) <= set(targets)
+
+
+def test_the_failure_that_follows_from_none_comes_first(page):
+    places = [page.words.index(f" {name} ") for name in ("a / position_ids", "b / pixel_values", "a / embeddings")]
+    assert page.words.index("The first departure") < places[0]
+    reordered = Page(report_page([GOLDEN[1], *GOLDEN[2:]], "v", "s"))
+    assert "a / position_ids" in reordered.words.partition("Every stage")[0]
+    assert "and in 1 more case" in page.words
+
+
+@pytest.mark.parametrize("outcomes", [GOLDEN, FUNCTIONS])
+def test_text_of_a_port_stays_text(outcomes):
+    page = Page(report_page(outcomes, "v", HOSTILE))
+    assert page.outside() == []
+    assert HOSTILE in page.words
+    assert sum(tag == "script" for tag, _ in page.tags) == 2
+
+
+def test_a_report_of_functions_has_calls_and_no_matrix():
+    page = Page(report_page(FUNCTIONS, "v", "s"))
+    assert "Every stage" not in page.words
+    for words in ("smallest input", f"embed({HOSTILE})", "likely cause bias", "encode not provided", "bucketize 109 inputs"):
+        assert words in page.words
+
+
+def test_a_report_without_failures_says_so():
+    page = Page(report_page(GOLDEN[:1], "v", "s"))
+    assert "✓ agrees" in page.words
+    assert "departure" not in page.words.partition("Every stage")[0]
+
+
+def values(panel: dict) -> np.ndarray:
+    found = np.frombuffer(base64.b64decode(panel["values"]), dtype="<f4")
+    return found.reshape(panel["rows"], panel["columns"])
+
+
+def test_ids_are_drawn_in_the_slices_rows_and_columns():
+    sizes = np.array([[2, 3], [1, 2]])
+    expected = position_ids(sizes)
+    came = expected.copy()
+    came[1, 1] += 5
+    one, other, where = panels("position_ids", Results(came, expected, None, sizes))
+    assert (values(one)[0] == came[1, :2]).all()
+    assert (values(other)[0] == expected[1, :2]).all()
+    assert values(where).tolist() == [[0, 1]]
+    came = expected.copy()
+    came[0, 4] = -1
+    assert values(panels("position_ids", Results(came, expected, None, np.array([[2, 3], [1, 2]])))[2]).tolist() == [
+        [0, 0, 0],
+        [0, 1, 0],
+    ]
+
+
+def test_hidden_states_are_drawn_as_errors_in_units_of_the_allowed():
+    expected = np.zeros((2, 6, 4))
+    came = expected.copy()
+    came[1, 2, 3], came[1, 3, 0] = 0.5, np.nan
+    (panel,) = panels("hidden", Results(came, expected, np.full(1, 0.25), np.array([[2, 3], [2, 3]])))
+    assert values(panel).tolist() == [[0, 0, 2], [2, 0, 0]]
+    assert panel["title"] == "the error, in units of the allowed, slice 1"
+    assert error_units(np.array([1, 2]), np.array([1, 3]), None).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_pixels_are_drawn_as_pictures(padded):
+    pictures = [
+        np.random.default_rng(i).random((3, 2 * h, 2 * w)).astype(np.float32) for i, (h, w) in enumerate([(2, 3), (1, 2)])
+    ]
+    strips = [picture_to_strip(picture, 2) for picture in pictures]
+    wrong = pictures[1].copy()
+    wrong[1, 0, 3] += 0.5
+    changed = [strips[0], picture_to_strip(wrong, 2)]
+
+    def lay(each):
+        if not padded:
+            return np.concatenate(each, axis=-1)
+        return np.stack([np.pad(strip, ((0, 0), (0, 0), (0, 12 - strip.shape[-1]))) for strip in each])
+
+    stage = "pixel_values" if padded else "sliced_strips"
+    one, other, difference = panels(stage, Results(lay(changed), lay(strips), None, np.array([[2, 3], [1, 2]])))
+    assert one["title"] == "came, slice 1"
+    np.testing.assert_allclose(values(one), wrong.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(values(other), pictures[1].mean(axis=0), rtol=1e-6)
+    assert np.argwhere(values(difference)).tolist() == [[0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("came", "expected"),
+    [(np.zeros(3), np.zeros(4)), (np.array(1.0), np.array(2.0)), (np.array(["a", "b"]), np.array(["a", "c"]))],
+)
+def test_what_cannot_be_drawn_is_not(came, expected):
+    assert panels("hidden", Results(came, expected)) == []
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """A pack, and a port's files whose ids are by another rule."""
+    folder = tmp_path_factory.mktemp("golden")
+    write_pack(folder / "pack")
+    pack = read_pack(folder / "pack")
+    (folder / "out").mkdir()
+    for case in pack.manifest["cases"]:
+        expected = pack.tensors(case["expected"])
+        tensors = {stage["stage"]: expected[stage["stage"]] for stage in case["stages"]}
+        if "position_ids" in tensors:
+            side = load_model(pack.folder / case["model"]).config.vision.num_patches_per_side
+            tensors["position_ids"] = position_ids(pack.tensors(case["input"])["tgt_sizes"], side, "exact")
+        save_tensors(folder / "out" / case["expected"], tensors, {})
+    return pack, folder / "out"
+
+
+def test_the_arrays_of_a_golden_check_are_the_files(checked):
+    pack, out = checked
+    outcomes = check_outputs(pack, out)
+    found = golden_results(pack, out, outcomes)
+    (name,) = found
+    case, _, stage = name.partition(" / ")
+    assert stage == "position_ids"
+    np.testing.assert_array_equal(found[name].came, load_tensors(out / f"{case}.safetensors")["position_ids"])
+    assert found[name].sizes.tolist() == pack.tensors(f"{case}.input.safetensors")["tgt_sizes"].tolist()
+    data = Page(report_page(outcomes, "v", "s", found)).data
+    assert [panel["title"].partition(",")[0] for panel in data[name]] == ["came", "expected", "where they differ"]
+
+
+def test_the_command_writes_the_page(checked, capsys, tmp_path):
+    pack, out = checked
+    target = tmp_path / "g.html"
+    assert cli.run(["golden", "check", str(pack.folder), str(out), "--html", str(target)]) == 1
+    page = Page(target.read_text())
+    assert "Every stage of every case" in page.words
+    assert len(page.data) == 1
+    assert "pages need Jinja" not in capsys.readouterr().out
+
+
+def test_without_jinja_the_report_is_a_table_and_that_is_said(checked, capsys, tmp_path, monkeypatch):
+    pack, out = checked
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setattr("npembed.pages.page._environment", __import__("npembed.pages.page").pages.page._environment.__wrapped__)
+    target = tmp_path / "g.html"
+    assert cli.run(["golden", "check", str(pack.folder), str(out), "--html", str(target)]) == 1
+    assert "pages need Jinja: pip install 'npembed[pages]', for a page with a matrix and pictures" in capsys.readouterr().out
+    assert "<table>" in target.read_text()
+    assert cli.run(["explain", "-o", str(tmp_path / "e.html")]) == 2
+    assert capsys.readouterr().err == "npembed: pages need Jinja: pip install 'npembed[pages]'\n"
+    assert not (tmp_path / "e.html").exists()
