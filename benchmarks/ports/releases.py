@@ -50,8 +50,8 @@ class Release:
 
 
 _CAUSAL = (
-    "The attention of its default, sdpa, is causal where no patch of the batch is masked, because the module does not say that it "
-    "is not (SPEC 13.7)."
+    "With sdpa, the default attention, the tower is causal where no patch of the batch is masked; eager attention is right "
+    "(SPEC 13.7)."
 )
 _THREE_AT_ONCE = (
     "Three faults at once in the tower: gelu as x·σ(1.702·x), the eps of post_layernorm left at MLX's 1e-5, and no mask in the "
