@@ -169,9 +169,16 @@ def test_a_failure_without_a_cause_or_a_size_is_one_all_the_same() -> None:
     assert "  - no known cause" in text.splitlines()
 
 
-def test_a_note_is_on_the_page_where_its_port_departs() -> None:
-    assert "\n\nOnly from then on.\n\n" in page.markdown(port_done(note="Only from then on."))
-    assert "from then on" not in page.markdown(port_done(note="Only from then on.", outcomes=[PASSING]))
+def test_what_was_found_by_hand_is_on_the_page_where_its_port_departs() -> None:
+    (note,) = (port.note for port in releases(["mlx-vlm"])[0].ports if port.module == "mlx_idefics3")
+    assert f"\n\nFound by hand: {note}\n\n" in page.markdown(port_done())
+    assert "Found by hand" not in page.markdown(port_done(outcomes=[PASSING]))
+
+
+def test_releases_that_depart_alike_have_one_section() -> None:
+    done = port_done()
+    done["releases"]["torch"] = done["releases"]["mlx-vlm"] | {"versions": {"torch": "2.13.0"}}
+    assert "### mlx-vlm 0.7.10, torch 2.13.0: Idefics3" in page.markdown(done)
 
 
 def test_a_page_of_passes_says_that_nothing_departs() -> None:

@@ -128,4 +128,7 @@ def check(ports: Sequence[Port], where: Environment, limit: float) -> list[Json]
                 reason = str(error)
             found = [json.loads(where.without_paths(line)) for line in file.read_text(encoding="utf-8").splitlines()]
         done += found if len(found) == len(left) else [*found, {"not_run": reason}]
-    return [vars(port) | each for port, each in zip(ports, done, strict=True)]
+    return [
+        {"module": port.module, "title": port.title, "family": port.family} | each
+        for port, each in zip(ports, done, strict=True)
+    ]
