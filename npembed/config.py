@@ -12,6 +12,9 @@ MAX_SIZE = 2**20
 """Of any size in a config: far above every model, and far below what would only fail after long work."""
 
 
+MAX_LAYERS = 2**10
+"""Of an encoder: each has sixteen arrays, whose names are made before any is read."""
+
 MAX_SCALE = 2**12
 """Of `scale_resolution`: a slice has about its square of pixels."""
 
@@ -67,6 +70,7 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, tuple(f.name for f in fields(self) if f.name != "layer_norm_eps"))
+        as_count(self.num_hidden_layers, "num_hidden_layers", "VisionConfig", most=MAX_LAYERS)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"VisionConfig: hidden_size {self.hidden_size} must be a multiple of num_attention_heads "

@@ -333,3 +333,9 @@ def test_a_key_that_changes_numbers_is_refused_by_its_name(
     words = f"read_config: MiniCPM-V 2.6: {message}"
     with pytest.raises(ValueError, match=f"^{re.escape(words)}.*{re.escape(f'(in {tmp_path})')}$"):
         read_config(folder(tmp_path, config, preprocessor))
+
+
+def test_an_encoder_has_at_most_1024_layers() -> None:
+    assert VisionConfig(num_hidden_layers=1024).num_hidden_layers == 1024
+    with pytest.raises(ValueError, match=r"^VisionConfig: num_hidden_layers must be a whole number from 1 to 1024; got 1025$"):
+        VisionConfig(num_hidden_layers=1025)

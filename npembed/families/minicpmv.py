@@ -231,7 +231,8 @@ def _token_counts(tgt_sizes: Ids, config: Config) -> Ids:
 def _dropped_layer(config: Config) -> Sequence[str]:
     """The arrays of the layer that `drop_vision_last_layer` leaves out."""
     every = tower_shapes(config, config.vision.num_hidden_layers)
-    return [name for name in every if name not in _hidden_shapes(config)]
+    run = _hidden_shapes(config)
+    return [name for name in every if name not in run]
 
 
 HIDDEN = hidden_stage(_hidden_shapes)
