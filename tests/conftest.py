@@ -1,6 +1,7 @@
 """Settings and fixtures that the tests share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ pytest.register_assert_rewrite("tests.command_line")
 from tests.command_line import saved, state  # noqa: E402
 from tests.synthetic import synthetic_picture  # noqa: E402
 from tests.wrong_things import make_site  # noqa: E402
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script; the children of tests would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True)

@@ -439,7 +439,7 @@ BAD_WEIGHTS = [
     bad("w/integers", rf"{re.escape(KERNELS)} in .* is of dtype I32; it must be one of F16, BF16, F32, F64"),
     bad("w/no-shard", r"the checkpoint's file w/no-shard/gone\.safetensors is missing"),
     bad("w/outside", r"puts vpm\..* into '\.\./whole/model\.safetensors'; it must be the name of a file inside the folder"),
-    bad("w/index-cut", r"index\.json is no index of shards"),
+    bad("w/index-cut", r"index\.json cannot be read as JSON"),
     bad("w/renamed", r"w/renamed lacks vpm\.embeddings\..*, which the stage 'embeddings' needs"),
     bad(
         "w/other-family",

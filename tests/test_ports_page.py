@@ -169,9 +169,16 @@ def test_a_failure_without_a_cause_or_a_size_is_one_all_the_same() -> None:
     assert "  - no known cause" in text.splitlines()
 
 
-def test_a_note_is_on_the_page_where_its_port_departs() -> None:
-    assert "\n\nOnly from then on.\n\n" in page.markdown(port_done(note="Only from then on."))
-    assert "from then on" not in page.markdown(port_done(note="Only from then on.", outcomes=[PASSING]))
+def test_what_was_found_by_hand_is_on_the_page_where_its_port_departs() -> None:
+    (note,) = (port.note for port in releases(["mlx-vlm"])[0].ports if port.module == "mlx_idefics3")
+    assert f"\n\nFound by hand: {note}\n\n" in page.markdown(port_done())
+    assert "Found by hand" not in page.markdown(port_done(outcomes=[PASSING]))
+
+
+def test_releases_that_depart_alike_have_one_section() -> None:
+    done = port_done()
+    done["releases"]["torch"] = done["releases"]["mlx-vlm"] | {"versions": {"torch": "2.13.0"}}
+    assert "### mlx-vlm 0.7.10, torch 2.13.0: Idefics3" in page.markdown(done)
 
 
 def test_a_page_of_passes_says_that_nothing_departs() -> None:
@@ -221,12 +228,25 @@ def test_what_is_known_to_be_found_is_on_the_page() -> None:
 def test_each_release_is_put_among_those_that_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "JSON", tmp_path / "ports.json")
     for name in ("torch", "mlx-vlm", "torch"):
-        (release,) = releases([name])
-        command.keep(release, {"not_run": name})
-    assert command.read() == {
-        "format": page.FORMAT,
-        "releases": {"mlx-vlm": {"not_run": "mlx-vlm"}, "torch": {"not_run": "torch"}},
-    }
+        command.keep(releases([name])[0], {"not_run": name, "ports": []})
+    found = command.read()
+    assert found["format"] == page.FORMAT
+    assert [(name, release["not_run"]) for name, release in found["releases"].items()] == [
+        ("mlx-vlm", "mlx-vlm"),
+        ("torch", "torch"),
+    ]
+
+
+def test_ports_that_were_not_looked_at_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command, "JSON", tmp_path / "ports.json")
+    (release,) = releases(["mlx-vlm"])
+    for modules in (None, ["mlx_smolvlm"], ["mlx_minicpmo", "mlx_idefics2"]):
+        chosen = command._with_ports(release, modules)
+        command.keep(release, {"ports": [{"module": port.module, "run": modules} for port in chosen.ports]})
+    ports = command.read()["releases"]["mlx-vlm"]["ports"]
+    assert [port["module"] for port in ports] == [port.module for port in release.ports]
+    assert [port["run"] for port in ports if port["module"] == "mlx_smolvlm"] == [["mlx_smolvlm"]]
+    assert [port["run"] for port in ports if port["module"] == "mlx_idefics3"] == [None]
 
 
 class Canned(Environment):

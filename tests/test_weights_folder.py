@@ -355,13 +355,17 @@ def test_a_wrong_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
     refused(single(tmp_path, content), f"{BIAS} in {tmp_path / SINGLE} must have shape (8,) by the config; got {shape}")
 
 
-INDEXES = ["", "not json", "[]", "3", "null", "{}", '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": {}}']
+NO_JSON, NO_OBJECT = "cannot be read as JSON: ", "must hold a JSON object; got "
+INDEXES = {"": NO_JSON, "not json": NO_JSON, "[]": NO_OBJECT, "3": NO_OBJECT, "null": NO_OBJECT}
+INDEXES |= dict.fromkeys(
+    ("{}", '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": {}}'), "is no index of shards: its weight_map "
+)
 
 
-@pytest.mark.parametrize("index", INDEXES, ids=repr)
-def test_an_index_that_is_none(index: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("index", "words"), INDEXES.items(), ids=repr)
+def test_an_index_that_is_none(index: str, words: str, tmp_path: Path) -> None:
     folder(tmp_path, shards(arrays("embeddings")), index=index)
-    refused(tmp_path, f"{tmp_path / INDEX} is no index of shards: ")
+    refused(tmp_path, f"{tmp_path / INDEX} {words}")
 
 
 OUTSIDE = [

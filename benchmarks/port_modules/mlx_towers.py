@@ -1,5 +1,7 @@
 """The vision towers of mlx-vlm as ports: the released classes with the kit's weights, on MLX's CPU build."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any
 
@@ -20,7 +22,8 @@ FIELDS = (
     "layer_norm_eps",
 )
 SMALL = {"hidden_size": 2, "intermediate_size": 2, "num_attention_heads": 1, "num_hidden_layers": 1, "num_channels": 1}
-KERNELS = "embeddings.patch_embedding.weight"
+MERGER = "vit_merger."
+"""What MiniCPM-V 4.6 has within its tower, and mlx-vlm beside it."""
 
 
 @lru_cache(maxsize=4)
@@ -30,12 +33,22 @@ def tower_of(config_class: Any, tower_class: Any, kind: str, model: npembed.Mode
     sizes = {name: getattr(vision, name) for name in FIELDS}
     layers = int(getattr(model.config, "encoder_layers", vision.num_hidden_layers))
     module = tower_class(config_class(model_type=kind, num_hidden_layers=layers, **sizes))
+    arrays = arrays_of(model, model.tower)
+    return load(module, {name: array for name, array in arrays.items() if not name.startswith(MERGER)})
+
+
+def arrays_of(model: npembed.Model, prefix: str) -> dict[str, Array]:
+    """The model's arrays whose names begin so, without that beginning; kernels with their channels last."""
+    arrays = {name.removeprefix(prefix): array for name, array in model.weights.items() if name.startswith(prefix)}
+    return {name: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for name, array in arrays.items()}
+
+
+def load(module: Any, arrays: dict[str, Array]) -> Any:
+    """The module with these arrays; every one of them must have its place."""
     own = dict(tree_flatten(module.parameters()))
-    arrays = {name.removeprefix(model.tower): array for name, array in model.weights.items() if name.startswith(model.tower)}
-    arrays[KERNELS] = arrays[KERNELS].transpose(0, 2, 3, 1)  # channels last
     unread = sorted(set(arrays) - set(own))
     if unread:
-        raise ValueError(f"{tower_class.__module__} has no {', '.join(unread)}")
+        raise ValueError(f"{type(module).__module__} has no {', '.join(unread)}")
     module.update(tree_unflatten([(name, mx.array(np.ascontiguousarray(array))) for name, array in arrays.items()]))
     return module
 
@@ -51,14 +64,21 @@ class Given:
         return self.result
 
 
-def with_embeddings(module: Any, embeddings: Array, *args: Any) -> Array:
-    """The tower's first result from ready embeddings, by its own call."""
+@contextmanager
+def given(module: Any, embeddings: Array) -> Iterator[None]:
+    """Within, the tower has ready embeddings."""
     own = module.embeddings
     module.embeddings = Given(own, mx.array(embeddings))
     try:
-        result = module(*args)
+        yield
     finally:
         module.embeddings = own
+
+
+def with_embeddings(module: Any, embeddings: Array, *args: Any) -> Array:
+    """The tower's first result from ready embeddings, by its own call."""
+    with given(module, embeddings):
+        result = module(*args)
     return np.array(result[0] if isinstance(result, tuple) else result)
 
 

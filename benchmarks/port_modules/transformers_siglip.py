@@ -6,15 +6,20 @@ import numpy as np
 import torch
 from layouts import Alone, Array, canvas, checked
 from torch_towers import as_array, tower_of, with_embeddings
-from transformers.models.siglip import modeling_siglip
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 PRECISION = "float32"
 
 
+def _vision_model(config: SiglipVisionConfig) -> Any:
+    """The module itself; in some releases it is within another."""
+    whole = SiglipVisionModel(config)
+    return getattr(whole, "vision_model", whole)
+
+
 def _model(model: Any) -> Any:
-    kind = getattr(modeling_siglip, "SiglipVisionTransformer", modeling_siglip.SiglipVisionModel)
-    return tower_of(SiglipVisionConfig, kind, model, torch.float32)
+    return tower_of(SiglipVisionConfig, _vision_model, model, torch.float32)
 
 
 def embed(strips: Any, tgt_sizes: Any, model: Any, rule: str | None = None) -> Array:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", metavar="NAME", help=f"these alone; the others stay as they are in the JSON: {names}"
     )
+    parser.add_argument(
+        "--module", action="append", metavar="NAME", help="of these releases, these port modules alone; the others stay"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the environments there for the next run")
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "ports", metavar="FOLDER", help="for the environments (%(default)s)"
@@ -51,9 +55,16 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parse(args)
     for release in () if options.page else options.releases:
         print(f"{release.name}: installing", file=sys.stderr, flush=True)
-        keep(release, check_release(release, options.cache.absolute(), options.keep, options.limit))
+        keep(
+            release, check_release(_with_ports(release, options.module), options.cache.absolute(), options.keep, options.limit)
+        )
     PAGE.write_text(page.markdown(read()), encoding="utf-8")
     return 0
+
+
+def _with_ports(release: Release, modules: Sequence[str] | None) -> Release:
+    """The release with the ports of these modules alone; with all of its own without any."""
+    return replace(release, ports=tuple(port for port in release.ports if modules is None or port.module in modules))
 
 
 def read() -> Json:
@@ -63,8 +74,14 @@ def read() -> Json:
 
 
 def keep(release: Release, about: Json) -> None:
-    """Put one release into the JSON, which is read again for it: another run may have put others there meanwhile."""
-    known = read()["releases"] | {release.name: about}
+    """Put one release into the JSON, which is read again for it: another run may have put others there meanwhile.
+
+    Ports that were not looked at stay as they were.
+    """
+    known = read()["releases"]
+    ports = {port["module"]: port for port in [*known.get(release.name, {"ports": []})["ports"], *about["ports"]]}
+    about = about | {"ports": [ports[port.module] for port in release.ports if port.module in ports]}
+    known |= {release.name: about}
     done = {"format": page.FORMAT, "releases": {each.name: known[each.name] for each in RELEASES if each.name in known}}
     JSON.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -111,4 +128,7 @@ def check(ports: Sequence[Port], where: Environment, limit: float) -> list[Json]
                 reason = str(error)
             found = [json.loads(where.without_paths(line)) for line in file.read_text(encoding="utf-8").splitlines()]
         done += found if len(found) == len(left) else [*found, {"not_run": reason}]
-    return [vars(port) | each for port, each in zip(ports, done, strict=True)]
+    return [
+        {"module": port.module, "title": port.title, "family": port.family} | each
+        for port, each in zip(ports, done, strict=True)
+    ]

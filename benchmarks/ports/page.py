@@ -136,18 +136,21 @@ def _size(outcome: Json) -> str:
 
 
 def _departures(done: Json) -> Iterator[str]:
-    """A section for each port that fails somewhere."""
-    some = False
+    """A section for each port that fails somewhere; releases that fail alike have one together."""
+    said: dict[tuple[str, str, str], list[str]] = {}
     for name, release in done["releases"].items():
         for port in release["ports"]:
             failures = [outcome for outcome in port.get("outcomes", ()) if outcome["status"] == "fail"]
             if failures:
-                some = True
-                yield f"### {_title(name, release)}: {port['title']}"
-                yield "\n".join(line for outcome in failures for line in _departure(outcome))
-                if port.get("note"):
-                    yield port["note"]
-    if not some:
+                text = "\n".join(line for outcome in failures for line in _departure(outcome))
+                said.setdefault((port["module"], port["title"], text), []).append(_title(name, release))
+    notes = {port.module: port.note for release in RELEASES for port in release.ports}
+    for (module, title, text), names in said.items():
+        yield f"### {', '.join(names)}: {title}"
+        yield text
+        if notes.get(module):
+            yield f"Found by hand: {notes[module]}"
+    if not said:
         yield "Nothing."
 
 

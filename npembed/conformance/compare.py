@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from npembed.typing import Array
 
 
 @dataclass(frozen=True)

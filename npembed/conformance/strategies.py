@@ -18,13 +18,12 @@ from npembed.conformance.filling import KINDS as KINDS
 from npembed.family import Family
 from npembed.positions import bucket_coords
 from npembed.positions.rules import RULES
+from npembed.typing import Floats
 
 try:
     from hypothesis import strategies as st
 except ImportError:
     raise ImportError("the conformance kit needs Hypothesis: pip install 'npembed[testing]'") from None
-
-Floats = NDArray[Any]
 
 
 @cache

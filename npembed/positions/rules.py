@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npembed.positions.arange import torch_arange
+from npembed.typing import Floats
 from npembed.words import brief, did_you_mean
-
-Floats = NDArray[Any]
 
 BELOW_ONE = np.float32(1 - 1e-6)
 """The largest coordinate that several releases allow."""

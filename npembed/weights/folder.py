@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from npembed.reading import MOST_INDEX, MissingFileError, read_regular
+from npembed.reading import MOST_INDEX, MOST_JSON, MissingFileError, read_regular
 from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import LocalFile, Ranged
 from npembed.weights.source import INDEX, SINGLE, WHO
@@ -22,7 +22,7 @@ class LocalFiles:
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
         try:
-            return read_regular(self.folder / name, MOST_INDEX, WHO)
+            return read_regular(self.folder / name, MOST_INDEX if name == INDEX else MOST_JSON, WHO)
         except MissingFileError:
             if os.path.islink(self.folder / name):
                 raise ValueError(f"{WHO}: {self.address(name)} is a link that leads nowhere") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from npembed.reading import MOST_INDEX, read_regular
+from npembed.reading import MOST_INDEX, MOST_JSON, read_regular
 from npembed.weights.cache import Kept, Planner, Shelf, cache_folder
 from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import (
@@ -132,7 +132,7 @@ class Hub:
                 raise
 
         path = self._patiently(at, name, download)
-        return None if path is None else read_regular(path, MOST_INDEX, WHO)
+        return None if path is None else read_regular(path, MOST_INDEX if name == INDEX else MOST_JSON, WHO)
 
     def _does_without(self, at: Repository, name: str) -> bool:
         """Whether the client's cache tells enough without this file: a whole checkpoint has no index, say."""

@@ -139,6 +139,16 @@ def _is_current(target: Path) -> bool:
 
 def _check_earlier(target: Path, folder: str | Path) -> None:
     """An error unless the folder is empty or an earlier pack, which may be replaced."""
+    while True:
+        with _opened(target) as still_there:
+            try:
+                return _check_replaceable(target, folder)
+            except (ValueError, OSError):
+                if still_there():
+                    raise  # else another run has put its pack in its place meanwhile
+
+
+def _check_replaceable(target: Path, folder: str | Path) -> None:
     if not target.is_dir():
         raise ValueError(f"golden write: {folder} exists and is neither empty nor a golden pack")
     sweep(target)

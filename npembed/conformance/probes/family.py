@@ -16,11 +16,11 @@ import npembed
 from npembed.config import VisionConfig
 from npembed.conformance import strategies as draw
 from npembed.conformance.probes import embeddings, images, tower
-from npembed.conformance.probes.probe import Array, Call, FunctionCheck, call, fill, half_sums, in_float64, sizes_of
+from npembed.conformance.probes.probe import Call, FunctionCheck, call, fill, half_sums, in_float64, sizes_of
 from npembed.families import get_family
 from npembed.family import Family, Promise, Stage
 from npembed.model import Model
-from npembed.typing import Size
+from npembed.typing import Array, Size
 
 SMALL_SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (1, 5))
 """Of slices, in the family's units."""

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import patch_conv_scale
-from npembed.conformance.probes.probe import Array, Call, FunctionCheck, call, fill, half_sums
+from npembed.conformance.probes.probe import Call, FunctionCheck, call, fill, half_sums
+from npembed.typing import Array
 
 
 def _conv_sweep() -> Iterator[Call]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 import npembed
 from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
@@ -19,8 +18,7 @@ from npembed.conformance.filling import sizes_of as sizes_of
 from npembed.conformance.strategies import SmallModel
 from npembed.conformance.suspects import SUSPECTS, Suspect
 from npembed.model import Model
-
-Array = NDArray[Any]
+from npembed.typing import Array
 
 
 @dataclass(frozen=True, eq=False)

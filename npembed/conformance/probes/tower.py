@@ -11,8 +11,9 @@ import npembed
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import HALF_TYPES, half_allowed, stage_allowed
 from npembed.conformance.compare import Departure
-from npembed.conformance.probes.probe import Array, Call, FunctionCheck, at_dtype, call, fill, in_float64, sizes_of
+from npembed.conformance.probes.probe import Call, FunctionCheck, at_dtype, call, fill, in_float64, sizes_of
 from npembed.model import Model
+from npembed.typing import Array
 
 Stage = Callable[..., Array]
 
