@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.corpora import BROKEN, write_pictures
@@ -51,11 +52,16 @@ class Run:
         for child in children:
             child.wait()
 
-    def children(self) -> "list[object]":
-        import psutil
+    def children(self) -> "list[psutil.Process]":
+        return list(psutil.Process(self.process.pid).children(recursive=True))
 
-        found: list[object] = psutil.Process(self.process.pid).children(recursive=True)
-        return found
+    def worker(self) -> "psutil.Process":
+        """A live worker process."""
+        while True:  # one that has just been killed may be listed still, and has no command line any more
+            for child in self.children():
+                with suppress(psutil.NoSuchProcess):
+                    if "spawn_main" in " ".join(child.cmdline()):
+                        return child
 
     def end(self) -> int:
         """Let it end; its exit code."""
@@ -136,8 +142,7 @@ def test_a_killed_worker_is_made_up_for(pictures: Path, undisturbed: dict[str, b
     run = Run(pictures, tmp_path / "out", "2")
     for _ in range(2):
         run.until("done")
-        worker = next(child for child in run.children() if "spawn_main" in " ".join(child.cmdline()))  # type: ignore[attr-defined]
-        worker.kill()  # type: ignore[attr-defined]
+        run.worker().kill()
         run.go_on()
     assert run.until("end") == f"end {GOOD + BROKEN} {BROKEN} 0"
     assert run.end() == 0

@@ -289,6 +289,18 @@ def test_a_program_that_imports_npembed_keeps_its_handlers(tmp_path: Path) -> No
     assert ran.stdout == "0 default_int_handler\n"
 
 
+def test_no_module_changes_a_handler_when_it_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import importlib, pkgutil, signal, npembed\n"
+        "for module in pkgutil.walk_packages(npembed.__path__, 'npembed.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, module.name\n"
+        "    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, module.name\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment(), cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 # What is swept
 
 

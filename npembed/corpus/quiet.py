@@ -1,5 +1,8 @@
-"""Loaded by each worker process on this machine: Ctrl-C is for the run, which then ends its workers."""
+"""Set up in each worker process on this machine: Ctrl-C is for the run, which then ends its workers."""
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def dask_setup(worker: object) -> None:
+    """Leave Ctrl-C to the run. Dask calls this, in the worker's main thread, as the worker starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
