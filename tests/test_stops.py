@@ -297,7 +297,9 @@ def test_no_module_changes_a_handler_when_it_is_imported(tmp_path: Path) -> None
         "    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, module.name\n"
         "    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, module.name\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment(), cwd=tmp_path)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment(), cwd=tmp_path
+    )
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
