@@ -12,9 +12,10 @@ import npembed
 from npembed import position_ids
 from npembed.conformance import Outcome, Status, compare
 from npembed.conformance.report import counts
+from npembed.conformance.results import Results
 from npembed.images import read_image
 from npembed.pages.explain import SAMPLE, explain
-from npembed.pages.report import Results, report_page
+from npembed.pages.report import report_page
 from npembed.pages.rules import rules_page
 from npembed.pages.steps import Subject
 from tests.chromium import browser

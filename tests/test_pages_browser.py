@@ -14,12 +14,13 @@ from PIL import Image
 import npembed
 from npembed import FAMILIES, RULES, position_ids
 from npembed.conformance import Outcome, Status
+from npembed.conformance.results import Results
 from npembed.corpus import Neighbour
 from npembed.images import read_image
 from npembed.pages.article import article_page
 from npembed.pages.corpus import corpus_page, neighbours_of, principal_components, search_page
 from npembed.pages.explain import SAMPLE, default_config, explain
-from npembed.pages.report import Results, report_page
+from npembed.pages.report import report_page
 from npembed.pages.rules import rules_page
 from npembed.pages.steps import Subject
 from npembed.positions.differences import compare_two
