@@ -140,13 +140,13 @@ def as_levels(picture: Floats) -> tuple[Pixels, list[Floats]] | None:
     low, high = min(-1.0, float(lows.min())), max(1.0, float(highs.max()))
     codes, levels = np.empty(picture.shape, dtype=np.uint8), []
     for channel in range(picture.shape[2]):
-        values, places = np.unique(picture[:, :, channel], return_inverse=True)
+        values = np.unique(picture[:, :, channel])
         bytes_ = _distinct_bytes(values, low, high)
         if bytes_ is None:
             return None
         table = np.zeros(256, dtype=picture.dtype)
         table[bytes_] = values
-        codes[:, :, channel] = bytes_[places.reshape(picture.shape[:2])]
+        codes[:, :, channel] = bytes_[np.searchsorted(values, picture[:, :, channel])]  # faster than `return_inverse`
         levels.append(table)
     return codes, levels
 

@@ -177,19 +177,23 @@ def _folded(rows: Sequence[tuple[str, Array]], size: tuple[int, ...] | None) -> 
         if h * w > MOST_VALUES or h * w < 2:
             return []
         found.append(_panel(title, h, w, values[: h * w]))
-    return found
+    return _scaled(found)
 
 
 def _panel(title: str, rows: int, columns: int, values: Array) -> dict[str, Any]:
-    numbers = values.astype(np.float64).ravel()
-    return {
-        "title": title,
-        "rows": rows,
-        "columns": columns,
-        "values": packed(numbers)["float32"],
-        "least": float(numbers.min()),
-        "most": float(numbers.max()),
-    }
+    return {"title": title, "rows": rows, "columns": columns, "numbers": values.astype(np.float64).ravel()}
+
+
+def _scaled(panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The panels, packed: what came and what was expected on one scale, a difference or an error from 0 on."""
+    both = [panel["numbers"] for panel in panels[:-1]]
+    for panel in panels:
+        numbers, own = panel.pop("numbers"), panel is panels[-1]
+        known = [numbers] if own else both
+        panel["values"] = packed(numbers)["float32"]
+        panel["least"] = 0.0 if own else min(float(np.nanmin(each)) for each in known)
+        panel["most"] = max(float(np.nanmax(each)) for each in known)
+    return panels
 
 
 def _pictures(results: Results, wrong: Floats) -> list[dict[str, Any]]:
@@ -210,7 +214,8 @@ def _pictures(results: Results, wrong: Floats) -> list[dict[str, Any]]:
         return []
     one, other = (strip_to_picture(strip, (h, w)) for strip in strips)
     shown = [("came", one.mean(axis=0)), ("expected", other.mean(axis=0)), ("the difference", np.abs(one - other).max(axis=0))]
-    return [_panel(f"{title}, slice {results.first + number}", h * side, w * side, values) for title, values in shown]
+    where = f"slice {results.first + number}"
+    return _scaled([_panel(f"{title}, {where}", h * side, w * side, values) for title, values in shown])
 
 
 def golden_results(

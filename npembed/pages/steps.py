@@ -185,7 +185,7 @@ def _attention_lines(subject: Subject, slices: Slices, number: int) -> list[str]
     if subject.until == "hidden":
         return lines
     if subject.family.stage(subject.until, "explain").gathers is not None:
-        gathered = f"config.family.stage({subject.until!r}, {''!r}).gathers(slices.tgt_sizes, config)"
+        gathered = f"config.family.stage({subject.until!r}, {'explain'!r}).gathers(slices.tgt_sizes, config)"
         return [*lines, f"gathered = {gathered}", f"gathered[{number}]"]
     return [*lines, f"weights = stage_attention({subject.until!r}, hidden, slices.tgt_sizes, model)"]
 
