@@ -17,9 +17,9 @@ from npembed.attention import attend, attention_weights, layer_norm, linear
 from npembed.families.idefics2 import perceive
 from npembed.families.phi4_multimodal import crops
 from npembed.images import read_image
-from npembed.pages import drawing
+from npembed.pages import drawing, seen
 from npembed.pages.attention import chosen_places, stage_attention, tower_attention, watching
-from npembed.pages.explain import SAMPLE, default_config, explain
+from npembed.pages.explain import SAMPLE, default_config, exact_bytes, explain
 from npembed.pages.page import escape_json, render
 from npembed.pages.rulers import ruler
 from npembed.pages.steps import Subject
@@ -334,16 +334,16 @@ def test_the_patches_of_a_token_are_those_that_reach_it(key):
 @pytest.mark.parametrize(("key", "until"), [("minicpm-v-2.6", "tokens"), ("idefics2", "tokens"), ("siglip2-naflex", "pooled")])
 def test_the_attention_on_a_page_is_what_the_functions_give(key, until):
     page, arrays, slices, model = made_with_weights(key, until)
-    seen, sizes = page.data["seen"], slices.tgt_sizes
+    found, sizes = page.data["seen"], slices.tgt_sizes
     weights = stage_attention(until, arrays["hidden"], sizes, model)
-    assert seen["tokens"]["held"] == list(range(len(weights[0])))
+    assert found["tokens"]["held"] == list(range(len(weights[0])))
     name = "attention of the vector" if until == "pooled" else "attention of the tokens, their mean"
     _, looked = tower_attention(arrays["embeddings"], sizes, model)
     for number, size in enumerate(sizes.tolist()):
-        np.testing.assert_array_equal(floats(seen["maps"][name][number]), weights[number].mean(axis=0).reshape(size))
-        _as_coded(seen["tokens"]["weights"][number], weights[number])
-        _as_coded(seen["tower"]["weights"][number], looked[number])
-        assert seen["tower"]["stands"][number] == seen["tower"]["from"][number] == list(range(size[0] * size[1]))
+        np.testing.assert_array_equal(floats(found["maps"][name][number]), weights[number].mean(axis=0).reshape(size))
+        _as_coded(found["tokens"]["weights"][number], weights[number])
+        _as_coded(found["tower"]["weights"][number], looked[number])
+        assert found["tower"]["stands"][number] == found["tower"]["from"][number] == list(range(size[0] * size[1]))
 
 
 def _as_coded(coded, weights):
@@ -459,6 +459,16 @@ def test_json_in_a_page_cannot_end_its_element():
     escaped = escape_json(text)
     assert not set("<>&\u2028") & set(escaped)
     assert json.loads(escaped) == {"a": HOSTILE}
+
+
+def test_a_page_with_attention_holds_fewer_pixels_so_that_it_stays_small():
+    without, with_attention = (
+        Subject(picture=None, config=npembed.MINICPM_V_2_6, until=until) for until in ("embeddings", "tokens")
+    )
+    assert exact_bytes(without) == drawing.EXACT_BYTES
+    most = 4 / 3 * (exact_bytes(with_attention) + seen.TOWER_NUMBERS + seen.TOKEN_NUMBERS)
+    patches, maps, base64_of_a_float = 5 * 70 * 70, 5, 16 / 3
+    assert most + patches * maps * base64_of_a_float < 4_300_000, "what is left is for pictures, ids and words"
 
 
 def test_a_large_photo_of_nine_slices_stays_small():

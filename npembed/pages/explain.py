@@ -213,4 +213,4 @@ def default_config(key: str) -> FamilyConfig:
 
 def exact_bytes(subject: Subject) -> int:
     """How many bytes of pixels the page may hold: fewer where it holds each token's attention, too."""
-    return EXACT_BYTES if subject.until == "embeddings" else EXACT_BYTES // 2
+    return EXACT_BYTES if subject.until == "embeddings" else EXACT_BYTES // 3
