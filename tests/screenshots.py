@@ -62,7 +62,7 @@ def report() -> str:
 def shoot(page: Any, target: Path, start: int | str, height: int) -> None:
     """One picture of the page from there on."""
     if isinstance(start, str):
-        page.evaluate("light(0, 18 * 37 + 12)")  # where the sail begins
+        page.evaluate("light(0, 18 * 37 + 13)")  # where the sail ends
         page.add_style_tag(content=".bar { display: none }")
         start = page.locator(start).evaluate("each => each.getBoundingClientRect().top + scrollY - 12")
         page.wait_for_timeout(500)

@@ -27,6 +27,7 @@ from npembed.positions.differences import compare_two
 from npembed.resampler import sincos_table
 from tests.pages import Page
 from tests.synthetic import synthetic_picture
+from tests.test_invented_family import LATTICE
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}\u2028.png"
 PHOTO = 3000, 2250
@@ -350,6 +351,21 @@ def _as_coded(coded, weights):
     assert np.abs(shaded(coded) - weights).max() <= weights.max() / 510 * 1.001
     np.testing.assert_allclose(coded["most"], weights.max(axis=1), rtol=1e-6)
     np.testing.assert_allclose(coded["sum"], weights.sum(axis=1), atol=6e-5)
+
+
+@pytest.mark.parametrize("key", ["minicpm-v-2.5", "minicpm-ocr", "siglip2-naflex", "idefics3", "lattice"])
+def test_each_kind_of_last_stage_has_its_figures(key):
+    """Attention of tokens, or the patches that make them; of a stage that is neither, what the tower attends to."""
+    family = LATTICE if key == "lattice" else FAMILIES[key]
+    until = family.vision_stages[-1].name
+    model = random_model(family.small(family), until=until)
+    page = made_with_weights(model, until)[0]
+    found = page.data["seen"]
+    assert found["tower"] is not None
+    assert (found["tokens"] is not None) == (key in ("minicpm-v-2.5", "siglip2-naflex"))
+    assert (found["gathers"] is not None) == (key in ("minicpm-ocr", "idefics3"))
+    assert ("The pooling head then makes one vector" in page.words) == (until == "pooled")
+    assert ("makes each token the language model reads of a few patches" in page.words) == (found["gathers"] is not None)
 
 
 def test_a_page_that_cannot_hold_all_weights_holds_those_of_places_near_every_patch():
