@@ -11,6 +11,7 @@ import numpy as np
 from npembed.conformance.golden import Pack, tried_in
 from npembed.conformance.outcome import SEPARATOR, Outcome, Status
 from npembed.families import FAMILIES
+from npembed.model import Model
 from npembed.pages.drawing import packed
 from npembed.pages.page import render
 from npembed.patches import strip_to_picture
@@ -230,13 +231,18 @@ def _pictures(results: Results, wrong: Floats) -> list[dict[str, Any]]:
 
 
 def golden_results(
-    pack: Pack, outputs: Path, outcomes: Sequence[Outcome], precision: str | None = None, rule: str | None = None
+    pack: Pack,
+    outputs: Path,
+    outcomes: Sequence[Outcome],
+    precision: str | None = None,
+    rule: str | None = None,
+    model: Model | None = None,
 ) -> dict[str, Results]:
     """The arrays of the failures that a page shows in full, read again from the pack and the port's files."""
     found = {}
     for group in by_stage(outcomes, kinds_of(outcomes)):
         name, stage = group[0].name, group[0].name.partition(SEPARATOR)[2]
-        tried = tried_in(pack, outputs, name, precision, rule)
+        tried = tried_in(pack, outputs, name, precision, rule, model)
         if tried is not None:
             counts = None if tried.places is None else tried.places.sum(axis=1)
             found[name] = Results(tried.came, tried.expected, tried.allowed, sizes_of(stage, tried.values, counts))

@@ -1,10 +1,12 @@
 """What one case of a golden pack is made of."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from npembed.family import Stage
+from npembed.family import Family, Stage
 from npembed.typing import Pixels, Size
 
 MOST_PATCHES = 1024
@@ -33,10 +35,10 @@ class Case:
         Width and height in pixels of the picture that is sliced.
     stages : tuple of Stage
         In place of the family's.
-    needs_rule : bool
-        Whether it says something of position rules alone.
-    needs_grid : bool
-        Whether it says something of pictures that are cut into crops alone.
+    only : tuple of str
+        Those of the family's stages that it has; all without any.
+    needs : callable
+        (case, config) -> whether it says something of that config's family at all.
     """
 
     name: str
@@ -46,8 +48,12 @@ class Case:
     model: str = BASE
     picture: Size = (40, 30)
     stages: tuple[Stage, ...] = ()
-    needs_rule: bool = False
-    needs_grid: bool = False
+    only: tuple[str, ...] = ()
+    needs: Callable[["Case", Any], bool] = field(default=lambda case, config: True)
+
+    def stages_of(self, family: Family) -> tuple[Stage, ...]:
+        """Its stages, in order."""
+        return self.stages or tuple(stage for stage in family.stages if not self.only or stage.name in self.only)
 
 
 def picture(case: Case) -> Pixels:
