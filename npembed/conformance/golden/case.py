@@ -33,10 +33,8 @@ class Case:
         One of the packs' own models.
     picture : (int, int)
         Width and height in pixels of the picture that is sliced.
-    stages : tuple of Stage
-        In place of the family's.
-    only : tuple of str
-        Those of the family's stages that it has; all without any.
+    stages_of : callable
+        family -> its stages, in order; all of the family's unless it says otherwise.
     needs : callable
         (case, config) -> whether it says something of that config's family at all.
     """
@@ -47,13 +45,8 @@ class Case:
     kind: str = "mixed"
     model: str = BASE
     picture: Size = (40, 30)
-    stages: tuple[Stage, ...] = ()
-    only: tuple[str, ...] = ()
+    stages_of: Callable[[Family], tuple[Stage, ...]] = field(default=lambda family: family.stages)
     needs: Callable[["Case", Any], bool] = field(default=lambda case, config: True)
-
-    def stages_of(self, family: Family) -> tuple[Stage, ...]:
-        """Its stages, in order."""
-        return self.stages or tuple(stage for stage in family.stages if not self.only or stage.name in self.only)
 
 
 def picture(case: Case) -> Pixels:

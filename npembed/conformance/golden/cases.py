@@ -102,6 +102,21 @@ def bucket_of(index: int) -> tuple[int, int]:
     return before + 1, index - before * (before + 1) // 2
 
 
+def _alone(stage: Stage) -> Callable[[Family], tuple[Stage, ...]]:
+    """That stage."""
+    return lambda family: (stage,)
+
+
+def _vision(family: Family) -> tuple[Stage, ...]:
+    """Those that read arrays."""
+    return family.vision_stages
+
+
+def _reading(name: str) -> Callable[[Family], tuple[Stage, ...]]:
+    """Those of them that read what has that name, which the case gives."""
+    return lambda family: tuple(stage for stage in family.vision_stages if name in stage.reads)
+
+
 def _has_rule(case: Case, config: Any) -> bool:
     return config.family.rule is not None
 
@@ -138,14 +153,15 @@ def _has_padding(case: Case, config: Any) -> bool:
     """Whether some slices of the case are shorter, and padding takes no part in what its stages compute."""
     family, sizes = config.family, np.array(config.family.case_sizes(case.sizes, config))
     shorter = len(set(sizes.prod(axis=1).tolist())) > 1
-    return shorter and ("hidden" not in case.only or np.array_equal(family.places(sizes), sizes))
+    own = any(stage.name == "hidden" for stage in case.stages_of(family))
+    return shorter and not (own and not np.array_equal(family.places(sizes), sizes))
 
 
 CASES = (
     Case("one-patch", "the smallest batch there is", ((1, 1),), "ramp", picture=(1, 1)),
     Case(
         "boundaries",
-        "sizes on which released position rules part",
+        "sizes on which released position rules differ",
         ((25, 2), (1, 49), (2, 50), (7, 5), (58, 1), (24, 1)),
         needs=_has_rule,
     ),
@@ -157,7 +173,7 @@ CASES = (
     ),
     Case("beyond", "more patches than the position table has per side", ((80, 1), (1, 107))),
     Case("extreme-aspect", "long and thin", ((1, 300), (300, 1)), picture=(3, 200)),
-    Case("ragged", "slices of very different lengths, so that padding is most of the batch", ((2, 3), (1, 1), (9, 8), (3, 1))),
+    Case("ragged", "slices of very different lengths, so padding is most of the batch", ((2, 3), (1, 1), (9, 8), (3, 1))),
     Case("seed", "the grid sizes of a 640 x 480 picture", ((28, 37), (39, 26), (39, 26)), picture=(64, 48)),
     Case("faint", "pixels of little contrast, which show the layer norms' eps", ((3, 4), (2, 2)), "faint"),
     Case("one-sign", "pixels of one sign, which show a sum that is rounded too often", ((2, 3), (1, 2)), "one sign", "patch14"),
@@ -192,7 +208,7 @@ CASES = (
     ),
     Case(
         "same-width",
-        "D = E, so that there is no kv_proj; pictures are not cut",
+        "D = E, so there is no kv_proj; pictures are not cut",
         ((3, 4), (2, 2)),
         "mixed",
         "same-width",
@@ -201,14 +217,14 @@ CASES = (
     Case(
         "every-n",
         f"the buckets of every number of patches from 1 to {MOST_PATCHES}, in one tensor",
-        stages=(BUCKET_COORDS,),
+        stages_of=_alone(BUCKET_COORDS),
         needs=_has_rule,
     ),
     Case(
         "masked",
         "patches at the places of a mask on a canvas, not at the first places",
         ((2, 3), (4, 2), (3, 1)),
-        stages=(MASKED_IDS,),
+        stages_of=_alone(MASKED_IDS),
         needs=_by_slices,
     ),
     Case(
@@ -216,34 +232,34 @@ CASES = (
         "attention so sharp that its powers overflow unless the largest score is taken off first",
         ((2, 3), (1, 2)),
         model="peaked",
-        only=("embeddings", "hidden", "tokens", "pooled"),
+        stages_of=_vision,
     ),
     Case(
         "nan-in-embeddings",
         "NaN in the padded places of the embeddings, which the tower is not to read",
         ((2, 3), (1, 2), (3, 1)),
-        only=("hidden",),
+        stages_of=_reading("embeddings"),
         needs=_has_padding,
     ),
     Case(
         "nan-in-hidden",
         "NaN in the padded places of the hidden states, which the connector is not to read",
         ((2, 3), (1, 2), (3, 1)),
-        only=("tokens", "pooled"),
+        stages_of=_reading("hidden"),
         needs=_has_padding,
     ),
     Case(
         "whole-crops",
         "a slice of whole crops, of which nothing is masked",
         ((32, 32),),
-        only=("position_ids", "embeddings", "hidden", "tokens"),
+        stages_of=_vision,
         needs=_by_crops,
     ),
     Case(
         "frames",
         "groups of a video's frames, whose patches share the tokens of their group",
         ((2, 3), (2, 3), (1, 2), (3, 2), (3, 2), (3, 2)),
-        stages=(FRAME_TOKENS,),
+        stages_of=_alone(FRAME_TOKENS),
         needs=_takes_frames,
     ),
 )
@@ -259,14 +275,18 @@ def cases_of(family: Family, given: Model | None = None) -> tuple[Case, ...]:
             continue
         config = models[case.model] if given is None else given.config
         fitting = _with_picture_for(case, config)
-        stages = [stage for stage in fitting.stages_of(family) if given is None or not given.missing(stage)]
-        if not (stages and fitting.needs(fitting, config)):
+        if not (fitting.needs(fitting, config) and _has_arrays_for(fitting, family, given)):
             continue
         shown = _shown(fitting, config)
         if shown not in seen:
             seen.add(shown)
             cases.append(fitting)
     return tuple(cases)
+
+
+def _has_arrays_for(case: Case, family: Family, given: Model | None) -> bool:
+    """Whether any stage of the case can be computed."""
+    return any(given is None or not given.missing(stage) for stage in case.stages_of(family))
 
 
 NOT_FOR_GIVEN = ("varied", "same-width", "peaked")
@@ -289,7 +309,7 @@ def _with_picture_for(case: Case, config: Any) -> Case:
 def _shown(case: Case, config: Any) -> Any:
     """What makes a case differ from another, once the family has made its own sizes of the case's."""
     sizes = frozenset(config.family.case_sizes(case.sizes, config)) if case.sizes else ()
-    return sizes, case.kind, case.model, case.picture, case.stages, case.only
+    return sizes, case.kind, case.model, case.picture, case.stages_of
 
 
 def own_configs(family: Family) -> Mapping[str, Any]:

@@ -154,7 +154,7 @@ def _check_rule(pack: Pack, rule: str, model: Model | None) -> None:
     get_rule(rule, "golden check")
     if pack.manifest["rule"] is None:
         title = _family(pack).title
-        raise ValueError(f"golden check: {title} has positions that follow no rule, so that none can be chosen; got {rule!r}")
+        raise ValueError(f"golden check: {title} has positions that follow no rule, so none can be chosen; got {rule!r}")
     if rule != pack.manifest["rule"] and GIVEN in pack.manifest["models"] and model is None:
         raise ValueError(
             f"golden check: the pack is for weights that are not in it, and for rule {pack.manifest['rule']!r}; give them with "
@@ -165,7 +165,7 @@ def _check_rule(pack: Pack, rule: str, model: Model | None) -> None:
 def _check_model(pack: Pack, model: Model) -> None:
     """An error unless the pack is of given weights, and these give its answers."""
     if GIVEN not in pack.manifest["models"]:
-        raise ValueError("golden check: the pack has models of its own, so that no weights can be given")
+        raise ValueError("golden check: the pack has models of its own, so no weights can be given")
     for record in _family(pack).vision_stages:
         found = ((case, stage) for case in pack.manifest["cases"] for stage in case["stages"] if stage["stage"] == record.name)
         told, stage = next(found, (None, None))
