@@ -60,6 +60,7 @@ WILD = (
     ("idefics2", "position_ids", "matches rule `digitize`, not `step`"),
     ("idefics2", "embed", "the position ids: matches rule `digitize`, not `step`"),
     ("phi-4-multimodal", "position_ids", "the ids have two dimensions, as MiniCPM-V 2.6's"),
+    ("phi-4-multimodal", "image_placeholder", "a slice has a quarter of its tokens"),
     ("phi-4-multimodal", "position_ids", "row and column are exchanged in the id"),
     ("siglip", "position_ids", "row and column are exchanged in the id"),
     ("idefics3", "shuffle_and_project", "rows and columns are exchanged in each square of the pixel shuffle"),

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -123,6 +124,39 @@ def test_boundaries_by_products_show_in_the_case_of_every_n(tmp_path: Path) -> N
     (wrong,) = (wrong for wrong in WRONG_PORTS if wrong.stage == "bucket_coords")
     outcomes = check_outputs(pack, answer(pack, as_module(wrong.port()), tmp_path / "out", wrong.functions))
     assert causes(pack, outcomes) == {"bucket_coords": {"the boundaries are f32(k) * f32(1/G)"}}
+
+
+@pytest.mark.parametrize("rule", [rule for rule in npembed.RULES if rule != "arange"])
+def test_every_rule_is_named_and_so_are_those_that_give_the_same(light: Pack, tmp_path: Path, rule: str) -> None:
+    """In a pack's few sizes several rules may agree; among the sizes of a check none does, but for what is far out."""
+    port = SimpleNamespace(position_ids=by_buckets(rule), bucket_coords=partial(npembed.bucket_coords, rule=rule))
+    outcomes = check_outputs(light, answer(light, port, tmp_path / "out", ["position_ids"]), stages=["position_ids"])
+    named = causes(light, outcomes)["position_ids"]
+    assert f"matches rule `{rule}`, not `arange`" in named
+    assert all("matches rule" in kind for kind in named)
+    cause = check_function(port, "bucket_coords", examples=0).cause
+    assert cause is not None
+    assert [words.split(" (as ")[0] for words in cause.split(" or: ")] == [f"matches rule `{rule}`, not `arange`"]
+
+
+def by_buckets(rule: str) -> Callable[..., Array]:
+    """Ids made of the buckets of a rule as they are, those too that no row of the table stands for."""
+
+    def position_ids(tgt_sizes: Array, side: int = 70, mask: Array | None = None) -> Array:
+        rows = [
+            np.add.outer(npembed.bucket_coords(h, side, rule) * side, npembed.bucket_coords(w, side, rule)).ravel()
+            for h, w in tgt_sizes.tolist()
+        ]
+        if [len(row) for row in rows] != tgt_sizes.prod(axis=1).tolist():
+            raise ValueError("more or fewer ids than patches")
+        if mask is None:
+            return npembed.pad_sequence(rows, batch_first=True)
+        ids = np.zeros((len(rows), mask[0].size), dtype=np.int64)
+        for row, own, places in zip(ids, rows, mask, strict=True):
+            row[places.ravel()] = own
+        return ids
+
+    return position_ids
 
 
 # Several faults at once
@@ -295,13 +329,24 @@ OF_FAMILIES = [
     ("idefics2", "tokens", "perceive", "the key heads are tiled, not repeated"),
     ("siglip2-naflex", "pooled", "pool", "the first patch, not the probe's result"),
 ]
-FEW = ("ragged", "faint", "varied", "same-width", "whole-crops", "frames")
+FEW = ("ragged", "faint", "varied", "same-width", "whole-crops", "frames", "masked")
 
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pack]:
     folder = tmp_path_factory.mktemp("families")
     return cache(lambda key: pack_of(folder / key, lambda name: name in FEW, family=key))
+
+
+def test_a_page_shows_wrong_stages_that_only_some_cases_have(packs: Callable[[str], Pack], tmp_path: Path) -> None:
+    pack = packs("minicpm-v-4.5")
+    answers = {case["name"]: pack.tensors(case["expected"]) for case in pack.manifest["cases"]}
+    (tmp_path / "out").mkdir()
+    for name, stage in (("frames", "frame_tokens"), ("masked", "masked_position_ids")):
+        save_tensors(tmp_path / "out" / f"{name}.safetensors", {stage: answers[name][stage][:, ::-1].copy()}, {})
+    done = command("golden", "check", pack.folder, tmp_path / "out", "--html", tmp_path / "page.html")
+    assert (done.code, done.err) == (1, "")
+    assert "frame_tokens" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(("key", "stage", "function", "kind"), OF_FAMILIES)

@@ -23,6 +23,9 @@ PIXELS = ("pixel_values", "sliced_strips")
 STANDS_FOR = {"strips.*": "sliced_strips", "tgt_sizes": "sliced_tgt_sizes", "vision_tokens": "tokens"}
 """Inputs of stages that hold what an earlier stage gives."""
 
+PLACELESS = ("tokens", "pooled", "frame_tokens", "masked_position_ids")
+"""Stages whose places are not the patches of a slice, row by row."""
+
 MOST_VALUES = 300_000
 """Of an array that is drawn, at most."""
 
@@ -253,6 +256,6 @@ def sizes_of(stage: str, values: Mapping[str, Any], counts: Ids | None) -> Ids |
     """The rows and columns of a stage's places, if the case's own arrays say them and they make as many places as it has."""
     own = {"sliced_strips": ("sliced_tgt_sizes",), "hidden": ("hidden.hidden_sizes", "tgt_sizes")}.get(stage, ("tgt_sizes",))
     sizes = next((np.asarray(values[name]) for name in own if name in values), None)
-    if sizes is None or stage in ("tokens", "pooled"):
+    if sizes is None or stage in PLACELESS:
         return None
     return None if counts is not None and not np.array_equal(sizes.prod(axis=1), counts) else sizes

@@ -392,3 +392,9 @@ def _text_calls(family: Family, config: Any) -> Iterator[Call]:
         sizes = sizes_of(*[(2 * unit, 3 * unit), *[(3 * unit, unit)] * (count - 1)])
         for image_id in (None, 0, 3):
             yield call(grid, image_id, config, sizes)
+    for height, width in PICTURES[3:6]:  # where slices belong together, as a picture is cut
+        try:
+            cut = family.cut(images.picture(height, width), config)
+        except ValueError:
+            continue
+        yield from (call(cut.grid, image_id, config, cut.tgt_sizes) for image_id in (None, 0))

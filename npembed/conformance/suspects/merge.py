@@ -79,7 +79,9 @@ PLACEHOLDER = (
 
 def _times(text: str, factor: float) -> str:
     """Every run of one token so many times as long."""
-    return re.sub(r"(<unk>|<\|image_pad\|>|(?<!fake_token_around_)<image>(?=<image>))+", lambda run: _run(run, factor), text)
+    return re.sub(
+        r"(<unk>|<\|image_pad\|>|<\|image\|>|(?<!fake_token_around_)<image>(?=<image>))+", lambda run: _run(run, factor), text
+    )
 
 
 def _run(run: "re.Match[str]", factor: float) -> str:
