@@ -11,7 +11,7 @@ from npembed.cli.reports import ExpectOption, HtmlOption, JsonOption, PrecisionO
 from npembed.cli.weights import WeightsOption, load_weights, weight_files
 
 if TYPE_CHECKING:
-    from npembed.pages.report import Results
+    from npembed.conformance.results import Results
 
 
 app = typer.Typer(help="Golden packs: every stage's input and answer in files, for a port in any language.")

@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from npembed import Config
 from npembed.conformance.compare import Departure, as_array
+from npembed.conformance.results import Results
 from npembed.typing import Array
 from npembed.words import brief
 
@@ -52,6 +53,8 @@ class Outcome:
         The largest error in units of the allowed one; None where there is none, or no number says it.
     diff : str or None
         The lines of a text that differ, marked as in a patch.
+    results : Results or None
+        The arrays themselves, for a picture of where they differ; they are no part of a report in words.
     """
 
     name: str
@@ -63,10 +66,11 @@ class Outcome:
     cause: str | None = None
     worst: float | None = None
     diff: str | None = None
+    results: Results | None = field(default=None, compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The fields that say something."""
-        fields = {name: value for name, value in vars(self).items() if value is not None}
+        fields = {name: value for name, value in vars(self).items() if value is not None and name != "results"}
         worst = {} if self.worst is None else {"worst": self.worst if np.isfinite(self.worst) else "infinite"}
         return fields | {"status": self.status.value} | worst
 

@@ -14,8 +14,9 @@ from npembed.conformance import signed
 from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
 from npembed.conformance.compare import Departure
 from npembed.conformance.expressions import call_text
-from npembed.conformance.outcome import Outcome, Status, shown_around
+from npembed.conformance.outcome import Outcome, Status, shown_around, text_diff
 from npembed.conformance.probes.probe import Call, FunctionCheck, copied, dtype_of, same
+from npembed.conformance.results import Results, results_of
 from npembed.conformance.suspects.explain import Tried, explanations, in_part, words
 from npembed.conformance.suspects.suspect import combined
 from npembed.words import raised
@@ -204,7 +205,24 @@ class Trial:
             expected=self._expected_words(smallest, departure),
             cause=cause or self._hint(smallest, departure),
             worst=departure.worst,
+            diff=self._text_diff(smallest),
+            results=self._results(smallest, departure),
         )
+
+    def _text_diff(self, one: Try) -> str | None:
+        """For two texts, the marks that differ."""
+        if self.check.examine is not None or one.call.refused or not isinstance(one.result, str):
+            return None
+        expected = self.check.expected(one.call, self.reference)
+        return text_diff(one.result, expected) if isinstance(expected, str) else None
+
+    def _results(self, one: Try, departure: Departure) -> Results | None:
+        """The arrays of that failure, for a picture of where they differ."""
+        if one.result is None or one.call.refused or self.check.examine is not None or departure.index is None:
+            return None
+        expected = self.check.expected(one.call, self.reference)
+        allowed = None if self.check.allowed is None else self.check.allowed(one.call, one.precision)
+        return results_of(self.check.reference, one.call.args, one.result, expected, allowed, departure.path)
 
     def _smallest(self) -> Try:
         """The first of the fixed inputs, which rise; a drawn one where that is large; what was not refused only if alone."""

@@ -14,7 +14,15 @@ from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, GgufNames, Slices, Stage, Step
 from npembed.images import as_rgb_on_white
-from npembed.mergers import SIDE, divided, merge_patches, merger_shapes, window_merger, window_merger_shapes
+from npembed.mergers import (
+    SIDE,
+    divided,
+    merge_patches,
+    merged_patches,
+    merger_shapes,
+    window_merger,
+    window_merger_shapes,
+)
 from npembed.model import Model
 from npembed.positions import position_ids
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, hidden_stage, tokens_stage
@@ -255,7 +263,7 @@ TEXT = Stage(
     about="the text that stands for the picture, in UTF-8",
 )
 HIDDEN = hidden_stage(_hidden_shapes, _hidden_sizes)
-TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches")
+TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches", merged_patches)
 
 _WINDOW_MERGER = {
     "v.vit_merger.ln1.*": "model.vision_tower.vit_merger.layer_norm1.*",
