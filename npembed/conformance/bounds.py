@@ -218,6 +218,7 @@ INDISTINGUISHABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "gelu in its erf form, not the tanh form",
             "eps 1e-5 in post_layernorm alone",
             "eps 1e-5 in layer_norm2 alone",
+            "eps 1e-6 in post_layernorm alone, whatever the config says",
         ),
         "resample": ("eps 1e-5 in ln_q alone", "eps 1e-5 in ln_post alone"),
     },

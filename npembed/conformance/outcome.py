@@ -5,16 +5,20 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
 import numpy as np
 
 from npembed import Config
+from npembed.conformance.compare import Departure, as_array
 from npembed.conformance.results import Results
 from npembed.typing import Array
 from npembed.words import brief
+
+WHOLE = 40
+"""Numbers that are shown, at most, without looking for the first difference."""
 
 SEPARATOR = " / "
 """Between the case and the stage in the name of a golden pack's outcome."""
@@ -93,6 +97,20 @@ def around(array: Array, index: tuple[int, ...], reach: int = 4) -> str:
     return f"[{', '.join([*map(str, outer), f'{first}:{last}'])}] = {', '.join(words)}"
 
 
+def shown_around(value: Any, departure: Departure) -> str:
+    """A result for a person: a small one whole, of a large array the row of the first difference."""
+    index = departure.index
+    if departure.path and isinstance(value, (list, tuple)) and departure.path[0] < len(value):
+        inner = shown_around(value[departure.path[0]], replace(departure, path=departure.path[1:]))
+        return f"result {departure.path[0]}: {inner}"
+    if not isinstance(value, (np.ndarray, list)) or index is None:
+        return describe(value)
+    array = as_array(value)
+    if array.size <= WHOLE or array.ndim != len(index) or array.dtype == object:
+        return describe(value)
+    return f"{around(array, index)} ({array.dtype}, shape {array.shape})"
+
+
 def _number(value: Any) -> str:
     return str(value) if value.dtype.kind in "iub" else f"{float(value):.9g}"
 
@@ -130,7 +148,7 @@ def describe(value: Any) -> str:
 
 def _described(value: Any, depth: int) -> str:
     if isinstance(value, np.ndarray):
-        numbers = np.array2string(value, threshold=40, edgeitems=3, precision=9, separator=", ", max_line_width=100)
+        numbers = np.array2string(value, threshold=WHOLE, edgeitems=3, precision=9, separator=", ", max_line_width=100)
         return numbers if value.size <= 8 and value.dtype.kind in "ib" else f"{numbers} ({value.dtype}, shape {value.shape})"
     if isinstance(value, (list, tuple)) and depth:
         inner = ", ".join(_described(element, depth - 1) for element in value[:200]) + ", ..." * (len(value) > 200)

@@ -59,13 +59,16 @@ def found(check: FunctionCheck, judged: Sequence[tuple[Call, Any, str]]) -> Foun
 
 
 def not_told_apart(check: FunctionCheck, precision: str) -> tuple[str, ...]:
-    """The known faults that this precision hides: in every input, and in all together, they are less than its rounding."""
+    """The known faults that this precision hides: in every input, and in all together, they are less than its rounding.
+
+    A fault that does nothing to any of the inputs is of other families.
+    """
     calls = [call for call in check.calls if not call.refused and check.suits(call, precision)]
     cases = [_case(check, call, check.expected(call), precision) for call in calls]
     hidden = []
     for suspect in check.suspects:
         _, noise, _ = _share(suspect, cases)
-        if noise > NOISE and not any(_is_seen(check, suspect, call, precision) for call in calls):
+        if np.isfinite(noise) and noise > NOISE and not any(_is_seen(check, suspect, call, precision) for call in calls):
             hidden.append(suspect.kind)
     return tuple(hidden)
 

@@ -305,7 +305,7 @@ def _small(family: Family) -> MergerConfig:
 
 
 def _variants(family: Family) -> Mapping[str, MergerConfig]:
-    """Other sizes in each part, the other mode, levels of each channel's own; and pictures that are not cut."""
+    """Other sizes in each part, the other mode, levels of each channel's own; and a large eps and pictures that are not cut."""
     base = _small(family)
     varied = replace(
         base,
@@ -316,7 +316,9 @@ def _variants(family: Family) -> Mapping[str, MergerConfig]:
         insert_layer_id=2,
         use_image_id=False,
     )
-    return {"varied": varied, "same-width": replace(base, embed_dim=16, slicing=replace(base.slicing, slice_mode=False))}
+    vision = replace(_SMALL, layer_norm_eps=1e-3)
+    uncut = replace(base, vision=vision, embed_dim=16, slicing=replace(base.slicing, slice_mode=False))
+    return {"varied": varied, "same-width": uncut}
 
 
 def _family(key: str, title: str, model_type: str, preset: str, checked: str) -> Family:

@@ -11,6 +11,7 @@ from npembed.conformance.golden import Pack, tried_in
 from npembed.conformance.outcome import SEPARATOR, Outcome, Status
 from npembed.conformance.results import Results
 from npembed.families import FAMILIES
+from npembed.model import Model
 from npembed.pages.drawing import packed
 from npembed.pages.page import render
 from npembed.patches import strip_to_picture
@@ -21,6 +22,9 @@ PIXELS = ("pixel_values", "sliced_strips", "pad_pixel_values", "slice_image")
 
 STANDS_FOR = {"strips.*": "sliced_strips", "tgt_sizes": "sliced_tgt_sizes", "vision_tokens": "tokens"}
 """Inputs of stages that hold what an earlier stage gives."""
+
+PLACELESS = ("tokens", "pooled", "frame_tokens", "masked_position_ids")
+"""Stages whose places are not the patches of a slice, row by row."""
 
 MOST_VALUES = 300_000
 """Of an array that is drawn, at most."""
@@ -219,13 +223,18 @@ def _pictures(results: Results, wrong: Floats) -> list[dict[str, Any]]:
 
 
 def golden_results(
-    pack: Pack, outputs: Path, outcomes: Sequence[Outcome], precision: str | None = None, rule: str | None = None
+    pack: Pack,
+    outputs: Path,
+    outcomes: Sequence[Outcome],
+    precision: str | None = None,
+    rule: str | None = None,
+    model: Model | None = None,
 ) -> dict[str, Results]:
     """The arrays of the failures that a page shows in full, read again from the pack and the port's files."""
     found = {}
     for group in by_stage(outcomes, kinds_of(outcomes)):
         name, stage = group[0].name, group[0].name.partition(SEPARATOR)[2]
-        tried = tried_in(pack, outputs, name, precision, rule)
+        tried = tried_in(pack, outputs, name, precision, rule, model)
         if tried is not None:
             counts = None if tried.places is None else tried.places.sum(axis=1)
             found[name] = Results(tried.came, tried.expected, tried.allowed, sizes_of(stage, tried.values, counts))
@@ -236,6 +245,6 @@ def sizes_of(stage: str, values: Mapping[str, Any], counts: Ids | None) -> Ids |
     """The rows and columns of a stage's places, if the case's own arrays say them and they make as many places as it has."""
     own = {"sliced_strips": ("sliced_tgt_sizes",), "hidden": ("hidden.hidden_sizes", "tgt_sizes")}.get(stage, ("tgt_sizes",))
     sizes = next((np.asarray(values[name]) for name in own if name in values), None)
-    if sizes is None or stage in ("tokens", "pooled"):
+    if sizes is None or stage in PLACELESS:
         return None
     return None if counts is not None and not np.array_equal(sizes.prod(axis=1), counts) else sizes
