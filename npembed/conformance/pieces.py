@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 from unittest import mock
 
@@ -11,6 +12,12 @@ Function = Callable[..., Any]
 
 def pieces_of(name: str) -> list[tuple[Any, str]]:
     """Every module of npembed that has the piece of that name, `module.piece`, under the same name or another."""
+    return _pieces_of(name, len(sys.modules))
+
+
+@lru_cache(maxsize=256)
+def _pieces_of(name: str, _: int) -> list[tuple[Any, str]]:
+    """Looked for once for as many modules as are imported: it takes longer than most runs."""
     home, piece = name.rsplit(".", 1)
     original = getattr(sys.modules[home], piece)
     modules = [module for key, module in list(sys.modules.items()) if key.startswith("npembed.") and module is not None]

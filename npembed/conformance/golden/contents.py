@@ -27,7 +27,7 @@ from npembed.manifest import MANIFEST, digest
 from npembed.model import Model
 from npembed.typing import Array
 
-FORMAT = 2
+FORMAT = 3
 GIVEN = "given"
 """In place of the folder of a model that is not in the pack."""
 
