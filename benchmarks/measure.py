@@ -6,20 +6,23 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import npembed
-from benchmarks.cases import BATCHES, make_batch
+from benchmarks.cases import BATCHES, JPEG_SIZE, make_batch
 from benchmarks.contest import OURS, PRODUCT, Contest, Rounds, Schedule, quartiles, ratio, take_turns
 from benchmarks.embedding import EMBEDDERS, embedding_contest
 from benchmarks.pipelines import pooled_contest, tokens_contest
 from benchmarks.stages import encoder_contest, ids_contest, slicing_contest
 from npembed import Model, random_model
+from npembed.config import FamilyConfig
+from npembed.family import Family
 
 MEGABYTE = 1e6
 
@@ -48,6 +51,27 @@ def peak_memory(strips: Sequence[NDArray[Any]], sizes: Sequence[tuple[int, int]]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return (peak - before - result.nbytes) / MEGABYTE
+
+
+def pipeline_memory(family: Family, config: FamilyConfig) -> float:
+    """MB at the peak between a picture of 12 megapixels and the family's last stage, without weights and result.
+
+    Widths, picture and slices are of full size; the tower has no more layers than it must, because one layer's memory is
+    free again before the next. The picture itself is not counted.
+    """
+    needed = getattr(config, "insert_layer_id", -1) + 2  # one, or the window merger and what is on both its sides
+    config = replace(config, vision=replace(config.vision, num_hidden_layers=needed))
+    model = random_model(config, until=family.vision_stages[-1].name)
+    pixels = np.random.default_rng(0).integers(0, 256, (*reversed(JPEG_SIZE), 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    del pixels
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    strips, tgt_sizes = npembed.slice_image(picture, config)
+    arrays = npembed.run(strips, tgt_sizes, model)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return (peak - before - sum(array.nbytes for array in arrays.values())) / MEGABYTE
 
 
 def import_times(runs: int) -> tuple[list[float], int]:
@@ -120,9 +144,9 @@ def _batch_contest(name: str, model: Model, threads: int) -> Contest:
 
 PIPELINES = ("siglip-pooled", "minicpm-4.6-tokens")
 
-CASES = (*BATCHES, "ids", "slicing", "encoder", *PIPELINES, "memory", "import")
+CASES = (*BATCHES, "ids", "slicing", "encoder", *PIPELINES, "memory", "family-memory", "import")
 
-QUICK_CASES = tuple(case for case in CASES if case not in ("many", *PIPELINES))
+QUICK_CASES = tuple(case for case in CASES if case not in ("many", *PIPELINES, "family-memory"))
 """Each of the others takes longer than all of these."""
 
 
@@ -144,6 +168,10 @@ def measure(cases: Sequence[str], schedule: Schedule, threads: int, say: Callabl
     if "memory" in cases:
         say("memory")
         yield from _memory(model)
+    if "family-memory" in cases:
+        for key, family in npembed.FAMILIES.items():
+            say(f"family-memory: {key}")
+            yield Row("family-memory", key, max(pipeline_memory(family, config) for config in _largest(family)), "MB")
     if "import" in cases:
         say("import")
         yield from _import(schedule.rounds)
@@ -173,6 +201,14 @@ def _memory(model: Model) -> Iterator[Row]:
     yield Row("memory", "many", once, "MB")
     yield Row("memory", "twice as many", twice, "MB")
     yield Row("memory", "twice / many", twice / once, "")
+
+
+def _largest(family: Family) -> list[FamilyConfig]:
+    """The preset with the widest tower, and the one with the most patches to a slice."""
+    presets = family.presets(family).values()
+    widest = max(presets, key=lambda config: config.vision.hidden_size)
+    most = max(presets, key=lambda config: config.vision.image_size / config.vision.patch_size)
+    return [widest] if widest is most else [widest, most]
 
 
 def _import(runs: int) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks.machine import PIN
 from benchmarks.measure import Row
+from npembed import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ TARGETS = {
     ("per-patch", "many / one"): Target(at_least=1 / 1.2, at_most=1.2),
     ("memory", "many"): Target(at_most=64),
     ("memory", "twice / many"): Target(at_most=1.05),
+    **{("family-memory", key): Target(at_most=600) for key in FAMILIES},
     ("import", "over numpy"): Target(at_most=25),
     ("import", "SciPy, Pillow"): Target(at_most=0),
 }

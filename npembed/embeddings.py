@@ -20,7 +20,7 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
     Parameters
     ----------
     strips : iterable of float (C, P, L_i*P)
-        One per slice, as `slice_image` gives them.
+        One per slice, as `slice_image` gives them. NaN and infinity are passed on: they spoil the row of their own patch.
     tgt_sizes : int (B, 2)
         Rows and columns of patches per slice.
     model : Model

@@ -91,7 +91,7 @@ def pad_pixel_values(strips: Iterable[ArrayLike]) -> NDArray[Any]:
     Parameters
     ----------
     strips : iterable of float (C, P, L_i*P)
-        One per slice. C and P are the first strip's.
+        One per slice. C and P are the first strip's. NaN and infinity stay as they are.
 
     Returns
     -------

@@ -76,7 +76,7 @@ def patch_conv(pixel_values: ArrayLike, weight: ArrayLike, bias: ArrayLike | Non
     Parameters
     ----------
     pixel_values : float (B, C, H, W)
-        Rows and columns that do not fill a patch are dropped.
+        Rows and columns that do not fill a patch are dropped. NaN and infinity are passed on: they spoil their own patch.
     weight : float (D, C, P, P)
         Its float type is the result's: float32 or float64; float16 and bfloat16 count as float32.
     bias : float (D,), optional

@@ -226,7 +226,7 @@ def run(
     Parameters
     ----------
     strips : sequence of float (C, P, L_i*P)
-        As `slice_image` gives them.
+        As `slice_image` gives them. NaN and infinity are passed on, and stay in their slice.
     tgt_sizes : int (B, 2)
         Rows and columns of patches per slice.
     model : Model

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import npembed
 from benchmarks import cases, command, machine, measure, report, stages
@@ -176,9 +177,10 @@ def test_every_target_is_of_a_case_and_a_contestant_that_exist(model: Model) -> 
     names |= {"slicing": {"pillow"}, "encoder": {"torch-layers"}, "ids": {"seed-torch"}}
     names |= {case: {"transformers"} for case in ("siglip-pooled", "minicpm-4.6-tokens")}
     figures_of = {"per-patch": {"many / one"}, "memory": {"many", "twice / many"}, "import": {"over numpy", "SciPy, Pillow"}}
+    figures_of["family-memory"] = set(npembed.FAMILIES)
     for case, what in TARGETS:
         assert what in (names | figures_of)[case]
-    assert set(contests(model, 1)) | {"memory", "import"} == set(CASES)
+    assert set(contests(model, 1)) | {"memory", "family-memory", "import"} == set(CASES)
 
 
 def test_ratios_are_medians_over_the_rounds() -> None:
@@ -239,6 +241,18 @@ def test_memory_is_counted_beside_inputs_result_and_weights(model: Model, monkey
 
     monkeypatch.setattr(npembed, "embed", embed)
     assert measure.peak_memory([], [], model) == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_familys_memory_is_its_largest_array_or_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tiny model, whose picture then is what counts: its slices, once in bytes and once as floats."""
+    monkeypatch.setattr(measure, "JPEG_SIZE", (448, 448))
+    family = npembed.FAMILIES["minicpm-v-4.6"]
+    tiny = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 27}
+    config = replace(next(iter(family.presets(family).values())), insert_layer_id=1, embed_dim=16)
+    config = replace(config, vision=replace(config.vision, **tiny))
+    strips, _ = npembed.slice_image(Image.new("RGB", (448, 448)), config)
+    most = sum(strip.nbytes for strip in strips) / measure.MEGABYTE
+    assert most < measure.pipeline_memory(family, config) < 20 * most
 
 
 def test_what_a_model_computes_once_is_counted(batch: cases.Batch, model: Model) -> None:

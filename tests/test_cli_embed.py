@@ -190,7 +190,7 @@ def test_it_gives_upstreams_own_numbers(until: str, here: Path, weights: Path) -
 
 
 def test_a_rule_changes_the_ids_and_the_embeddings(here: Path, weights: Path) -> None:
-    saved(synthetic_picture(232, 100), here / "wide.png")  # 21 × 49 patches, and at 49 the rules part
+    saved(synthetic_picture(232, 100), here / "wide.png")  # 21 × 49 patches, and at 49 the rules differ
     found = {}
     for rule in ("arange", "step"):
         out = done_well(npembed("embed", "wide.png", "--weights", weights, "--rule", rule, "-o", f"{rule}.npz"))

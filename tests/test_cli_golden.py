@@ -184,7 +184,7 @@ BAD_GOLDEN = [
     bad("golden check pack pack --precision int4", r"precision must be one of"),
     bad("golden write new --family idefics", r"golden write: family must be one of .*; got 'idefics'; did you mean 'idefics"),
     bad("golden write new --rule exakt", r"rule must be one of .*; got 'exakt'"),
-    bad("golden write new --family siglip --rule exact", r"positions that follow no rule, so that none can be chosen"),
+    bad("golden write new --family siglip --rule exact", r"positions that follow no rule, so none can be chosen"),
     bad(
         "golden write new --family idefics2 --weights w/whole", r"family is 'idefics2', but the weights are of 'minicpm-v-2\.6'"
     ),

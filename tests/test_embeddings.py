@@ -170,6 +170,25 @@ def test_inputs_are_not_changed_and_the_result_is_new() -> None:
     assert all(np.array_equal(a, b) for a, b in zip((*strips, tgt_sizes, *model.weights.values()), kept, strict=True))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_spoils_its_own_patch_alone(value: float) -> None:
+    """In `embed`; in its steps by hand, up to the sum, as well."""
+    model = small_model()
+    strips, sizes = batch_of([(2, 3), (5, 7), (1, 1)], model)
+    sound = embed(strips, sizes, model)
+    strips[1] = strips[1].copy()
+    strips[1][1, 0, 2 * 11 + 1] = value  # of patch 11
+    spoilt = ~np.isfinite(embed(strips, sizes, model))
+    assert spoilt[1, 11].all()
+    assert spoilt.sum() == spoilt[1, 11].size
+    padded = pad_pixel_values(strips)
+    assert np.argwhere(~np.isfinite(padded)).tolist() == [[1, 1, 0, 23]]
+    convolved = patch_conv(padded, model.weights[WEIGHT], model.weights[BIAS])[:, :, 0].swapaxes(1, 2)
+    assert np.array_equal(~np.isfinite(convolved), spoilt)
+    with_value = embed(strips, sizes, model)
+    assert np.array_equal(with_value[~spoilt], sound[~spoilt])
+
+
 STRIP = np.zeros((3, 2, 12), dtype=np.float32)  # six patches
 WRONG = [
     ([], [[2, 3]], ValueError, "strips is empty; at least one is needed"),

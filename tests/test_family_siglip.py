@@ -306,7 +306,7 @@ def test_what_does_not_fit_is_refused(model: Model) -> None:
         words = rf"tgt_sizes\[1\] is \({h}, {w}\); the model takes 5 x 5 patches$"
         with pytest.raises(ValueError, match=words):
             embed([strip, strip[:, :, : h * w * 8]], [[G, G], [h, w]], model)
-    with pytest.raises(ValueError, match=r"its positions follow no rule, so that none can be chosen; got rule 'step'$"):
+    with pytest.raises(ValueError, match=r"its positions follow no rule, so none can be chosen; got rule 'step'$"):
         run([strip], tgt_sizes, model, rule="step")
     with pytest.raises(ValueError, match=r"has no stage 'tokens'; it has embeddings, hidden, pooled$"):
         run([strip], tgt_sizes, model, until="tokens")
@@ -554,7 +554,7 @@ def test_the_command_line_refuses_in_one_line(whole: Path, tmp_path: Path, capsy
     for words, expected in {
         "--until hidden --normalize": "one vector for each picture; hidden has one for each place",
         "--until tokens": "has no stage 'tokens'; it has embeddings, hidden, pooled",
-        "--until pooled --rule step": "its positions follow no rule, so that none can be chosen; got rule 'step'",
+        "--until pooled --rule step": "its positions follow no rule, so none can be chosen; got rule 'step'",
     }.items():
         code, err = said(f"{command} {words}", capsys)
         assert code == 2

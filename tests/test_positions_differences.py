@@ -1,4 +1,4 @@
-"""Where the rules part: upstream's own lists, a naive recount, and the tables that are made of it."""
+"""Where the rules differ: upstream's own lists, a naive recount, and the tables that are made of it."""
 
 import json
 import re

@@ -196,6 +196,55 @@ def test_a_checkpoint_of_gigabytes_costs_no_more_memory_than_what_is_read(tmp_pa
 # What is broken
 
 
+FC1 = "vpm.encoder.layers.0.mlp.fc1.weight"
+BYTES = np.zeros((12, 4), dtype=np.uint8)
+QUANTISED = {
+    "GPTQ": (
+        {
+            "qweight": np.zeros((1, 12), np.int32),
+            "qzeros": np.zeros((1, 2), np.int32),
+            "scales": np.ones((1, 12), np.float16),
+            "g_idx": np.zeros(8, np.int32),
+        },
+        True,
+    ),
+    "AWQ": ({"qweight": np.zeros((8, 2), np.int32), "qzeros": np.zeros((1, 2), np.int32), "scales": np.ones((1, 12))}, True),
+    "bitsandbytes, nf4": (
+        {
+            "weight": BYTES.reshape(-1, 1),
+            "weight.absmax": np.ones(1, np.float32),
+            "weight.quant_map": np.ones(16),
+            "weight.quant_state.bitsandbytes__nf4": np.zeros(9, np.uint8),
+        },
+        False,
+    ),
+    "bitsandbytes, int8": ({"weight": np.zeros((12, 8), np.int8), "SCB": np.ones(12, np.float32)}, False),
+    "compressed-tensors": ({"weight_packed": np.zeros((12, 1), np.int32), "weight_scale": np.ones((12, 1))}, True),
+    "fp8": ({"weight": np.zeros((12, 8), ml_dtypes.float8_e4m3fn), "weight_scale_inv": np.ones((1, 1))}, False),
+}  # what stands beside or in place of one linear map's numbers, and whether its `weight` is gone
+"""Each as the library of that name saves it."""
+
+
+@pytest.mark.parametrize("until", [None, "embeddings", "hidden"])
+@pytest.mark.parametrize(("added", "gone"), QUANTISED.values(), ids=QUANTISED)
+def test_a_quantised_checkpoint_is_told_what_to_take(added: Arrays, gone: bool, until: str | None, tmp_path: Path) -> None:
+    """Whatever is asked for: the rest of its numbers are not those of the checkpoint that it was made from, either."""
+    content = arrays()
+    if gone:
+        del content[FC1]
+    content |= {f"{FC1.removesuffix('weight')}{name}": array for name, array in added.items()}
+    with pytest.raises(ValueError, match=r"The checkpoint is quantised: take the one that it was made from, or an mmproj file"):
+        load_model(single(tmp_path, content), until)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_a_weight_of_a_quantised_type_alone_is_told_so_too(dtype: Any, tmp_path: Path) -> None:
+    content = arrays()
+    path = single(tmp_path, content | {FC1: content[FC1].astype(dtype)})
+    with pytest.raises(ValueError, match=r"mlp\.fc1\.weight in .*model\.safetensors is of dtype .*The checkpoint is quantised"):
+        load_model(path)
+
+
 def refused(path: Path, message: str, until: str | None = None) -> None:
     with pytest.raises(ValueError, match=f"^load_model: {re.escape(message)}"):
         load_model(path, until)

@@ -55,7 +55,7 @@ _CAUSAL = (
 )
 _THREE_AT_ONCE = (
     "Three faults at once in the tower: gelu as x·σ(1.702·x), the eps of post_layernorm left at MLX's 1e-5, and no mask in the "
-    "attention, so that padded places take part."
+    "attention, so padded places take part."
 )
 _FIRST_PLACES = (
     "The ids of a slice that is narrower than its canvas go to the first places, not to those of the mask. The eps of "

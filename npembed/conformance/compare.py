@@ -124,7 +124,9 @@ def _first_difference_in_text(got: Any, expected: str) -> str:
     if not isinstance(got, str):
         return f"a {type(got).__name__}, should be text"
     shared = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected)))
-    return f"the text parts at character {shared}: {got[shared : shared + 24]!r}, should be {expected[shared : shared + 24]!r}"
+    return (
+        f"the text differs from character {shared}: {got[shared : shared + 24]!r}, should be {expected[shared : shared + 24]!r}"
+    )
 
 
 AROUND = 4

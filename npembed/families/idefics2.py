@@ -203,7 +203,7 @@ def cut(image: "Picture | Pixels", config: Idefics2Config) -> Slices:
     Notes
     -----
     Source: SPEC 13.5; equal to `Idefics2ImageProcessorPil`, which lays alpha on white. `Idefics2Processor`, which writes the
-    text too, first turns a picture upright by its EXIF and drops its alpha, so that it differs for such pictures.
+    text too, first turns a picture upright by its EXIF and drops its alpha, so it differs for such pictures.
     """
     sizing = config.sizing
     pixels = np.asarray(as_rgb_on_white(image))

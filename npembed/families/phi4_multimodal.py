@@ -2,7 +2,7 @@
 
 A picture makes two slices: the whole of it, and the **canvas**, which is all its crops in their places. Upstream pads the
 canvas with white at its right or lower end and masks the patches that hold nothing else. Here the canvas ends where
-they begin, so that its size is the mask, and crop (r, c) is its patches 32r to 32r+31 by 32c to 32c+31, as many as there
+they begin, so its size is the mask, and crop (r, c) is its patches 32r to 32r+31 by 32c to 32c+31, as many as there
 are. No patch attends to a masked one. But where the rows or columns are odd in number, the average over 2 x 2 patches
 takes in the first masked ones. These are all alike: white at position 0. So the tower has one such patch more per crop,
 and the hidden states an even number of rows and columns.

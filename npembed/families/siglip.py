@@ -221,7 +221,7 @@ def position_ids(tgt_sizes: Ids, config: SiglipConfig, rule: str | None = None) 
 def refuse_rule(rule: str | None, who: str) -> None:
     """An error if a position rule was asked for."""
     if rule is not None:
-        raise ValueError(f"{who}: its positions follow no rule, so that none can be chosen; got rule {brief(rule)}")
+        raise ValueError(f"{who}: its positions follow no rule, so none can be chosen; got rule {brief(rule)}")
 
 
 def no_text(grid: Size | None, image_id: int | None, config: Any, tgt_sizes: Ids | None = None) -> str:

@@ -207,7 +207,7 @@ def seen(subject: Subject, slices: Slices) -> dict[str, Any]:
             maps["hidden state"] = _norms(hidden, lengths)
         else:
             found["note"] = (
-                f"{subject.family.title} merges patches in its tower, so that its hidden states have no patch of their own."
+                f"{subject.family.title} merges patches in its tower, so its hidden states have no patch of their own."
             )
         found |= _attention(subject, hidden, after)
     if "token_mean" in found:

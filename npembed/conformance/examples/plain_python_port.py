@@ -203,7 +203,7 @@ def flattened_position_ids(tgt_sizes, num_patches_per_side=70, rule="arange"):
 def embed(strips, tgt_sizes, model, rule="arange"):
     """B of (C, P, L_i*P), (B, 2) -> (B, Lmax, D).
 
-    In a padded place the pixels are 0 and the id is 0, so that it holds the bias plus the table's first row.
+    In a padded place the pixels are 0 and the id is 0, so it holds the bias plus the table's first row.
     """
     kernels, bias, table = (
         as_lists(model.weights[f"vpm.embeddings.{name}"])

@@ -59,7 +59,7 @@ CASES = (
     Case("one-patch", "the smallest batch there is", ((1, 1),), "ramp", picture=(1, 1)),
     Case(
         "boundaries",
-        "sizes on which released position rules part",
+        "sizes on which released position rules differ",
         ((25, 2), (1, 49), (2, 50), (7, 5), (58, 1), (24, 1)),
         needs_rule=True,
     ),
@@ -71,7 +71,7 @@ CASES = (
     ),
     Case("beyond", "more patches than the position table has per side", ((80, 1), (1, 107))),
     Case("extreme-aspect", "long and thin", ((1, 300), (300, 1)), picture=(3, 200)),
-    Case("ragged", "slices of very different lengths, so that padding is most of the batch", ((2, 3), (1, 1), (9, 8), (3, 1))),
+    Case("ragged", "slices of very different lengths, so padding is most of the batch", ((2, 3), (1, 1), (9, 8), (3, 1))),
     Case("seed", "the grid sizes of a 640 x 480 picture", ((28, 37), (39, 26), (39, 26)), picture=(64, 48)),
     Case("faint", "pixels of little contrast, which show the layer norms' eps", ((3, 4), (2, 2)), "faint"),
     Case("one-sign", "pixels of one sign, which show a sum that is rounded too often", ((2, 3), (1, 2)), "one sign", "patch14"),
@@ -106,7 +106,7 @@ CASES = (
     ),
     Case(
         "same-width",
-        "D = E, so that there is no kv_proj; pictures are not cut",
+        "D = E, so there is no kv_proj; pictures are not cut",
         ((3, 4), (2, 2)),
         "mixed",
         "same-width",

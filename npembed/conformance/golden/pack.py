@@ -92,9 +92,7 @@ def _rule(name: str | None, family: Family) -> str | None:
         return family.rule
     get_rule(name, "golden write")
     if family.rule is None:
-        raise ValueError(
-            f"golden write: {family.title} has positions that follow no rule, so that none can be chosen; got {name!r}"
-        )
+        raise ValueError(f"golden write: {family.title} has positions that follow no rule, so none can be chosen; got {name!r}")
     return name
 
 

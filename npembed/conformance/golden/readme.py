@@ -68,7 +68,7 @@ def _padding(told: dict[str, Any], stages: dict[str, Stage]) -> str:
     words = ["In the input `strips.*` have no padding."] if "pixel_values" in used else []
     if "embeddings" in used:
         words.append(
-            "In a padded place the pixels are 0 and the position is that of id 0, so that `embeddings` hold the bias plus the "
+            "In a padded place the pixels are 0 and the position is that of id 0, so `embeddings` hold the bias plus the "
             "first row of positions there, unless the family says otherwise; it is compared."
         )
     if "hidden" in used and "hidden" in partly:

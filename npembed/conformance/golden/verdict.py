@@ -130,7 +130,7 @@ def _check_rule(pack: Pack, rule: str) -> None:
     get_rule(rule, "golden check")
     if pack.manifest["rule"] is None:
         title = _family(pack).title
-        raise ValueError(f"golden check: {title} has positions that follow no rule, so that none can be chosen; got {rule!r}")
+        raise ValueError(f"golden check: {title} has positions that follow no rule, so none can be chosen; got {rule!r}")
     if rule != pack.manifest["rule"] and GIVEN in pack.manifest["models"]:
         raise ValueError(
             f"golden check: the pack is for weights that are not in it, and for rule {pack.manifest['rule']!r}; write it with "

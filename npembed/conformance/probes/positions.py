@@ -16,7 +16,7 @@ SWEEP = range(1, 129)
 """Every number of patches that the functions of one axis are asked for."""
 
 FAR = 300
-"""Up to here the sizes on which any two rules part are asked for, too: the bfloat16 rules first part at 260."""
+"""Up to here the sizes on which any two rules differ are asked for, too: the bfloat16 rules first differ at 260."""
 
 
 def counts() -> list[int]:
