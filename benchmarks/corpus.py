@@ -1,31 +1,109 @@
-"""`python -m benchmarks.corpus`: pictures per second, where the time goes, and the peak memory for few and for many pictures.
+"""`python -m benchmarks.corpus`: pictures per second of a corpus, of transformers and of one process, and where time goes.
 
-python -m benchmarks.corpus                       # 200 and 2,000 pictures of 640×480, MiniCPM-V 2.6's embeddings
-python -m benchmarks.corpus --counts 200 --photo  # pictures of 12 megapixels
+python -m benchmarks.corpus                    # a fifth of the pictures: some minutes
+python -m benchmarks.corpus --share 1          # 200 photos of 12 megapixels and 500 pictures of 640×480
+python -m benchmarks.corpus --case photos --case small --model siglip
+
+Exit code 0: measured, whatever came out; 1: the contestants do not compute the same.
 """
 
 import argparse
-import os
+import io
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from io import BytesIO
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
+from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
+from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from npembed import Model, random_model, run
+import npembed
+from benchmarks.contest import DisagreementError
+from benchmarks.embedding import minicpm_4_6_module
+from benchmarks.machine import cores
+from benchmarks.pipelines import TOLERANCE, load_module
+from npembed import Model
 from npembed.corpus import Settings, Watcher, build
-from npembed.corpus.settings import limited
-from npembed.images import read_frames
+from npembed.corpus.vectors import compute, frames_of
 
-PHOTO, SMALL = (4000, 3000), (640, 480)
+CASES = {"photos": (200, (4000, 3000)), "small": (500, (640, 480))}
+"""How many pictures of which width and height."""
+BATCH = 8
+ALONE = 20
+"""Pictures that are enough to see what one process does."""
+
+Contestant = Callable[[Sequence[Path]], Any]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model of npembed, and transformers' way from files to the same.
+
+    Attributes
+    ----------
+    model : Model
+    settings : Settings
+    theirs : callable
+        Files -> an array, a row for each picture or for each patch.
+    same : bool
+        Whether the two compute the same numbers. MiniCPM-V 2.6 is not in transformers; its nearest relative there, 4.6, cuts
+        pictures into slices whose sides are multiples of other numbers.
+    """
+
+    model: Model
+    settings: Settings
+    theirs: Contestant
+    same: bool
+
+
+def siglip() -> Peer:
+    """SigLIP base (224): one vector for a picture."""
+    family = npembed.FAMILIES["siglip"]
+    model = npembed.random_model(family.presets(family)["SigLIP base (224)"], until="pooled")
+    module, processor = SiglipVisionModel(SiglipVisionConfig()), SiglipImageProcessorPil()
+    load_module(module, model, family.prefix)
+
+    def theirs(paths: Sequence[Path]) -> Any:
+        with torch.inference_mode():
+            return module(**processor(_opened(paths), return_tensors="pt")).pooler_output.numpy()
+
+    return Peer(model, Settings(until="pooled"), theirs, same=True)
+
+
+def minicpm() -> Peer:
+    """MiniCPM-V 2.6: the embeddings of every patch of every slice."""
+    model = npembed.random_model()
+    module, processor = minicpm_4_6_module(model), MiniCPMV4_6ImageProcessorPil()
+
+    def theirs(paths: Sequence[Path]) -> Any:
+        with torch.inference_mode():
+            pixels = processor(_opened(paths), return_tensors="pt")
+            return module(pixels["pixel_values"], target_sizes=pixels["target_sizes"]).numpy()
+
+    return Peer(model, Settings(dtype="float16"), theirs, same=False)
+
+
+MODELS: dict[str, Callable[[], Peer]] = {"siglip": siglip, "minicpm-v-2.6": minicpm}
+
+
+def _opened(paths: Sequence[Path]) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(path.read_bytes())) for path in paths]
 
 
 def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
     """So many different JPEGs of smooth noise, as photographs are."""
     rng = np.random.default_rng(0)
+    folder.mkdir()
     paths = []
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
@@ -34,88 +112,116 @@ def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> list[Path
     return paths
 
 
-def peaks() -> tuple[float, float]:
-    """Peak resident memory in MB of this process, and the most of any of its workers."""
-    import psutil
+@dataclass
+class Timed:
+    """Of one run of a corpus: seconds until the workers were there, and from then until the last group was done."""
 
-    children = [child.pid for child in psutil.Process().children(recursive=True)]
-    return _peak(os.getpid()), max((_peak(pid) for pid in children), default=0.0)
-
-
-def _peak(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+    started: float = 0.0
+    computed: float = 0.0
 
 
-def corpus(paths: list[Path], model: Model, settings: Settings, workers: int) -> tuple[float, float]:
-    """Seconds without the start of the workers, and the peak of a worker in MB."""
-    found = {"start": 0.0, "peak": 0.0}
+def corpus(paths: Sequence[Path], peer: Peer, workers: int) -> Timed:
+    """A corpus of all of them, with so many workers."""
+    found, start = Timed(), time.perf_counter()
 
     def begin(pictures: int, dashboard: str) -> None:
-        found["start"] = time.perf_counter()
+        found.started = time.perf_counter() - start
 
     def done(pictures: int, failed: int) -> None:
-        found["end"] = time.perf_counter()
-        found["peak"] = max(found["peak"], peaks()[1])
+        found.computed = time.perf_counter() - start - found.started
 
     with tempfile.TemporaryDirectory(dir=paths[0].parent.parent) as out:
-        build([str(paths[0].parent)], f"{out}/out", model, settings=settings, workers=workers, watch=Watcher(begin, done))
-    return found["end"] - found["start"], found["peak"]
+        words = {"settings": peer.settings, "workers": workers, "watch": Watcher(begin, done)}
+        build([str(paths[0].parent)], f"{out}/out", peer.model, **words)
+    return found
 
 
-def alone(paths: list[Path], model: Model, until: str) -> dict[str, float]:
-    """Seconds that one process takes for the same, by what it does."""
-    spent = dict.fromkeys(("decode", "cut and resize", "product", "write"), 0.0)
+def in_batches(paths: Sequence[Path], theirs: Contestant) -> float:
+    """Seconds that transformers takes with all cores; its results are dropped, not written."""
+    torch.set_num_threads(cores())
+    start = time.perf_counter()
+    for first in range(0, len(paths), BATCH):
+        theirs(paths[first : first + BATCH])
+    return time.perf_counter() - start
 
-    def timed(what: str, call: Callable[[], object]) -> object:
-        start = time.perf_counter()
-        result = call()
-        spent[what] += time.perf_counter() - start
-        return result
 
-    with tempfile.TemporaryDirectory(dir=paths[0].parent.parent) as out:
+def alone(paths: Sequence[Path], peer: Peer) -> dict[str, float]:
+    """Seconds that one process with one thread takes, by what it does."""
+    model, settings, spent = peer.model, peer.settings, dict.fromkeys(("read", "decode", "resize", "product", "write"), 0.0)
+    with tempfile.TemporaryDirectory(dir=paths[0].parent.parent) as out, threadpool_limits(1):
         for path in paths:
+            at = [time.perf_counter()]
             content = path.read_bytes()
-            frames = read_frames(BytesIO(content), str(path))
-            picture, _ = timed("decode", lambda frames=frames: next(frames))  # type: ignore[misc]
-            slices = timed("cut and resize", lambda picture=picture: model.config.family.cut(picture, model.config))  # type: ignore[misc]
-            result = timed("product", lambda own=slices: run(own.strips, own.tgt_sizes, model, until))  # type: ignore[misc]
-            timed("write", lambda result=result: np.save(f"{out}/a.npy", result[until]))  # type: ignore[misc]
+            sha256(content).hexdigest()
+            at.append(time.perf_counter())
+            picture, _ = next(frames_of(content, "it", settings))
+            at.append(time.perf_counter())
+            slices = model.config.family.cut(picture, model.config)
+            at.append(time.perf_counter())
+            result = npembed.run(slices.strips, slices.tgt_sizes, model, settings.until)[settings.until]
+            at.append(time.perf_counter())
+            np.save(f"{out}/a.npy", result.astype(settings.dtype or result.dtype, copy=False))
+            at.append(time.perf_counter())
+            for what, begun, ended in zip(spent, at, at[1:], strict=False):
+                spent[what] += ended - begun
     return spent
 
 
-def main() -> None:
+def check(path: Path, peer: Peer) -> None:
+    """Whether both give the same of one picture.
+
+    Raises
+    ------
+    DisagreementError
+    """
+    with next(frames_of(path.read_bytes(), "it", peer.settings))[0] as picture:
+        ours = compute(picture, peer.model, replace(peer.settings, dtype="")).rows
+    theirs = peer.theirs([path])
+    if not peer.same:
+        print(f"  patches of a picture: {len(ours)}; transformers: {theirs.shape[1]}")
+    elif (distance := np.abs(ours - theirs).max()) > TOLERANCE * np.abs(theirs).max():
+        raise DisagreementError(f"{distance:.2g} from transformers, whose largest value is {np.abs(theirs).max():.2g}")
+
+
+def measure(paths: Sequence[Path], peer: Peer) -> None:
+    """Print what comes out for these pictures."""
+    check(paths[0], peer)
+    few = paths[: min(ALONE, len(paths))]
+    in_batches(few[:BATCH], peer.theirs)  # its first touches
+    theirs = in_batches(paths, peer.theirs) / len(paths)
+    spent = alone(few, peer)
+    one = sum(spent.values()) / len(few)
+    made = corpus(paths, peer, cores())
+    ours = made.computed / len(paths)
+    shares = ", ".join(f"{what} {100 * part / one / len(few):.0f} %" for what, part in spent.items())
+    print(f"  npembed corpus, {cores()} workers: {1 / ours:.2f} pictures/s (after {made.started:.1f} s to start)")
+    print(f"  transformers, batches of {BATCH}, {cores()} threads: {1 / theirs:.2f} pictures/s")
+    print(f"  one process, one thread: {1 / one:.2f} pictures/s: {shares}")
+    print(f"  the corpus over transformers: {theirs / ours:.2f}, target at least 1.3")
+    print(f"  the corpus over one process and the number of cores: {one / ours / cores():.2f}, target at least 0.9", flush=True)
+
+
+def main() -> int:
     """Print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--counts", type=int, nargs="*", default=[200, 2000])
-    parser.add_argument("--photo", action="store_true")
-    parser.add_argument("--max-slices", type=int)
-    parser.add_argument("--dtype", default="float16")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--share", type=float, default=0.2, help="of the pictures of each case")
+    parser.add_argument("--case", choices=list(CASES), action="append")
+    parser.add_argument("--model", choices=list(MODELS), action="append")
     words = parser.parse_args()
-    settings = Settings(dtype=words.dtype, max_slices=words.max_slices)
-    plain = random_model()
-    model = Model(limited(plain.config, words.max_slices), plain.weights)
-    size = PHOTO if words.photo else SMALL
+    peers = {name: MODELS[name]() for name in words.model or MODELS}
     with tempfile.TemporaryDirectory() as folder:
-        for count in words.counts:
-            pictures = Path(folder, str(count))
-            pictures.mkdir()
-            paths = write_pictures(pictures, count, size)
-            seconds, peak = corpus(paths, model, settings, words.workers)
-            print(
-                f"{count} pictures of {size[0]}×{size[1]}, {words.workers} workers: {count / seconds:.1f} pictures/s, ", end=""
-            )
-            print(f"peak of a worker {peak:.0f} MB, of the run itself {peaks()[0]:.0f} MB", flush=True)
-        few = paths[: min(100, len(paths))]
-        spent = alone(few, model, "embeddings")
-        total = sum(spent.values())
-        print(f"one process, all its threads: {len(few) / total:.1f} pictures/s; ", end="")
-        print(", ".join(f"{what} {100 * part / total:.0f} %" for what, part in spent.items()))
+        for case in words.case or CASES:
+            count, size = CASES[case]
+            paths = write_pictures(Path(folder, case), max(BATCH, round(count * words.share)), size)
+            for name, peer in peers.items():
+                print(f"{name}, {len(paths)} pictures of {size[0]}×{size[1]}")
+                try:
+                    measure(paths, peer)
+                except DisagreementError as error:
+                    print(f"benchmarks.corpus: {name}: {error}", file=sys.stderr)
+                    return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

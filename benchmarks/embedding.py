@@ -217,9 +217,14 @@ def _vision_sizes(model: Model) -> dict[str, Any]:
     return {name: getattr(vision, name) for name in names}
 
 
+def minicpm_4_6_module(model: Model) -> nn.Module:
+    """transformers' embeddings of MiniCPM-V 4.6 with the model's weights."""
+    return _load(MiniCPMV4_6VisionEmbeddings(MiniCPMV4_6VisionConfig(**_vision_sizes(model))), model)
+
+
 def _minicpm_4_6(batch: Batch, model: Model, threads: int) -> Callable[[], Any]:
     """transformers' image processor lays the strips end to end: (1, C, P, (sum of L)*P)."""
-    module = _load(MiniCPMV4_6VisionEmbeddings(MiniCPMV4_6VisionConfig(**_vision_sizes(model))), model)
+    module = minicpm_4_6_module(model)
     pixels = torch.tensor(np.concatenate(batch.strips, axis=-1))[None]
     sizes = torch.tensor(batch.sizes, dtype=torch.int32)
 

@@ -42,7 +42,7 @@ def pooled_contest() -> Contest:
     config = npembed.FAMILIES["siglip"].presets(npembed.FAMILIES["siglip"])["SigLIP base (224)"]
     model = npembed.random_model(config, until="pooled")
     theirs = SiglipVisionModel(SiglipVisionConfig())
-    _load(theirs, model, config.family.prefix)
+    load_module(theirs, model, config.family.prefix)
     processor = SiglipImageProcessorPil()
 
     def features(pixels: Any) -> Any:
@@ -60,7 +60,7 @@ def tokens_contest() -> Contest:
     theirs = MiniCPMV4_6Model(
         MiniCPMV4_6Config(text_config=text, vision_config=asdict(config.vision), insert_layer_id=config.insert_layer_id)
     )
-    _load(theirs, model, "model.")
+    load_module(theirs, model, "model.")
     processor = MiniCPMV4_6ImageProcessorPil()
 
     def features(pixels: Any) -> Any:
@@ -70,7 +70,7 @@ def tokens_contest() -> Contest:
     return _contest(model, "tokens", processor, features)
 
 
-def _load(module: torch.nn.Module, model: Model, prefix: str) -> None:
+def load_module(module: torch.nn.Module, model: Model, prefix: str) -> None:
     """The model's arrays into the module; everything else in it plays no part."""
     weights = {name.removeprefix(prefix): torch.from_numpy(array.copy()) for name, array in model.weights.items()}
     unknown = module.load_state_dict(weights, strict=False).unexpected_keys

@@ -4,6 +4,7 @@ Each works on one slice, so there is no padding to mask, and in the float type o
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -56,24 +57,32 @@ def attend(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
     array([[6.],
            [7.]])
     """
+    result = np.empty_like(queries)
+    for head, scores in _exponentials(queries, keys, heads):
+        np.divide(scores @ values[:, head], scores.sum(axis=1, keepdims=True), out=result[:, head])
+    return result
+
+
+def _exponentials(queries: Floats, keys: Floats, heads: int) -> Iterator[tuple[slice, Floats]]:
+    """(M, D), (L, D) -> per head its channels, and exp(q @ k.T / sqrt(D / heads)), (M, L), each row divided by its largest.
+
+    The scores of one head take the place of those of the head before.
+    """
     channels = queries.shape[1] // heads
     scaled = queries * channels**-0.5
-    result = np.empty_like(queries)
     scores = np.empty((len(queries), len(keys)), dtype=queries.dtype)
     for start in range(0, queries.shape[1], channels):
         head = slice(start, start + channels)
         np.matmul(scaled[:, head], keys[:, head].T, out=scores)
         scores -= scores.max(axis=1, keepdims=True)  # so that exp cannot overflow
         np.exp(scores, out=scores)
-        np.divide(scores @ values[:, head], scores.sum(axis=1, keepdims=True), out=result[:, head])
-    return result
+        yield head, scores
 
 
 def attention_weights(queries: Floats, keys: Floats, heads: int) -> Floats:
     """(M, D), (L, D) -> (M, L): how far each query attends to each key, the mean over the heads; each row adds up to 1.
 
-    These are the weights that `attend` uses, because it is `attend` that gives them: a value that is 1 at one key and 0 at the
-    others comes out as that key's weight. Each call finds as many keys' weights as a head has channels.
+    These are what `attend` weighs the values by.
 
     Examples
     --------
@@ -82,13 +91,10 @@ def attention_weights(queries: Floats, keys: Floats, heads: int) -> Floats:
     array([[0.5 , 0.5 ],
            [0.25, 0.75]])
     """
-    channels = queries.shape[1] // heads
-    weights = np.empty((len(queries), len(keys)), dtype=queries.dtype)
-    for start in range(0, len(keys), channels):
-        found = weights[:, start : start + channels]
-        marks = np.eye(len(keys), channels, -start, dtype=queries.dtype)  # (L, D/heads): 1 at keys start, start + 1, ...
-        each = attend(queries, keys, np.tile(marks, heads), heads).reshape(len(queries), heads, channels)
-        found[:] = each.mean(axis=1)[:, : found.shape[1]]
+    weights = np.zeros((len(queries), len(keys)), dtype=queries.dtype)
+    for _, scores in _exponentials(queries, keys, heads):
+        weights += scores / scores.sum(axis=1, keepdims=True)
+    weights /= heads
     return weights
 
 

@@ -58,6 +58,9 @@ class Stage:
         Whether the position rule changes it.
     steps : bool
         Whether `call` takes `progress=`, to be told of its steps.
+    gathers : callable or None
+        (tgt_sizes, config) -> per slice int64 (M, K): the patches that each of the M tokens it makes is gathered from, -1 for a
+        place that is no patch; None where tokens attend to patches, or are not made of them.
     axes, about : str
         Its shape in the letters of SPEC 0, and what it is, for a person.
     """
@@ -75,6 +78,7 @@ class Stage:
     promise: Promise = Promise.EQUAL
     by_rule: bool = False
     steps: bool = False
+    gathers: Callable[[Ids, Any], list[Ids]] | None = None
     axes: str = ""
     about: str = ""
 
@@ -214,6 +218,9 @@ class Family:
         model -> the steps from embeddings to hidden states.
     places : callable
         tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
+    groups : callable or None
+        (rows, columns) of a slice's patches -> the places of each group that attends to itself alone in the tower's layers;
+        None where all the places of a slice attend to each other.
     unit : callable
         config -> how many patches each side of a slice must be a multiple of.
     case_sizes : callable
@@ -251,6 +258,7 @@ class Family:
     positions: Callable[[Any, Ids, str | None], Floats] = _looked_up
     tower: Callable[[Any], Sequence[Step]]
     places: Callable[[Ids], Ids] = _every_place
+    groups: Callable[[Size], Sequence[Ids]] | None = None
     unit: Callable[[Any], int] = field(default=lambda config: 1)
     case_sizes: Callable[[Sequence[Size], Any], Sequence[Size]] = _whole_units
     variants: Callable[["Family"], Mapping[str, Any]] = field(default=lambda family: {})

@@ -150,6 +150,18 @@ def merge_patches(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floa
     return result
 
 
+def merged_patches(tgt_sizes: Ids, config: FamilyConfig) -> list[Ids]:
+    """(B, 2) -> per slice int64 (M, K): the patches that each token is merged from, window by window."""
+    times = config.family.unit(config) // SIDE
+    found = []
+    for h, w in tgt_sizes.tolist():
+        patches = np.arange(h * w)[:, None]
+        for time in range(times):
+            patches = windows(patches, (h // SIDE**time, w // SIDE**time)).reshape(-1, PLACES ** (time + 1))
+        found.append(patches)
+    return found
+
+
 def merger_shapes(config: FamilyConfig) -> Shapes:
     """Name -> shape of the arrays that `merge_patches` reads."""
     wide = PLACES * config.vision.hidden_size

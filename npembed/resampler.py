@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npembed import arguments
-from npembed.attention import attend, attention_weights, layer_norm, linear
+from npembed.attention import attend, layer_norm, linear
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.typing import Floats, Shapes, Size
 from npembed.words import brief
@@ -137,49 +137,6 @@ def resample(
         attended = layer_norm(attended, *model.pair("resampler.ln_post"), EPS)
         np.matmul(attended, model.weights["resampler.proj"], out=tokens)
     return result
-
-
-def resampler_attention(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> list[Floats]:
-    """(B, Lmax, D), (B, 2) -> per slice (Q, L_i): how far each vision token attends to each patch, the mean over the heads.
-
-    Parameters
-    ----------
-    hidden : float (B, Lmax, D)
-        As `encode` gives them.
-    tgt_sizes : int (B, 2)
-        Rows and columns of patches per slice, each of a picture.
-    model : Model
-
-    Returns
-    -------
-    list of float32 or float64 (Q, L_i)
-        Each row adds up to 1.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `resample`.
-
-    Notes
-    -----
-    Source: SPEC 8; the weights that `resample` uses.
-
-    Examples
-    --------
-    >>> from npembed import Config, VisionConfig, random_model
-    >>> vision = VisionConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    >>> tiny = random_model(Config(vision=vision, query_num=2, embed_dim=128), until="tokens")
-    >>> [weights.shape for weights in resampler_attention(np.ones((2, 6, 8)), [[2, 3], [1, 4]], tiny)]
-    [(2, 6), (2, 4)]
-    """
-    who = "resampler_attention"
-    as_model(model, who).require("tokens", who, "resampler.query")
-    sizes = arguments.as_tgt_sizes(tgt_sizes, who)
-    given = arguments.as_patches(hidden, "hidden", sizes, model.config.vision.hidden_size, who)
-    _, to_keys, _ = _in_projections(model)
-    queries, heads = _queries(model), model.config.embed_dim // HEAD_DIM
-    keyed = (_keyed(places, size, PICTURE, model)[0] for places, size in zip(given, sizes.tolist(), strict=True))
-    return [attention_weights(queries, linear(each, *to_keys), heads) for each in keyed]
 
 
 def _queries(model: Model) -> Floats:

@@ -133,7 +133,11 @@ def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Id
 
 
 def tokens_stage(
-    call: Callable[..., Array], arrays: Callable[[Any], Shapes], counts: Callable[[Ids, Any], Ids], function: str = ""
+    call: Callable[..., Array],
+    arrays: Callable[[Any], Shapes],
+    counts: Callable[[Ids, Any], Ids],
+    function: str = "",
+    gathers: Callable[[Ids, Any], list[Ids]] | None = None,
 ) -> Stage:
     """The stage `tokens`: a connector from hidden states to so many vision tokens per result, `counts` (N,)."""
 
@@ -151,6 +155,7 @@ def tokens_stage(
         sizes=places,
         companions=lambda tgt_sizes, config: {"token_counts": counts(tgt_sizes, config)},
         promise=Promise.DISTANCE,
+        gathers=gathers,
         axes="(B, Q, E)",
         about="the vision tokens of each slice",
     )

@@ -1,33 +1,81 @@
-"""A run that a test can stop at a moment it chooses: after each group it says so and waits for a line.
+"""A run that a test can stop at a moment it chooses, in a process of its own; and a scheduler and a worker in theirs.
 
-Words: the folder of pictures, OUT, and the address of a scheduler or how many workers of its own.
+The processes are forked from one that has imported everything (`CONTEXT`), so that a start takes no time.
 """
 
+import asyncio
+import multiprocessing
+import os
 import sys
+from multiprocessing.connection import Connection
+from typing import Any
 
-from npembed import FAMILIES, random_model
+from distributed import Scheduler, Worker
+from threadpoolctl import threadpool_limits
+
+from npembed import FAMILIES, Model, random_model
 from npembed.corpus import Settings, Watcher, build, engine
+from npembed.corpus import build as build_function
+
+CONTEXT: Any = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
 
 
-def main() -> None:
-    """Begin, say so, and after each group wait to be told to go on."""
-    engine.SECONDS_TO_ANSWER = 3  # so that a test does not wait long for a scheduler that was killed
+def small_model() -> Model:
+    """Of sizes so small that a picture takes no time."""
     family = FAMILIES["minicpm-v-2.6"]
-    model = random_model(family.small(family), until="tokens")
+    return random_model(family.small(family), until="tokens")
 
-    def tell(*words: object) -> None:
-        print(*words, flush=True)
-        sys.stdin.readline()
 
-    options = {"scheduler": sys.argv[3]} if "://" in sys.argv[3] else {"workers": int(sys.argv[3])}
+def drive(words: Connection, errors: str, pictures: str, out: str, where: str) -> None:
+    """Begin, say so, and after each group wait to be told to go on.
+
+    Parameters
+    ----------
+    words : Connection
+        To the test.
+    errors : str
+        The file that the error stream goes to.
+    pictures, out : str
+    where : str
+        The address of a scheduler, or how many workers of its own.
+    """
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    engine.SECONDS_TO_ANSWER = 3  # so that a test does not wait long for a scheduler that was killed
+    sys.modules[build_function.__module__].MOST_OF_ROWS = 2  # type: ignore[attr-defined]  # so that there are many groups
+
+    def tell(*said: object) -> None:
+        words.send(" ".join(map(str, said)))
+        words.recv()
+
+    options: dict[str, Any] = {"scheduler": where} if "://" in where else {"workers": int(where)}
     watch = Watcher(lambda pictures, dashboard: tell("begin", pictures), lambda pictures, failed: tell("done", pictures))
     try:
-        summary = build([sys.argv[1]], sys.argv[2], model, "small", Settings(until="tokens"), watch=watch, **options)
+        summary = build([pictures], out, small_model(), "small", Settings(until="tokens"), watch=watch, **options)
     except ValueError as error:
         tell("refused", error)
         sys.exit(2)
     tell("end", summary.pictures, summary.failed, len(summary.unfinished))
 
 
-if __name__ == "__main__":
-    main()
+def serve_scheduler(words: Connection) -> None:
+    """A scheduler until it is killed; it says its address."""
+
+    async def serve() -> None:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
+            words.send(scheduler.address)
+            await scheduler.finished()
+
+    asyncio.run(serve())
+
+
+def serve_worker(address: str, folder: str) -> None:
+    """A worker of that scheduler until it is killed; one thread multiplies matrices, as Dask arranges for its own."""
+
+    async def serve() -> None:
+        async with Worker(address, nthreads=1, local_directory=folder, dashboard=False) as worker:
+            await worker.finished()
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # its complaints that the scheduler is gone
+    with threadpool_limits(1):
+        asyncio.run(serve())

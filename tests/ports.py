@@ -410,7 +410,7 @@ class Port:
         grids = [(m, n // m) for n in range(multiple - 1, multiple + 2) for m in range(1, n + 1) if n % m == 0]
         grids = [(m, k) for m, k in grids if 1 < m * k <= most]
         errors = [abs(math.log(width / height) - math.log(m / k)) for m, k in grids]
-        columns, rows = self._best(grids[errors.index(min(errors))])
+        columns, rows = self._best(grids[self._nearest(errors)])
         cell = self._fit(width, columns) / columns, self._fit(height, rows) / rows
         cell_width, cell_height = self._best_size(*cell, slicing, True)
         return self._best_size(width, height, slicing, False), (cell_width * columns, cell_height * rows), (columns, rows)
@@ -422,6 +422,9 @@ class Port:
             height = int(resolution / math.sqrt(ratio))
             width = int(height * ratio)
         return self._fit(width, slicing.patch_size), self._fit(height, slicing.patch_size)
+
+    def _nearest(self, errors):
+        return errors.index(min(errors))
 
     def _best(self, grid):
         return grid
@@ -714,6 +717,44 @@ class MaskOneShort(Port):
         return h * w - 1
 
 
+class MaskOneLong(Port):
+    def _length(self, h, w):
+        return h * w + 1
+
+
+class LastPatchNoKey(Port):
+    """The mask of the scores is one place short, and nothing else is."""
+
+    stage = "encode"
+
+    def _mask_scores(self, scores, allowed, stage):
+        if stage == self.stage:
+            allowed = allowed.copy()
+            allowed[np.flatnonzero(allowed)[-1]] = False
+        return super()._mask_scores(scores, allowed, stage)
+
+
+class Causal(Port):
+    def _mask_scores(self, scores, allowed, stage):
+        if stage == "encode" and self._is_causal(allowed):
+            scores = scores + np.triu(np.full(scores.shape, -np.inf, scores.dtype), 1)
+        return super()._mask_scores(scores, allowed, stage)
+
+    def _is_causal(self, allowed):
+        return True
+
+
+class CausalWhereUnpadded(Causal):
+    """A framework's fast path: without a mask the attention is causal."""
+
+    def encode(self, embeddings, tgt_sizes, model):
+        self.unpadded = len({h * w for h, w in _pairs(tgt_sizes)}) == 1
+        return super().encode(embeddings, tgt_sizes, model)
+
+    def _is_causal(self, allowed):
+        return self.unpadded
+
+
 class BiasMissing(Port):
     def _convolve(self, pixels, weight, bias):
         return super()._convolve(pixels, weight, np.zeros_like(bias))
@@ -786,6 +827,24 @@ class IgnoresMask(Port):
     def position_ids(self, tgt_sizes, num_patches_per_side=70, rule="arange", mask=None):
         ids = super().position_ids(tgt_sizes, num_patches_per_side, rule)
         return ids if mask is None else np.pad(ids, ((0, 0), (0, np.asarray(mask)[0].size - ids.shape[1])))
+
+
+class IdsOfACanvas(Port):
+    """As mlx-vlm's Idefics3: on a canvas of the largest sizes the ids stand at the first places, the patches at the mask's."""
+
+    def position_ids(self, tgt_sizes, num_patches_per_side=70, rule="arange", mask=None):
+        sizes, slices = _pairs(tgt_sizes), []
+        rows, columns = max(h for h, w in sizes), max(w for h, w in sizes)
+        for h, w in sizes:
+            canvas = [0] * (rows * columns)
+            canvas[: h * w] = self._slice_ids(h, w, num_patches_per_side, rule).tolist()
+            slices.append(np.array([canvas[r * columns + c] for r in range(h) for c in range(w)]))
+        if mask is None:
+            return self.pad_sequence(slices, batch_first=True)
+        ids = np.zeros((len(sizes), np.asarray(mask)[0].size), dtype=np.int64)
+        for row, own, places in zip(ids, slices, np.asarray(mask), strict=True):
+            row[places.ravel()] = own
+        return ids
 
 
 class CountsTheWholeBatch(Port):
@@ -950,6 +1009,11 @@ class GridTurned(Port):
         return grid[::-1]
 
 
+class LastOfTies(Port):
+    def _nearest(self, errors):
+        return max(place for place, error in enumerate(errors) if error == min(errors))
+
+
 class CropsByColumn(Port):
     def _crops(self, corners):
         return sorted(corners, key=lambda corner: corner[1])
@@ -965,6 +1029,16 @@ class WideEpsilonAtTheEnd(Port):
 
     def _eps_of(self, model, name):
         return 1e-5 if name == "vpm.post_layernorm" else super()._eps_of(model, name)
+
+
+class PinnedEpsilonAtTheEnd(Port):
+    def _eps_of(self, model, name):
+        return 1e-6 if name == "vpm.post_layernorm" else super()._eps_of(model, name)
+
+
+class WideEpsilonInFirstNorms(Port):
+    def _eps_of(self, model, name):
+        return 1e-5 if name.endswith("layer_norm1") else super()._eps_of(model, name)
 
 
 class RunsTheLastLayer(Port):
@@ -1193,39 +1267,47 @@ WRONG_PORTS: tuple[WrongPort, ...] = (
     WrongPort("strips in BGR", SlicesBGR, ("slice_image",), "sliced_strips"),
     WrongPort("strips read column-major", ReadsColumnMajor, ("slice_image",), "sliced_strips"),
     # What the kit let pass once
-    WrongPort("mean and std ignored", IgnoresLevels, ("slice_image",), None),
-    WrongPort("mean and std exchanged", ExchangesLevels, ("slice_image",), None),
-    WrongPort("the first channel's mean and std for all", FirstChannelsLevels, ("slice_image",), None),
-    WrongPort("max_slice_nums ignored", NineSlices, ("slice_image",), None),
-    WrongPort("scale_resolution ignored", FixedResolution, ("slice_image",), None),
-    WrongPort("rounded half up", HalfUp, ("slice_image",), None),
-    WrongPort("bilinear", Bilinear, ("slice_image",), None),
-    WrongPort("pixels normalised in float64", NormalisesInFloat64, ("slice_image",), None),
-    WrongPort("crops in BGR", CropsBGR, ("slice_image",), None),
-    WrongPort("grid turned", GridTurned, ("slice_image",), None),
-    WrongPort("crops by column", CropsByColumn, ("slice_image",), None),
-    WrongPort("layer_norm_eps ignored", IgnoresEps, ("encode",), None),
-    WrongPort("eps 1e-5 in post_layernorm", WideEpsilonAtTheEnd, ("encode",), None),
-    WrongPort("drop_vision_last_layer ignored", RunsTheLastLayer, ("encode",), None),
-    WrongPort("kv_proj always looked for", AlwaysKvProj, ("resample",), None),
-    WrongPort("softmax without its maximum", NoMaximum, ("encode", "resample"), None),
-    WrongPort("NaN of padded places", ReadsPadding, ("encode", "resample"), None),
-    WrongPort("quick gelu", QuickGelu, ("encode",), None),
-    WrongPort("unbiased variance", UnbiasedVariance, ("encode", "resample"), None),
-    WrongPort("keys and values exchanged, encoder", ExchangesKeysAndValues, ("encode",), None),
-    WrongPort("keys and values exchanged, resampler", ExchangesKeysAndValuesInResampler, ("resample",), None),
-    WrongPort("query not normed", QueryNotNormed, ("resample",), None),
-    WrongPort("keys without positions", KeysWithoutPositions, ("resample",), None),
-    WrongPort("positions on the values", PositionsOnValues, ("resample",), None),
-    WrongPort("sine table clamped at 70", SineTableClamped, ("resample",), None),
-    WrongPort("G taken as 70", SideOf70, IDS, None),
-    WrongPort("boundaries by products", ProductBoundaries, ("boundaries", *IDS), None),
-    WrongPort("digitize's ids", DigitizeIds, IDS, None),
+    WrongPort("mean and std ignored", IgnoresLevels, ("slice_image",), "sliced_strips"),
+    WrongPort("mean and std exchanged", ExchangesLevels, ("slice_image",), "sliced_strips"),
+    WrongPort("the first channel's mean and std for all", FirstChannelsLevels, ("slice_image",), "sliced_strips"),
+    WrongPort("max_slice_nums ignored", NineSlices, ("slice_image",), "sliced_tgt_sizes"),
+    WrongPort("scale_resolution ignored", FixedResolution, ("slice_image",), "sliced_tgt_sizes"),
+    WrongPort("rounded half up", HalfUp, ("slice_image",), "sliced_tgt_sizes"),
+    WrongPort("bilinear", Bilinear, ("slice_image",), "sliced_strips"),
+    WrongPort("pixels normalised in float64", NormalisesInFloat64, ("slice_image",), "sliced_strips"),
+    WrongPort("crops in BGR", CropsBGR, ("slice_image",), "sliced_strips"),
+    WrongPort("grid turned", GridTurned, ("slice_image",), "sliced_tgt_sizes"),
+    WrongPort("crops by column", CropsByColumn, ("slice_image",), "sliced_strips"),
+    WrongPort("layer_norm_eps ignored", IgnoresEps, ("encode",), "hidden"),
+    WrongPort("eps 1e-5 in post_layernorm", WideEpsilonAtTheEnd, ("encode",), "hidden"),
+    WrongPort("drop_vision_last_layer ignored", RunsTheLastLayer, ("encode",), "hidden"),
+    WrongPort("kv_proj always looked for", AlwaysKvProj, ("resample",), "tokens"),
+    WrongPort("softmax without its maximum", NoMaximum, ("encode", "resample"), "hidden"),
+    WrongPort("NaN of padded places", ReadsPadding, ("encode", "resample"), "hidden"),
+    WrongPort("quick gelu", QuickGelu, ("encode",), "hidden"),
+    WrongPort("unbiased variance", UnbiasedVariance, ("encode", "resample"), "hidden"),
+    WrongPort("keys and values exchanged, encoder", ExchangesKeysAndValues, ("encode",), "hidden"),
+    WrongPort("keys and values exchanged, resampler", ExchangesKeysAndValuesInResampler, ("resample",), "tokens"),
+    WrongPort("query not normed", QueryNotNormed, ("resample",), "tokens"),
+    WrongPort("keys without positions", KeysWithoutPositions, ("resample",), "tokens"),
+    WrongPort("positions on the values", PositionsOnValues, ("resample",), "tokens"),
+    WrongPort("sine table clamped at 70", SineTableClamped, ("resample",), "tokens"),
+    WrongPort("G taken as 70", SideOf70, IDS, "position_ids"),
+    WrongPort("boundaries by products", ProductBoundaries, ("boundaries", *IDS), "bucket_coords"),
+    WrongPort("digitize's ids", DigitizeIds, IDS, "position_ids"),
     WrongPort("starts and ends paired by the shorter list", PairsByTheShorterList, ("image_bounds",), None),
-    WrongPort("tokens at the text's end", TokensAtTheEnd, ("scatter_image_embeds",), None),
-    WrongPort("mask of True places", EveryPlaceTrue, ("patch_attention_mask", "encode", "resample"), None),
-    WrongPort("use_image_id ignored", AlwaysWritesIds, ("image_placeholder",), None),
-    WrongPort("query_num ignored", Always64Places, ("image_placeholder",), None),
+    WrongPort("tokens at the text's end", TokensAtTheEnd, ("scatter_image_embeds",), "inputs_embeds"),
+    WrongPort("mask of True places", EveryPlaceTrue, ("patch_attention_mask", "encode", "resample"), "patch_attn_mask"),
+    WrongPort("mask one long", MaskOneLong, ("patch_attention_mask", "encode", "resample"), "patch_attn_mask"),
+    WrongPort("last patch no key", LastPatchNoKey, ("encode",), "hidden"),
+    WrongPort("causal attention", Causal, ("encode",), "hidden"),
+    WrongPort("causal attention where nothing is padded", CausalWhereUnpadded, ("encode",), "hidden"),
+    WrongPort("ids at a canvas's first places", IdsOfACanvas, ("position_ids", "embed"), "position_ids"),
+    WrongPort("the last of two grids", LastOfTies, ("slice_image",), "sliced_tgt_sizes"),
+    WrongPort("eps 1e-6 in post_layernorm", PinnedEpsilonAtTheEnd, ("encode",), "hidden"),
+    WrongPort("eps 1e-5 in layer_norm1", WideEpsilonInFirstNorms, ("encode",), "hidden"),
+    WrongPort("use_image_id ignored", AlwaysWritesIds, ("image_placeholder",), "text"),
+    WrongPort("query_num ignored", Always64Places, ("image_placeholder",), "text"),
 )
 
 

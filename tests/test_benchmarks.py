@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,13 @@ import torch
 from PIL import Image
 
 import npembed
-from benchmarks import cases, command, machine, measure, report, stages
+from benchmarks import cases, command, corpus, machine, measure, report, stages
 from benchmarks.contest import OURS, PRODUCT, Contest, Contestant, DisagreementError, Schedule, quartiles, ratio, take_turns
 from benchmarks.embedding import EMBEDDERS, Truth, embedding_contest
 from benchmarks.measure import CASES, Row, contests
 from benchmarks.report import TARGETS, Target
 from npembed import Config, Model, VisionConfig, random_model
+from npembed.corpus import Settings
 
 SMALL = ((2, 25), (1, 3), (3, 2))
 """At 25 columns `quotient` gives other ids than `arange`; no slice fills its row of the batch but the first."""
@@ -320,3 +323,24 @@ def test_wrong_use_is_exit_code_two(words: list[str], message: str, capsys: pyte
     with pytest.raises(SystemExit, match=r"^2$"):
         command.main(words)
     assert message in capsys.readouterr().err
+
+
+def test_the_contest_of_corpora_catches_other_vectors_and_shares_out_all_the_time(tmp_path: Path) -> None:
+    family = npembed.FAMILIES["siglip"]
+    model = random_model(family.small(family), until="pooled")
+    paths = corpus.write_pictures(tmp_path / "pictures", 2, (40, 30))
+
+    def pooled(wrong: float) -> corpus.Contestant:
+        def theirs(paths: Sequence[Path]) -> Any:
+            strips, sizes = npembed.slice_image(Image.open(paths[0]), model.config)
+            return npembed.run(strips, sizes, model)["pooled"] * (1 + wrong)
+
+        return theirs
+
+    peer = corpus.Peer(model, Settings(until="pooled"), pooled(0), same=True)
+    corpus.check(paths[0], peer)
+    with pytest.raises(DisagreementError, match="from transformers, whose largest value is"):
+        corpus.check(paths[0], replace(peer, theirs=pooled(0.001)))
+    spent = corpus.alone(paths, peer)
+    assert list(spent) == ["read", "decode", "resize", "product", "write"]
+    assert min(spent.values()) > 0

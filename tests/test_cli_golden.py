@@ -88,17 +88,6 @@ def test_a_wrong_tensor_is_found(pack: Path, outputs: Path, stage: str, change: 
     )
 
 
-def test_without_hypothesis_a_line_says_that_causes_were_not_looked_for(
-    pack: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensors = load_tensors(outputs / "ragged.safetensors")
-    save_tensors(outputs / "ragged.safetensors", tensors | {"tokens": tensors["tokens"] + 1}, {})
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    done = npembed("golden", "check", pack, outputs)
-    assert done.code == 1
-    assert done.out.endswith("Most causes were not looked for, which needs Hypothesis: pip install 'npembed[testing]'.\n")
-
-
 def test_a_missing_file_of_the_port_is_a_failure(pack: Path, outputs: Path) -> None:
     (outputs / "ragged.safetensors").unlink()
     done = npembed("golden", "check", pack, outputs)

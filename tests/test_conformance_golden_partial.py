@@ -19,7 +19,7 @@ from npembed.typing import Array
 from tests.command_line import done_well
 from tests.command_line import npembed as command
 
-SIDES = {"models/small": 70, "models/patch14": 70, "models/varied": 27, "models/same-width": 12}
+SIDES = {"models/small": 70, "models/peaked": 70, "models/patch14": 70, "models/varied": 27, "models/same-width": 12}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def ids_by(rule: str) -> Callable[[dict[str, Any], dict[str, Array]], dict[str, 
     """A port of the position ids alone."""
 
     def answer(case: dict[str, Any], given: dict[str, Array]) -> dict[str, Array]:
-        if "tgt_sizes" not in given:
+        if "position_ids" not in [stage["stage"] for stage in case["stages"]]:
             return {}
         return {"position_ids": npembed.position_ids(given["tgt_sizes"], SIDES[case["model"]], rule)}
 
@@ -53,8 +53,8 @@ def ids_by(rule: str) -> Callable[[dict[str, Any], dict[str, Array]], dict[str, 
 def test_a_right_port_of_one_stage_passes_with_one_command(pack: Pack, tmp_path: Path) -> None:
     folder = answered(pack, tmp_path / "out", ids_by("arange"))
     out = done_well(command("golden", "check", pack.folder, folder))
-    assert out.endswith(f"{folder} agrees with the reference: 15 passed, 0 failed, 151 not provided.\n")
-    assert "tokens             -  -" in out
+    assert out.endswith(f"{folder} agrees with the reference: 15 passed, 0 failed, 157 not provided.\n")
+    assert re.search(r"^tokens +-  -", out, re.MULTILINE)
     alone = done_well(command("golden", "check", pack.folder, folder, "--stage", "position_ids"))
     assert alone.endswith("15 passed, 0 failed.\n")
     assert "tokens" not in alone
@@ -100,7 +100,7 @@ def test_a_wrong_earlier_stage_takes_no_later_ones_cause(pack: Pack, tmp_path: P
     def wrong(case: dict[str, Any], given: dict[str, Array]) -> dict[str, Array]:
         expected = pack.tensors(case["expected"])
         if "text" not in expected:
-            return {}
+            return {**expected, **ids_by("exact")(case, given)}
         text = np.frombuffer(expected["text"].tobytes().replace(b"\n", b""), np.uint8)
         return {**expected, **ids_by("exact")(case, given), "text": text}
 
@@ -115,8 +115,8 @@ def test_a_wrong_earlier_stage_takes_no_later_ones_cause(pack: Pack, tmp_path: P
 def test_a_stage_that_is_fed_with_the_ports_own_wrong_result_is_told(pack: Pack, tmp_path: Path) -> None:
     def chained(case: dict[str, Any], given: dict[str, Array]) -> dict[str, Array]:
         expected = pack.tensors(case["expected"])
-        if "hidden" not in expected:
-            return {}
+        if not {"hidden", "tokens"} <= set(expected):
+            return {name: array for name, array in expected.items() if name == "tokens"}
         hidden = np.roll(expected["hidden"], 1, axis=-1)
         model = npembed.load_model(pack.folder / case["model"])
         return {"hidden": hidden, "tokens": npembed.resample(hidden, given["tgt_sizes"], model)}
@@ -128,8 +128,9 @@ def test_a_stage_that_is_fed_with_the_ports_own_wrong_result_is_told(pack: Pack,
     told = "it is right for the port's own result of the stage before, which is wrong; feed it with the pack's"
     for answer, cause in ((chained, told), (neither, None)):
         outcomes = check_outputs(pack, answered(pack, tmp_path / answer.__name__, answer), stages=["tokens"])
-        assert {outcome.status for outcome in outcomes} == {Status.FAIL}
-        assert {outcome.cause for outcome in outcomes} == {cause}
+        wrong = [outcome for outcome in outcomes if failed([outcome])]
+        assert len(wrong) >= len(outcomes) - 1, "the case with hidden states of its own is right"
+        assert {outcome.cause for outcome in wrong} == {cause}
 
 
 def test_a_cause_must_hold_in_every_case(pack: Pack, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_all_rules_that_fit_are_named(pack: Pack, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", ["exact", "quotient", "step"])
 def test_a_declared_rule_is_judged_by(pack: Pack, tmp_path: Path, rule: str) -> None:
     def answer(case: dict[str, Any], given: dict[str, Array]) -> dict[str, Array]:
-        if "tgt_sizes" not in given:
+        if "strips.0" not in given:
             return {}
         model = npembed.load_model(pack.folder / case["model"])
         strips = [given[f"strips.{number}"] for number in range(len(given["tgt_sizes"]))]
@@ -198,9 +199,7 @@ def test_rules_that_cannot_be_asked_for(tmp_path: Path, pack: Pack, tiny: npembe
         write_pack(tmp_path / "pack", family="siglip", rule="exact")
     write_pack(tmp_path / "given", tiny)
     given = read_pack(tmp_path / "given")
-    with pytest.raises(
-        ValueError, match=r"the pack is for weights that are not in it, and for rule 'arange'; write it with --rule"
-    ):
+    with pytest.raises(ValueError, match=r"the pack is for weights that are not in it, and for rule 'arange'; give them with"):
         check_outputs(given, given.folder, rule="exact")
     assert not failed(check_outputs(given, given.folder, rule="arange"))
 
@@ -239,8 +238,8 @@ def change(folder: Path, case: str, **tensors: Array) -> None:
 def test_known_departures_are_green_while_they_stay(pack: Pack, departing: tuple[Path, Path], tmp_path: Path) -> None:
     folder, report = departing
     out = done_well(check_against(pack, folder, report, "--json", tmp_path / "again.json"))
-    assert out.endswith("149 passed, 0 failed, 17 depart as expected.\n")
-    assert "position_ids       .  k  .  ." in out
+    assert out.endswith("153 passed, 0 failed, 19 depart as expected.\n")
+    assert re.search(r"^position_ids +\.  k  \.  \.", out, re.MULTILINE)
     done_well(check_against(pack, folder, tmp_path / "again.json"))
     done_well(check_against(pack, folder, report, "--stage", "tokens"))
 

@@ -65,6 +65,14 @@ def test_globs_choose(folder: Path, include: list[str], exclude: list[str], expe
     assert paths(list_pictures(["p"], include, exclude)) == expected
 
 
+def test_globs_choose_in_archives_and_lists_too(folder: Path) -> None:
+    write_zip(folder / "a.zip", {"x/1.png": content(), "y/1.png": content(), "2.png": content()})
+    write_tar(folder / "b.tar", {"x/3.png": content(), "4.jpg": content("jpg")})
+    (folder / "l.txt").write_text("p/a.png\np/b.png\n")
+    found = list_pictures(["a.zip", "b.tar", "l.txt"], include=["*.png"], exclude=["x/*", "b.png"])
+    assert paths(found) == ["a.zip::2.png", "a.zip::y/1.png", "p/a.png"]
+
+
 def test_a_glob_that_the_shell_left_is_taken(folder: Path) -> None:
     assert paths(list_pictures(["p/*.png"])) == ["p/a.png", "p/b.png"]
     assert paths(list_pictures(["p/**/*.png"])) == ["p/a.png", "p/b.png", "p/deep/c.png"]

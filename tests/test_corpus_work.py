@@ -13,7 +13,8 @@ from npembed.corpus.place import Place
 from npembed.corpus.settings import Settings, describe, limited, numbers_digest, refuse_other, weights_digest
 from npembed.corpus.shards import map_tensors
 from npembed.corpus.sources import Item, list_pictures
-from npembed.corpus.work import compute_group, versions
+from npembed.corpus.vectors import _stored
+from npembed.corpus.work import compute_group, try_picture, versions
 from npembed.files import write_safetensors
 
 SETTINGS = Settings(shard_mb=1)
@@ -104,3 +105,35 @@ def test_every_change_that_changes_numbers_changes_the_digest_and_is_refused(mod
         assert numbers_digest(other) != numbers_digest(made)
         with pytest.raises(ValueError, match="OUT was made with"):
             refuse_other(made, other, "OUT")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "fits"),
+    [
+        ("float16", 65_519.0, True),  # is rounded to the largest that there is
+        ("float16", 65_520.0, False),
+        ("float16", -65_520.0, False),
+        ("float32", 3e38, True),
+        ("float32", np.inf, False),
+        ("", -np.inf, False),
+        ("", np.nan, False),
+        ("float16", np.nan, False),
+    ],
+)
+def test_what_the_stored_type_cannot_hold_is_refused(dtype: str, value: float, fits: bool) -> None:
+    parts = [np.ones((2, 3), np.float32), np.array([[0, value, -1]], np.float32)]
+    if fits:
+        stored = _stored(parts, Settings(dtype=dtype))
+        assert np.array_equal(stored, np.concatenate(parts).astype(dtype))
+        assert stored.dtype == dtype
+    else:
+        with pytest.raises(ValueError, match=rf"a value of size \S+ does not fit {dtype or 'float32'}"):
+            _stored(parts, Settings(dtype=dtype))
+
+
+def test_a_picture_that_is_tried_leaves_nothing(tmp_path: Path, model: Model, items: list[Item]) -> None:
+    prepared = job(tmp_path, model)
+    before = sorted(tmp_path.rglob("*"))
+    assert try_picture(prepared, items[0])
+    assert try_picture(prepared, Item("gone", str(tmp_path / "gone"))), "what is wrong with it does not matter"
+    assert sorted(tmp_path.rglob("*")) == before

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from npembed import FAMILIES, cli, corpus, random_model
-from npembed.pages.corpus import MOST, corpus_data, corpus_page, neighbours_of, principal_components, search_page, spread
+from npembed.pages.corpus import MOST, corpus_data, corpus_page, neighbours_of, principal_components, search_page
+from npembed.pages.drawing import spread
 from tests.pages import Page
 
 HOSTILE = "<script>alert(1)</script>&.png"

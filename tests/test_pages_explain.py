@@ -12,18 +12,22 @@ import pytest
 from PIL import Image
 
 import npembed
-from npembed import FAMILIES, RULES, bucket_coords, cli, load_model, position_ids
-from npembed.attention import attend, attention_weights
+from npembed import FAMILIES, RULES, bucket_coords, cli, load_model, position_ids, random_model
+from npembed.attention import attend, attention_weights, layer_norm, linear
+from npembed.families.idefics2 import perceive
+from npembed.families.phi4_multimodal import crops
 from npembed.images import read_image
-from npembed.pages import drawing
-from npembed.pages.explain import SAMPLE, default_config, explain
+from npembed.pages import drawing, seen
+from npembed.pages.attention import chosen_places, stage_attention, tower_attention, watching
+from npembed.pages.explain import SAMPLE, default_config, exact_bytes, explain
 from npembed.pages.page import escape_json, render
 from npembed.pages.rulers import ruler
 from npembed.pages.steps import Subject
 from npembed.positions.differences import compare_two
-from npembed.resampler import resample, resampler_attention
+from npembed.resampler import sincos_table
 from tests.pages import Page
 from tests.synthetic import synthetic_picture
+from tests.test_invented_family import LATTICE
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}\u2028.png"
 PHOTO = 3000, 2250
@@ -154,43 +158,236 @@ def test_a_picture_of_more_numbers_than_bytes_is_not_coded():
 # With weights
 
 
-def test_the_lengths_of_vectors_and_the_attention_are_the_arrays(data):
-    model = load_model(data / "tiny-minicpmv", "tokens")
-    slices = model.config.family.cut(picture(300, 200), model.config)
-    seen = page_of(picture=picture(300, 200), config=model.config, model=model, origin="w", until="tokens").data["seen"]
-    arrays = npembed.run(slices.strips, slices.tgt_sizes, model, "tokens")
+def made_with_weights(key_or_model, until, size=(60, 40)):
+    """(page, arrays of `run`, slices, model) of a small model."""
+    model = key_or_model
+    if isinstance(model, str):
+        model = random_model(FAMILIES[model].small(FAMILIES[model]), until=until)
+    slices = model.config.family.cut(picture(*size), model.config)
+    page = page_of(picture=picture(*size), config=model.config, model=model, origin="w", until=until)
+    return page, npembed.run(slices.strips, slices.tgt_sizes, model, until), slices, model
 
-    def floats(name, number):
-        return np.frombuffer(base64.b64decode(seen["maps"][name][number]["float32"]), dtype="<f4")
 
-    for number, length in enumerate(slices.tgt_sizes.prod(axis=1)):
-        for name, stage in (("embedding, their sum", "embeddings"), ("hidden state", "hidden")):
-            np.testing.assert_array_equal(floats(name, number), np.linalg.norm(arrays[stage][number, :length], axis=-1))
-    weights = resampler_attention(arrays["hidden"], slices.tgt_sizes, model)
-    np.testing.assert_array_equal(floats("attention of the tokens, their mean", 0), weights[0].mean(axis=0))
-    coded = np.frombuffer(base64.b64decode(seen["tokens"][0]["bytes"]), dtype=np.uint8).reshape(weights[0].shape)
-    assert np.abs(coded / 255 * weights[0].max(axis=1, keepdims=True) - weights[0]).max() <= weights[0].max() / 510 * 1.001
+def floats(packed: dict) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(packed["float32"]), dtype="<f4").reshape(packed["shape"])
+
+
+def shaded(weights: dict) -> np.ndarray:
+    """float (M, L): the numbers that a page's bytes stand for."""
+    most = np.array(weights["most"])[:, None]
+    return np.frombuffer(base64.b64decode(weights["bytes"]), dtype=np.uint8).reshape(len(most), -1) / 255 * most
+
+
+@pytest.mark.parametrize("key", ["minicpm-v-2.6", "minicpm-v-4.6", "phi-4-multimodal"])
+def test_the_lengths_of_vectors_are_the_arrays(key):
+    page, arrays, slices, _ = made_with_weights(key, "hidden")
+    for number, (h, w) in enumerate(slices.tgt_sizes.tolist()):
+        found = floats(page.data["seen"]["maps"]["embedding, their sum"][number])
+        np.testing.assert_array_equal(found.ravel(), np.linalg.norm(arrays["embeddings"][number, : h * w], axis=-1))
+        rows, columns = arrays["hidden_sizes"][number].tolist()
+        norms = np.linalg.norm(arrays["hidden"][number, : rows * columns], axis=-1).reshape(rows, columns)
+        packed = page.data["seen"]["maps"]["hidden state"][number]
+        np.testing.assert_array_equal(floats(packed), norms[:h, :w])
+        assert np.float32(packed["least"]) == norms[:h, :w].min()
+        assert np.float32(packed["most"]) == norms[:h, :w].max()
+
+
+def test_a_merging_towers_places_are_windows_of_patches():
+    page, _, slices, _ = made_with_weights("minicpm-v-4.6", "hidden")
+    for (h, w), places in zip(slices.tgt_sizes.tolist(), page.data["seen"]["places"], strict=True):
+        windows = npembed.mergers.windows(np.arange(h * w)[:, None], (h, w)).reshape(-1, 4)
+        assert all(np.array(places)[window].tolist() == [number] * 4 for number, window in enumerate(windows))
+    assert made_with_weights("minicpm-v-2.6", "hidden")[0].data["seen"]["places"] is None
+
+
+def softmax(queries, keys, heads):
+    """(M, D), (L, D) -> (M, L), the mean over the heads, by the formula."""
+    q, k = (x.astype(np.float64).reshape(len(x), heads, -1) for x in (queries, keys))
+    scores = np.einsum("mhc,lhc->hml", q, k) / np.sqrt(q.shape[2])
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return (scores / scores.sum(axis=-1, keepdims=True)).mean(axis=0)
+
+
+def last_layer(x, model):
+    """(L, D) -> queries and keys of the tower's last layer, from its weights."""
+    numbers = [int(found[1]) for name in model.weights if (found := re.search(r"encoder\.layers\.(\d+)\.self_attn", name))]
+    layer = f"{model.tower}encoder.layers.{max(numbers)}"
+    normed = layer_norm(x, *model.pair(f"{layer}.layer_norm1"), model.config.vision.layer_norm_eps)
+    return [linear(normed, *model.pair(f"{layer}.self_attn.{name}_proj")) for name in "qk"]
+
+
+@pytest.mark.parametrize(
+    "key", ["minicpm-v-2.6", "minicpm-v-2.5", "minicpm-v-4.6", "minicpm-ocr", "siglip", "phi-4-multimodal"]
+)
+def test_the_towers_attention_is_the_last_layers(key):
+    family = FAMILIES[key]
+    model = random_model(family.small(family), until="hidden")
+    slices = family.cut(picture(60, 40), model.config)
+    embeddings = npembed.embed(slices.strips, slices.tgt_sizes, model)
+    after = family.stage("hidden", "test").sizes_of(slices.tgt_sizes, model.config)
+    lengths = (after if key == "minicpm-v-4.6" else slices.tgt_sizes).prod(axis=1).tolist()
+    looking = [np.array([0, length // 2, length - 1]) for length in lengths]
+    hidden, weights = tower_attention(embeddings, slices.tgt_sizes, model, looking)
+    np.testing.assert_array_equal(hidden, npembed.encode(embeddings, slices.tgt_sizes, model))
+    for number in (0, len(weights) - 1):
+        size, length = tuple(family.places(slices.tgt_sizes)[number].tolist()), lengths[number]
+        x = embeddings[number, : size[0] * size[1]]
+        for step in family.tower(model)[:-2]:  # without the last layer and what follows it
+            x, size = step(x, size)
+        queries, keys = last_layer(x, model)
+        for place, row in zip(looking[number], weights[number], strict=True):
+            group = np.arange(length)
+            if family.groups is not None:  # Phi-4's crops attend to themselves; elsewhere keys may be padding's too
+                (group,) = [each.ravel() for each in crops(size) if place in each]
+                keys_seen = keys[group]
+            else:
+                keys_seen = keys
+            expected = np.zeros(length)
+            own = softmax(queries[place][None], keys_seen, model.config.vision.num_attention_heads)[0]
+            expected[group] = own[: len(group)]
+            np.testing.assert_allclose(row, expected, rtol=2e-4, atol=1e-6)
+
+
+def test_all_places_look_where_none_are_chosen():
+    model = random_model(FAMILIES["minicpm-v-2.6"].small(FAMILIES["minicpm-v-2.6"]), until="hidden")
+    embeddings = np.random.default_rng(4).standard_normal((2, 6, model.config.vision.hidden_size))
+    _, every = tower_attention(embeddings, np.array(SIZES), model)
+    _, some = tower_attention(embeddings, np.array(SIZES), model, [[0, 5], [3]])
+    assert [each.shape for each in every] == [(6, 6), (4, 4)]
+    np.testing.assert_allclose(some[0], every[0][[0, 5]], rtol=1e-5)
+    np.testing.assert_allclose(some[1], every[1][[3]], rtol=1e-5)
+
+
+def connector_keys(model, hidden, number, length):
+    """Queries, keys and heads of the connector's last attention, from its weights."""
+    key, x = model.config.family.key, hidden[number, :length]
+    if key == "siglip":
+        head = f"{model.tower}head"
+        packed = model.weights[f"{head}.attention.in_proj_weight"], model.weights[f"{head}.attention.in_proj_bias"]
+        to_queries, to_keys, _ = zip(*(np.split(array, 3) for array in packed), strict=True)
+        probe = model.weights[f"{head}.probe"][0]
+        return linear(probe, *to_queries), linear(x, *to_keys), model.config.vision.num_attention_heads
+    packed = model.weights["resampler.attn.in_proj_weight"], model.weights["resampler.attn.in_proj_bias"]
+    to_queries, to_keys, _ = zip(*(np.split(array, 3) for array in packed), strict=True)
+    queries = layer_norm(model.weights["resampler.query"], *model.pair("resampler.ln_q"), 1e-6)
+    x = layer_norm(x @ model.weights["resampler.kv_proj.weight"].T, *model.pair("resampler.ln_kv"), 1e-6)
+    h, w = SIZES[number]
+    return linear(queries, *to_queries), linear(x + sincos_table(h, w, x.shape[1]), *to_keys), model.config.embed_dim // 128
+
+
+SIZES = [[2, 3], [1, 4]]
+
+
+@pytest.mark.parametrize(("key", "until"), [("minicpm-v-2.6", "tokens"), ("siglip", "pooled")])
+def test_the_connectors_attention_is_the_softmax_of_its_queries_and_keys(key, until):
+    family = FAMILIES[key]
+    model = random_model(family.small(family), until=until)
+    sizes = np.array(SIZES) if until == "tokens" else np.array([[27, 27]])
+    hidden = np.random.default_rng(2).standard_normal((len(sizes), 729, model.config.vision.hidden_size)).astype(np.float32)
+    weights = stage_attention(until, hidden, sizes, model)
+    for number, length in enumerate(sizes.prod(axis=1).tolist()):
+        np.testing.assert_allclose(
+            weights[number], softmax(*connector_keys(model, hidden, number, length)), rtol=2e-4, atol=1e-7
+        )
+
+
+def test_the_perceivers_attention_is_its_last_layers():
+    """With latents that attend to one patch alone, its weight is what goes to no latent."""
+    family = FAMILIES["idefics2"]
+    model = random_model(family.small(family), until="tokens")
+    hidden = np.random.default_rng(2).standard_normal((2, 6, model.config.vision.hidden_size)).astype(np.float32)
+    noted = []
+    with watching(noted.append):
+        perceive(hidden, SIZES, model)
+    depth = model.config.perceiver.resampler_depth
+    assert len(noted) == 2 * depth
+    weights = stage_attention("tokens", hidden, np.array(SIZES), model)
+    for number, length in enumerate((6, 4)):
+        queries, keys, heads = noted[(number + 1) * depth - 1]
+        assert len(keys) == length + model.config.perceiver.resampler_n_latents
+        np.testing.assert_allclose(weights[number], softmax(queries, keys, heads)[:, :length], rtol=2e-4, atol=1e-7)
+        assert (weights[number].sum(axis=1) < 0.999).all()
+
+
+@pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if family.vision_stages[-1].gathers])
+def test_the_patches_of_a_token_are_those_that_reach_it(key):
+    """A NaN in one place of the hidden states comes out in the token that is made of that place's patches, and in no other."""
+    page, arrays, slices, model = made_with_weights(key, "tokens")
+    stage, sizes = model.config.family.stage("tokens", "test"), slices.tgt_sizes
+    gathered = stage.gathers(sizes, model.config)
+    for number, (h, w) in enumerate(sizes.tolist()):
+        patches = [patch for row in gathered[number].tolist() for patch in row if patch >= 0]
+        assert sorted(patches) == list(range(h * w))
+        shown = page.data["seen"]["gathers"][number]
+        assert [token for token, row in enumerate(shown["patches"]) if h * w - 1 in row] == [shown["of"][-1]]
+    after, number = arrays["hidden_sizes"], len(sizes) - 1
+    places = page.data["seen"]["places"]
+    for patch in {0, sizes[number].prod() // 2 + 1, sizes[number].prod() - 1}:
+        r, c = divmod(int(patch), int(sizes[number, 1]))
+        hidden = arrays["hidden"].copy()
+        hidden[number, places[number][patch] if places else r * after[number, 1] + c] = np.nan
+        tokens = stage.compute({"hidden": hidden, "tgt_sizes": sizes}, model)
+        (token,) = np.argwhere([patch in row for row in gathered[number]]).ravel()
+        found = np.argwhere(np.isnan(tokens[-1]).any(axis=-1)).ravel().tolist()
+        assert found == [token]  # the last slice's tokens; of Phi-4's picture, the canvas is the first
+
+
+@pytest.mark.parametrize(("key", "until"), [("minicpm-v-2.6", "tokens"), ("idefics2", "tokens"), ("siglip2-naflex", "pooled")])
+def test_the_attention_on_a_page_is_what_the_functions_give(key, until):
+    page, arrays, slices, model = made_with_weights(key, until)
+    found, sizes = page.data["seen"], slices.tgt_sizes
+    weights = stage_attention(until, arrays["hidden"], sizes, model)
+    assert found["tokens"]["held"] == list(range(len(weights[0])))
+    name = "attention of the vector" if until == "pooled" else "attention of the tokens, their mean"
+    _, looked = tower_attention(arrays["embeddings"], sizes, model)
+    for number, size in enumerate(sizes.tolist()):
+        np.testing.assert_array_equal(floats(found["maps"][name][number]), weights[number].mean(axis=0).reshape(size))
+        _as_coded(found["tokens"]["weights"][number], weights[number])
+        _as_coded(found["tower"]["weights"][number], looked[number])
+        assert found["tower"]["stands"][number] == found["tower"]["from"][number] == list(range(size[0] * size[1]))
+
+
+def _as_coded(coded, weights):
+    assert np.abs(shaded(coded) - weights).max() <= weights.max() / 510 * 1.001
+    np.testing.assert_allclose(coded["most"], weights.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(coded["sum"], weights.sum(axis=1), atol=6e-5)
+
+
+@pytest.mark.parametrize("key", ["minicpm-v-2.5", "minicpm-ocr", "siglip2-naflex", "idefics3", "lattice"])
+def test_each_kind_of_last_stage_has_its_figures(key):
+    """Attention of tokens, or the patches that make them; of a stage that is neither, what the tower attends to."""
+    family = LATTICE if key == "lattice" else FAMILIES[key]
+    until = family.vision_stages[-1].name
+    model = random_model(family.small(family), until=until)
+    page = made_with_weights(model, until)[0]
+    found = page.data["seen"]
+    assert found["tower"] is not None
+    assert (found["tokens"] is not None) == (key in ("minicpm-v-2.5", "siglip2-naflex"))
+    assert (found["gathers"] is not None) == (key in ("minicpm-ocr", "idefics3"))
+    assert ("The pooling head then makes one vector" in page.words) == (until == "pooled")
+    assert ("makes each token the language model reads of a few patches" in page.words) == (found["gathers"] is not None)
+
+
+def test_a_page_that_cannot_hold_all_weights_holds_those_of_places_near_every_patch():
+    sizes = np.array([[28, 37], [39, 26]])
+    places, stands = chosen_places(sizes, 100_000)
+    assert sum(len(each) * h * w for each, (h, w) in zip(places, sizes.tolist(), strict=True)) <= 100_000
+    for each, nearest, (h, w) in zip(places, stands, sizes.tolist(), strict=True):
+        assert len(each) >= 40
+        r, c = np.divmod(each[nearest], w)
+        rows, columns = np.divmod(np.arange(h * w), w)
+        assert max(np.abs(r - rows).max(), np.abs(c - columns).max()) <= 3
+    assert [each.tolist() for each in chosen_places(np.array([[1, 3]]), 1)[0]] == [[1]]
 
 
 def test_attention_weights_are_the_softmax_and_what_attend_mixes_with():
     rng = np.random.default_rng(1)
     queries, keys, values = (rng.standard_normal((rows, 12)) for rows in (3, 10, 10))
-    scores = np.einsum("mhc,lhc->hml", queries.reshape(3, 3, 4), keys.reshape(10, 3, 4)) / 2
-    softmax = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(attention_weights(queries, keys, 3), softmax.mean(axis=0), rtol=1e-12)
+    expected = softmax(queries, keys, 3)
+    np.testing.assert_allclose(attention_weights(queries, keys, 3), expected, rtol=1e-12)
     np.testing.assert_allclose(
-        attend(queries, keys, np.tile(values[:, :4], 3), 3).reshape(3, 3, 4).mean(axis=1), softmax.mean(axis=0) @ values[:, :4]
+        attend(queries, keys, np.tile(values[:, :4], 3), 3).reshape(3, 3, 4).mean(axis=1), expected @ values[:, :4]
     )
-
-
-def test_the_resamplers_attention_adds_up_to_one_for_each_token(data):
-    model = load_model(data / "tiny-minicpmv", "tokens")
-    hidden = np.random.default_rng(2).standard_normal((2, 6, model.config.vision.hidden_size))
-    weights = resampler_attention(hidden, [[2, 3], [1, 4]], model)
-    assert [each.shape for each in weights] == [(model.config.query_num, 6), (model.config.query_num, 4)]
-    for each in weights:
-        np.testing.assert_allclose(each.sum(axis=1), 1, rtol=1e-5)
-    assert resample(hidden, [[2, 3], [1, 4]], model).shape[:2] == (2, model.config.query_num)
 
 
 # The lines of Python
@@ -278,6 +475,16 @@ def test_json_in_a_page_cannot_end_its_element():
     escaped = escape_json(text)
     assert not set("<>&\u2028") & set(escaped)
     assert json.loads(escaped) == {"a": HOSTILE}
+
+
+def test_a_page_with_attention_holds_fewer_pixels_so_that_it_stays_small():
+    without, with_attention = (
+        Subject(picture=None, config=npembed.MINICPM_V_2_6, until=until) for until in ("embeddings", "tokens")
+    )
+    assert exact_bytes(without) == drawing.EXACT_BYTES
+    most = 4 / 3 * (exact_bytes(with_attention) + seen.TOWER_NUMBERS + seen.TOKEN_NUMBERS)
+    patches, maps, base64_of_a_float = 5 * 70 * 70, 5, 16 / 3
+    assert most + patches * maps * base64_of_a_float < 4_300_000, "what is left is for pictures, ids and words"
 
 
 def test_a_large_photo_of_nine_slices_stays_small():

@@ -2,15 +2,20 @@
 
 import base64
 import sys
+from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from npembed import cli, load_model, position_ids
-from npembed.conformance import Outcome, Status, check_outputs, read_pack, write_pack
+import npembed
+from npembed import FAMILIES, cli, load_model, position_ids, random_model
+from npembed.conformance import IsolatedPort, Outcome, Status, check_function, check_outputs, compare, read_pack, write_pack
+from npembed.conformance.results import MOST, Results, results_of
 from npembed.files import load_tensors, save_tensors
-from npembed.pages.report import Results, depends_on, error_units, golden_results, kinds_of, panels, report_page
+from npembed.pages.report import depends_on, error_units, golden_results, kinds_of, panels, report_page
 from npembed.patches import picture_to_strip
+from npembed.positions.differences import compare_two
 from tests.pages import Page
 
 HOSTILE = "<script>alert(1)</script>&{{ 7*7 }}"
@@ -148,6 +153,148 @@ def test_pixels_are_drawn_as_pictures(padded):
 )
 def test_what_cannot_be_drawn_is_not(came, expected):
     assert panels("hidden", Results(came, expected)) == []
+
+
+# The failing call of a Python port
+
+
+def exact_ids(tgt_sizes, num_patches_per_side=70, rule="exact", mask=None):
+    return position_ids(tgt_sizes, num_patches_per_side, "exact", mask)
+
+
+def brighter(strips):
+    return npembed.pad_pixel_values(strips) + np.float32(0.5)
+
+
+def last_strip_changed(image, config=npembed.MINICPM_V_2_6):
+    strips, sizes = npembed.slice_image(image, config)
+    changed = strips[-1].copy()
+    changed[1, -1, -1] += np.float32(0.25)
+    return [*strips[:-1], changed], sizes
+
+
+def last_place_far(embeddings, tgt_sizes, model):
+    hidden = npembed.encode(embeddings, tgt_sizes, model)
+    return hidden * np.where(np.arange(hidden.shape[1]) == hidden.shape[1] - 1, 1.5, 1).astype(hidden.dtype)[:, None]
+
+
+def one_output_off(pixel_values, weight, bias=None):
+    result = npembed.patch_conv(pixel_values, weight, bias)
+    result[:, 0, -1, -1] += result[0, 0].size > 1
+    return result
+
+
+PORTS = {
+    "position_ids": exact_ids,
+    "pad_pixel_values": brighter,
+    "slice_image": last_strip_changed,
+    "encode": last_place_far,
+    "patch_conv": one_output_off,
+    "bucket_coords": lambda n, side=70, rule="": npembed.bucket_coords(n, side, "exact"),
+    "image_placeholder": lambda *args, **kwargs: npembed.image_placeholder(*args, **kwargs).replace("<unk>", "", 1),
+}
+
+
+SMALL = random_model(FAMILIES["minicpm-v-4.6"].small(FAMILIES["minicpm-v-4.6"]), until="hidden")
+CALLS = {
+    "slice_image": (np.zeros((40, 60, 3), dtype=np.uint8), SMALL.config),
+    "encode": (np.ones((1, 32, 16), dtype=np.float32), np.array([[4, 8]]), SMALL),
+}
+"""Calls of functions whose checks take long: only their results are drawn."""
+
+
+@cache
+def failed_call(name):
+    """What the check of a wrong port finds, or, for `CALLS`, what it would make of that call."""
+    if name not in CALLS:
+        return check_function(SimpleNamespace(**{name: PORTS[name]}), name, examples=0)
+    function, args = getattr(npembed, name), CALLS[name]
+    came, expected = PORTS[name](*args), function(*args)
+    allowed, path = (None, (0, len(expected[0]) - 1)) if name == "slice_image" else (0.01, ())
+    return Outcome(name, Status.FAIL, "wrong", results=results_of(function, args, came, expected, allowed, path))
+
+
+@pytest.mark.parametrize("name", [name for name in PORTS if name != "image_placeholder"])
+def test_the_failing_call_of_a_port_is_drawn(name):
+    outcome = failed_call(name)
+    found = outcome.results
+    departure = compare(found.came, found.expected, found.allowed)
+    assert departure is not None
+    (drawn,) = Page(report_page([outcome], "v", "s")).data.values()
+    wrong = error_units(found.came, found.expected, found.allowed) > 1
+    last = values(drawn[-1])
+    if name in ("slice_image", "pad_pixel_values"):
+        assert [panel["title"].partition(",")[0] for panel in drawn] == ["came", "expected", "the difference"]
+        assert np.count_nonzero(last) == 1
+    elif name in ("position_ids", "bucket_coords"):
+        assert [panel["title"].partition(",")[0] for panel in drawn] == ["came", "expected", "where they differ"]
+        assert np.array_equal(last.ravel() == 1, wrong.ravel())
+        assert compare_two("arange", "exact", last.size)["differ"] == np.flatnonzero(last.ravel()).tolist()
+    else:
+        assert "in units of the allowed" in drawn[0]["title"]
+        assert (last > 1).any()
+    if name == "encode":
+        assert last.shape == (2, 4), "a merging tower's places"
+        assert (last > 1).ravel().tolist() == [False] * 7 + [True]
+    if name == "slice_image":
+        assert drawn[0]["title"] == f"came, slice {len(npembed.slice_image(*CALLS[name])[0]) - 1}"
+
+
+def test_two_texts_are_shown_by_what_differs():
+    assert "- <unk> x 2\n+ <unk>" in failed_call("image_placeholder").diff
+    assert Page(report_page([failed_call("image_placeholder")], "v", "s")).data == {}
+
+
+class Rude:
+    """What a port may give: everything one asks of it raises."""
+
+    def __getattr__(self, name):
+        raise SystemExit(3)
+
+    def __array__(self, *_, **__):
+        raise SystemExit(3)
+
+
+NO_PICTURE = {
+    "rude": Rude,
+    "nothing": lambda: None,
+    "text": lambda: "text",
+    "ragged": lambda: [[1], [2, 3]],
+    "words": lambda: np.array(["a"]),
+    "another shape": lambda: np.zeros((9, 9)),
+}
+
+
+@pytest.mark.parametrize("came", NO_PICTURE)
+def test_what_makes_no_picture_is_left_out(came):
+    assert results_of(position_ids, ([[1, 2]],), NO_PICTURE[came](), position_ids([[1, 2]]), None, ()) is None
+
+
+def test_a_larger_result_than_a_page_holds_is_left_out():
+    large = np.zeros(MOST + 1)
+    assert results_of(position_ids, (), large, large, None, ()) is None
+    assert results_of(position_ids, (), large[1:], large[1:], None, ()) is not None
+
+
+def test_the_arrays_come_from_the_ports_own_process(tmp_path, capsys):
+    port = tmp_path / "port.py"
+    body = "    return npembed.position_ids(sizes, side, 'exact')"
+    port.write_text(f"import npembed\n\ndef position_ids(sizes, side=70):\n{body}\n")
+    with IsolatedPort(str(port)) as isolated:
+        there = check_function(isolated, "position_ids", examples=0)
+    np.testing.assert_array_equal(there.results.came, failed_call("position_ids").results.came)
+    np.testing.assert_array_equal(there.results.sizes, failed_call("position_ids").results.sizes)
+    assert there.results.allowed is None
+    assert "results" not in there.as_json()
+    target, report = tmp_path / "c.html", tmp_path / "c.json"
+    arguments = ["check", str(port), "--examples", "0", "--html", str(target), "--json", str(report)]
+    assert cli.run(arguments) == 1
+    capsys.readouterr()
+    assert [panel["title"] for panel in Page(target.read_text()).data["position_ids"]][2] == "where they differ, slice 0"
+    assert "base64" not in report.read_text()
+
+
+# Golden packs
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 """The page of `npembed rules --html` and the article's, without a browser."""
 
 import ast
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from npembed import RULES, bucket_coords, cli
 from npembed.pages import article
-from npembed.pages.rules import MOST, RULERS_UP_TO, SOFTWARE, differing, first_difference, release, releases, rules_page
-from npembed.positions.differences import compare_rules, compare_two
+from npembed.pages.rules import MOST, RULERS_UP_TO, SOFTWARE, first_difference, release, releases, rules_page
+from npembed.positions.differences import compare_rules, compare_two, differing
 from tests.pages import Page
 
 UP_TO = 140
@@ -43,8 +44,22 @@ def test_the_page_holds_the_rulers_of_the_first_sizes(page):
 
 
 def test_patches_that_only_one_rule_has_differ():
-    assert differing(np.array([0, 1, 2]), np.array([0, 5])) == 2
-    assert differing(np.array([0, 1]), np.array([0, 1])) == 0
+    assert differing(np.array([0, 1, 2]), np.array([0, 5])).tolist() == [1, 2]
+    assert differing(np.array([0, 1]), np.array([0, 1])).tolist() == []
+
+
+@pytest.mark.parametrize(("one", "two"), [("arange", "exact"), ("shrunk", "candle-left"), ("digitize", "mlx")])
+def test_the_patches_that_differ_between_two_rules_are_those_of_compare_two(one, two, page):
+    differ = page.data["differ"]
+    held = differ["of"].get(f"{one} {two}") or differ["of"][f"{two} {one}"]
+    assert len(held) == RULERS_UP_TO
+    for n, number in enumerate(held, 1):
+        assert differ["lists"][number] == compare_two(one, two, n)["differ"]
+
+
+def test_every_two_rules_are_held(page):
+    names = {frozenset(pair.split()) for pair in page.data["differ"]["of"]}
+    assert names == {frozenset(pair) for pair in combinations(RULES, 2)}
 
 
 def test_a_page_opens_with_a_difference():

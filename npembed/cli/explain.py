@@ -15,7 +15,7 @@ from npembed.weights.source import public
 
 if TYPE_CHECKING:
     from npembed.conformance.outcome import Outcome
-    from npembed.pages.report import Results
+    from npembed.conformance.results import Results
 
 Arrays: TypeAlias = "Callable[[], Mapping[str, Results]]"
 """Gives the arrays of failures by their names; called only if they are drawn."""

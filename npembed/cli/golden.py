@@ -11,7 +11,7 @@ from npembed.cli.reports import ExpectOption, HtmlOption, JsonOption, PrecisionO
 from npembed.cli.weights import WeightsOption, load_weights, weight_files
 
 if TYPE_CHECKING:
-    from npembed.pages.report import Results
+    from npembed.conformance.results import Results
 
 
 app = typer.Typer(help="Golden packs: every stage's input and answer in files, for a port in any language.")
@@ -48,6 +48,10 @@ def golden_check(
     stage: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Look at this stage alone; repeatable.")] = None,
     require: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A stage that must be there; repeatable.")] = None,
     rule: RuleOption = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="The weights that the pack was written for, to look for causes in the tower, too."),
+    ] = None,
     precision: PrecisionOption = None,
     expect: ExpectOption = None,
     json_file: JsonOption = None,
@@ -56,23 +60,24 @@ def golden_check(
     """Compare a port's files with a pack, and name the first stage that departs."""
     from npembed.conformance import golden, report
     from npembed.conformance.expectations import as_expected, read_expectations
-    from npembed.conformance.golden.causes import can_explain
 
     pack = golden.read_pack(folder)
     answers = (path for case in pack.manifest["cases"] for path in outputs.glob(f"{case['name']}.*"))
-    check_reports(json_file, html_file, [*pack.files(), *answers, *([] if expect is None else [expect])])
+    read = [*pack.files(), *answers, *([] if expect is None else [expect]), *weight_files(weights)]
+    check_reports(json_file, html_file, read)
     expected = None if expect is None else read_expectations(expect)
-    outcomes = golden.check_outputs(pack, outputs, precision, stages=stage or (), require=require or (), rule=rule)
+    model = None if weights is None else load_weights(weights, None)[0]
+    outcomes = golden.check_outputs(pack, outputs, precision, stages=stage or (), require=require or (), rule=rule, model=model)
     if expected is not None:
         outcomes = as_expected(outcomes, expected, golden.outcome_names(pack))
     first = golden.first_departing(pack, outcomes)
     more = f"The first stage that departs is {first}." if first else ""
-    if first and not can_explain():
-        more += " Most causes were not looked for, which needs Hypothesis: pip install 'npembed[testing]'."
+    if golden.causes_need_weights(pack, outcomes) and model is None:
+        more += " The causes of some failures can be looked for with the weights: --weights SOURCE."
 
     def arrays() -> "Mapping[str, Results]":
         from npembed.pages.report import golden_results
 
-        return golden_results(pack, outputs, outcomes, precision, rule)
+        return golden_results(pack, outputs, outcomes, precision, rule, model)
 
     report_on(outcomes, str(outputs), json_file, html_file, more, arrays, report.golden_text)

@@ -1,6 +1,6 @@
 """Holding what came against what was expected, and saying where the first difference is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ def compare(got: Any, expected: Any, allowed: Any = None, places: Array | None =
         return _compare_each(got, expected, allowed)
     if isinstance(expected, str):
         return None if got == expected else Departure(_first_difference_in_text(got, expected))
-    got = _array(got)
+    got = as_array(got)
     if got.shape != expected.shape:
         return Departure(f"shape {got.shape}, should be {expected.shape}")
     if _kind(got) != _kind(expected):
@@ -59,6 +59,17 @@ def compare(got: Any, expected: Any, allowed: Any = None, places: Array | None =
     error = np.abs(got.astype(np.float64) - expected)
     limit = np.broadcast_to(np.asarray(allowed, dtype=np.float64), got.shape)
     return _too_far(got, expected, error, limit, ~(error <= limit) & counts)
+
+
+def overflowed_alike(result: Any, expected: Any) -> tuple[Any, Any]:
+    """A port's result and a faulty function's, with 0 in both where neither is a number: they overflow alike."""
+    if not isinstance(expected, np.ndarray) or expected.dtype.kind != "f" or np.isfinite(expected).all():
+        return result, expected
+    came = np.asarray(result)
+    if came.shape != expected.shape or came.dtype.kind not in "fV":
+        return result, expected
+    both = ~np.isfinite(expected) & ~np.isfinite(came.astype(np.float64))
+    return np.where(both, 0, came.astype(np.float64)), np.where(both, 0, expected)
 
 
 def _compare_each(got: Any, expected: Sequence[Any], allowed: Any) -> Departure | None:
@@ -73,7 +84,7 @@ def _compare_each(got: Any, expected: Sequence[Any], allowed: Any) -> Departure 
     return None
 
 
-def _array(value: Any) -> Array:
+def as_array(value: Any) -> Array:
     """`value` as an array; an object array where its rows have different lengths."""
     try:
         return np.asarray(value)
@@ -127,26 +138,3 @@ def _first_difference_in_text(got: Any, expected: str) -> str:
     return (
         f"the text differs from character {shared}: {got[shared : shared + 24]!r}, should be {expected[shared : shared + 24]!r}"
     )
-
-
-AROUND = 4
-"""Elements shown on either side of the first difference."""
-
-
-def around(value: Any, departure: Departure, describe: Callable[[Any], str]) -> str:
-    """A result for a person; a large array by the row of the first difference, from a few elements before it to a few after."""
-    index = departure.index
-    if departure.path and isinstance(value, (list, tuple)) and departure.path[0] < len(value):
-        inner = around(value[departure.path[0]], replace(departure, path=departure.path[1:]), describe)
-        return f"result {departure.path[0]}: {inner}"
-    if not isinstance(value, (np.ndarray, list)) or index is None:
-        return describe(value)
-    array = _array(value)
-    if array.size <= 40 or array.ndim != len(index) or array.dtype == object:
-        return describe(value)
-    *row, place = index
-    start, stop = max(place - AROUND, 0), min(place + AROUND + 1, array.shape[-1])
-    place_in: Any = (*row, slice(start, stop))
-    numbers = np.array2string(array[place_in], precision=9, separator=", ", max_line_width=200)
-    where = ", ".join([*map(str, row), f"{start}:{stop}"])
-    return f"[{where}] is {numbers} ({array.dtype}, shape {array.shape})"

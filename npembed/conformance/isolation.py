@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from npembed.conformance.outcome import Outcome, Status
+from npembed.conformance.results import from_words
 from npembed.words import shown
 
 TIMEOUT = 60.0
@@ -106,7 +107,8 @@ class IsolatedPort:
                 self.close()
                 return Outcome(name, Status.FAIL, why, call=call)
             if "outcome" in message:
-                return Outcome(**message["outcome"] | {"status": Status[message["outcome"]["status"]]})
+                found = message["outcome"]
+                return Outcome(**found | {"status": Status[found["status"]], "results": from_words(found["results"])})
             if "refused" in message:
                 raise ValueError(message["refused"])
             within = self.timeout if "call" in message else OWN_WORK

@@ -5,15 +5,20 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
 import numpy as np
 
 from npembed import Config
+from npembed.conformance.compare import Departure, as_array
+from npembed.conformance.results import Results
 from npembed.typing import Array
 from npembed.words import brief
+
+WHOLE = 40
+"""Numbers that are shown, at most, without looking for the first difference."""
 
 SEPARATOR = " / "
 """Between the case and the stage in the name of a golden pack's outcome."""
@@ -52,6 +57,8 @@ class Outcome:
         The largest error in units of the allowed one; None where there is none, or no number says it.
     diff : str or None
         The lines of a text that differ, marked as in a patch.
+    results : Results or None
+        The arrays themselves, for a picture of where they differ; they are no part of a report in words.
     """
 
     name: str
@@ -63,10 +70,11 @@ class Outcome:
     cause: str | None = None
     worst: float | None = None
     diff: str | None = None
+    results: Results | None = field(default=None, compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The fields that say something."""
-        fields = {name: value for name, value in vars(self).items() if value is not None}
+        fields = {name: value for name, value in vars(self).items() if value is not None and name != "results"}
         worst = {} if self.worst is None else {"worst": self.worst if np.isfinite(self.worst) else "infinite"}
         return fields | {"status": self.status.value} | worst
 
@@ -91,6 +99,20 @@ def around(array: Array, index: tuple[int, ...], reach: int = 4) -> str:
     first, last = max(place - reach, 0), min(place + reach + 1, len(row))
     words = [_number(row[i]) if i != place else f">{_number(row[i])}<" for i in range(first, last)]
     return f"[{', '.join([*map(str, outer), f'{first}:{last}'])}] = {', '.join(words)}"
+
+
+def shown_around(value: Any, departure: Departure) -> str:
+    """A result for a person: a small one whole, of a large array the row of the first difference."""
+    index = departure.index
+    if departure.path and isinstance(value, (list, tuple)) and departure.path[0] < len(value):
+        inner = shown_around(value[departure.path[0]], replace(departure, path=departure.path[1:]))
+        return f"result {departure.path[0]}: {inner}"
+    if not isinstance(value, (np.ndarray, list)) or index is None:
+        return describe(value)
+    array = as_array(value)
+    if array.size <= WHOLE or array.ndim != len(index) or array.dtype == object:
+        return describe(value)
+    return f"{around(array, index)} ({array.dtype}, shape {array.shape})"
 
 
 def _number(value: Any) -> str:
@@ -130,7 +152,7 @@ def describe(value: Any) -> str:
 
 def _described(value: Any, depth: int) -> str:
     if isinstance(value, np.ndarray):
-        numbers = np.array2string(value, threshold=40, edgeitems=3, precision=9, separator=", ", max_line_width=100)
+        numbers = np.array2string(value, threshold=WHOLE, edgeitems=3, precision=9, separator=", ", max_line_width=100)
         return numbers if value.size <= 8 and value.dtype.kind in "ib" else f"{numbers} ({value.dtype}, shape {value.shape})"
     if isinstance(value, (list, tuple)) and depth:
         inner = ", ".join(_described(element, depth - 1) for element in value[:200]) + ", ..." * (len(value) > 200)

@@ -16,8 +16,8 @@ def pieces_of(name: str) -> list[tuple[Any, str]]:
 
 
 @lru_cache(maxsize=256)
-def _pieces_of(name: str, _: int) -> list[tuple[Any, str]]:
-    """Looked for once for as many modules as are imported: it takes longer than most runs."""
+def _pieces_of(name: str, modules_loaded: int) -> list[tuple[Any, str]]:
+    """Looked for once, as long as no other module is imported: all of them change together."""
     home, piece = name.rsplit(".", 1)
     original = getattr(sys.modules[home], piece)
     modules = [module for key, module in list(sys.modules.items()) if key.startswith("npembed.") and module is not None]

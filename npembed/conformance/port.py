@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -109,7 +110,7 @@ def check_port(
     checks = checks_of(family)
     looked_at, required = named(stage, checks), set(named(require, checks))
     names = [name for name in checks if name in required or name in (looked_at or checks)]
-    if not required and not any(callable(getattr(port, name, None)) for name in names):
+    if not required and not any(callable(getattr(port, checks[name].attribute, None)) for name in names):
         raise ValueError(f"check: the port has none of the public functions {', '.join(names)}")
     options: dict[str, Any] = {"require": required, "examples": examples, "seed": seed, "precision": precision}
     return [check_function(port, name, rule=rule, family=family, **options) for name in names]
@@ -159,18 +160,31 @@ def check_function(
 def _check(
     port: Any, check: FunctionCheck, required: bool, examples: int, number: int, stated: str | None, rule: str | None
 ) -> Outcome:
-    function = getattr(port, check.name, None)
-    if not callable(function):
+    function = getattr(port, check.attribute, None)
+    if not (callable(function) and _takes(function, check)):
         return Outcome(check.name, Status.FAIL if required else Status.ABSENT, "not provided" + ", but required" * required)
     try:
         reference = _by_rule(check, rule)
-        return Trial(function, check, stated, reference, _module_of(port)).outcome(examples, number)
+        return Trial(function, check, stated, reference, _module_of(port), rule).outcome(examples, number)
     except ImportError as error:
         if not _is_ours(error):
             raise
         return Outcome(check.name, Status.FAIL if required else Status.ABSENT, f"not checked: {error}")
     except _NoSuchPart as nothing:
         return Outcome(check.name, Status.ABSENT, f"not checked: {nothing}")
+
+
+def _takes(function: Callable[..., Any], check: FunctionCheck) -> bool:
+    """Whether the port's function has the arguments of a check that goes beyond the function's own."""
+    if not check.of:
+        return True
+    try:
+        inspect.signature(function).bind(*check.calls[0].args, **check.calls[0].kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in one says nothing of its arguments
+        return True
+    return True
 
 
 class _NoSuchPart(Exception):  # noqa: N818  # it carries a reason

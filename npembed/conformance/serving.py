@@ -13,6 +13,7 @@ from typing import IO, Any
 from npembed.conformance.expressions import call_text
 from npembed.conformance.outcome import Outcome, Status
 from npembed.conformance.port import check_function, load_port
+from npembed.conformance.results import as_words
 from npembed.words import raised
 
 
@@ -46,7 +47,7 @@ def _answer(port: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"refused": str(error)}
     except BaseException as error:  # KeyboardInterrupt from the port, or no memory left for the kit
         outcome = Outcome(name, Status.FAIL, f"raised {raised(error)}")
-    return {"outcome": vars(outcome) | {"status": outcome.status.name}}
+    return {"outcome": vars(outcome) | {"status": outcome.status.name, "results": as_words(outcome.results)}}
 
 
 class _Watched:

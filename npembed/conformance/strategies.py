@@ -4,8 +4,7 @@ They shrink to small, readable cases: one slice of one patch, pixels that are al
 released position rules apart are drawn often.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import combinations
 from typing import Any
@@ -15,7 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from npembed import FAMILIES, Config, Model, SlicingConfig, VisionConfig, random_model
 from npembed.conformance.filling import KINDS as KINDS
-from npembed.family import Family
+from npembed.conformance.filling import changed_config as changed_config
+from npembed.conformance.filling import peaked as peaked
+from npembed.conformance.filling import with_dropped_layer as with_dropped_layer
 from npembed.positions import bucket_coords
 from npembed.positions.rules import RULES
 from npembed.typing import Floats
@@ -160,36 +161,11 @@ def small_model(
     defaults = small_model.__wrapped__.__kwdefaults__ or {}
     shown = "".join(f", {key}={value!r}" for key, value in sizes.items() if value != defaults[key])
     if drop_last:
-        weights = _with_dropped_layer(config, weights, seed)
+        weights = with_dropped_layer(config, weights, seed)
     if one_sign:
         kernels = "vpm.embeddings.patch_embedding.weight"
         weights = weights | {kernels: np.abs(weights[kernels])}
     return SmallModel(config, weights, words=f"small_model({until!r}{shown})")
-
-
-def _with_dropped_layer(config: Config, weights: dict[str, Floats], seed: int) -> dict[str, Floats]:
-    """The arrays of the layer that is left out, which checkpoints hold all the same."""
-    whole = random_model(replace(config, drop_vision_last_layer=False), seed, "hidden").weights
-    return {name: array for name, array in whole.items() if name not in weights and ".layers." in name} | weights
-
-
-def peaked(model: Model, factor: float) -> dict[str, Floats]:
-    """The model's arrays, with queries so many times as large, so that attention is as much sharper.
-
-    Examples
-    --------
-    >>> one, ten = small_model("hidden"), small_model("hidden", peak=10.0)
-    >>> name = "vpm.encoder.layers.0.self_attn.q_proj.weight"
-    >>> np.allclose(10 * one.weights[name], ten.weights[name])
-    True
-    """
-    weights = dict(model.weights)
-    for name, array in weights.items():
-        if ".q_proj." in name:
-            weights[name] = array * np.float32(factor)
-        elif "in_proj_" in name:
-            weights[name] = np.concatenate([array[: len(array) // 3] * np.float32(factor), array[len(array) // 3 :]])
-    return weights
 
 
 @lru_cache(maxsize=256)
@@ -207,17 +183,6 @@ def family_model(key: str, until: str, *, peak: float = 1.0, seed: int = 0, **ch
     shown = "".join(f", {name}={value!r}" for name, value in (own | changes).items())
     weights = peaked(random_model(config, seed, until), peak)
     return SmallModel(config, weights, words=f"family_model({key!r}, {until!r}{shown})")
-
-
-def changed_config(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A config with other values in the fields of those names, whether they are its own or of a config within it."""
-    own = {f.name: changes[f.name] for f in fields(config) if f.init and f.name in changes}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value) and not isinstance(value, (type, Family)):
-            changed = changed_config(value, changes)
-            own |= {f.name: changed} if changed != value else {}
-    return replace(config, **own)
 
 
 def models(until: str = "embeddings", num_patches_per_side: int | None = None) -> st.SearchStrategy[SmallModel]:

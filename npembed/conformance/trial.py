@@ -12,11 +12,12 @@ from hypothesis.errors import HypothesisException
 
 from npembed.conformance import signed
 from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
-from npembed.conformance.compare import Departure, around
+from npembed.conformance.compare import Departure
 from npembed.conformance.expressions import call_text
-from npembed.conformance.outcome import WITHIN_HALF, Outcome, Status, describe
+from npembed.conformance.outcome import WITHIN_HALF, Outcome, Status, shown_around, text_diff
 from npembed.conformance.probes import together
 from npembed.conformance.probes.probe import Call, FunctionCheck, copied, dtype_of, same
+from npembed.conformance.results import Results, results_of
 from npembed.conformance.suspects.explain import Tried, explanations, in_part, words
 from npembed.conformance.suspects.suspect import combined
 from npembed.words import raised
@@ -64,10 +65,21 @@ class Trial:
         What it is judged by: the check's own reference, or that under a declared rule.
     module : str
         What the port is imported by, for the call that is shown.
+    rule : str, optional
+        The declared rule.
     """
 
-    def __init__(self, function: Function, check: FunctionCheck, stated: str | None, reference: Function, module: str) -> None:
+    def __init__(
+        self,
+        function: Function,
+        check: FunctionCheck,
+        stated: str | None,
+        reference: Function,
+        module: str,
+        rule: str | None = None,
+    ) -> None:
         self.function, self.check, self.stated, self.reference, self.module = function, check, stated, reference, module
+        self.suspects = check.suspects_under(rule)
         self.tries: list[Try] = []
         self.drawn = 0
 
@@ -190,11 +202,28 @@ class Trial:
             Status.FAIL,
             departure.what,
             call=self._words(smallest.call),
-            came=None if smallest.result is None else around(smallest.result, departure, describe),
+            came=None if smallest.result is None else shown_around(smallest.result, departure),
             expected=self._expected_words(smallest, departure),
             cause=cause or self._hint(smallest, departure),
             worst=departure.worst,
+            diff=self._text_diff(smallest),
+            results=self._results(smallest, departure),
         )
+
+    def _text_diff(self, one: Try) -> str | None:
+        """For two texts, the marks that differ."""
+        if self.check.examine is not None or one.call.refused or not isinstance(one.result, str):
+            return None
+        expected = self.check.expected(one.call, self.reference)
+        return text_diff(one.result, expected) if isinstance(expected, str) else None
+
+    def _results(self, one: Try, departure: Departure) -> Results | None:
+        """The arrays of that failure, for a picture of where they differ."""
+        if one.result is None or one.call.refused or self.check.examine is not None or departure.index is None:
+            return None
+        expected = self.check.expected(one.call, self.reference)
+        allowed = None if self.check.allowed is None else self.check.allowed(one.call, one.precision)
+        return results_of(self.check.reference, one.call.args, one.result, expected, allowed, departure.path)
 
     def _smallest(self) -> Try:
         """The first of the fixed inputs, which rise; a drawn one where that is large; what was not refused only if alone."""
@@ -202,12 +231,12 @@ class Trial:
         return failures[0] if _size(failures[0].call) <= LARGE else min(failures, key=lambda one: _size(one.call))
 
     def _words(self, call: Call) -> str:
-        return call_text(self.check.name, call.args, call.kwargs, self.module)
+        return call_text(self.check.attribute, call.args, call.kwargs, self.module)
 
     def _expected_words(self, one: Try, departure: Departure) -> str | None:
         if self.check.examine is not None or one.call.refused:
             return None
-        return around(self.check.expected(one.call, self.reference), departure, describe)
+        return shown_around(self.check.expected(one.call, self.reference), departure)
 
     def _cause(self, examples: int, number: int) -> str | None:
         """The faults that explain every input; each is tried on drawn inputs, too, as if it were right."""
@@ -217,7 +246,7 @@ class Trial:
         if pointed is not None:
             return pointed.cause
         for _ in range(ROUNDS):
-            found = explanations(self._tried(), self.check.suspects, self.reference)
+            found = explanations(self._tried(), self.suspects, self.reference)
             if not found:
                 return self._in_part()
             if not examples or not self.draw(combined(found[0], self.reference), examples, number):
@@ -229,11 +258,11 @@ class Trial:
         return any(one.error is None for one in self.tries)
 
     def _tried(self) -> list[Tried]:
-        return [Tried(one.call, partial(self.agrees, one), one.departure is None) for one in self.tries]
+        return [Tried(one.call, partial(self.agrees, one), one.departure is None, _size(one.call)) for one in self.tries]
 
     def _in_part(self) -> str | None:
         """A fault that explains most of the failures, and the smallest that it does not."""
-        found = in_part(self._tried(), self.check.suspects, self.reference)
+        found = in_part(self._tried(), self.suspects, self.reference)
         if found is None:
             return None
         suspect, count = found

@@ -2,16 +2,28 @@
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from npembed.corpus.settings import WHO
 from npembed.corpus.sources import Item
-from npembed.corpus.work import Job, compute_group, versions
+from npembed.corpus.work import Job, compute_group, try_picture, versions
 
 SECONDS_TO_ANSWER = 10
 RETRIES = 2
+SECONDS_TO_LOOK = 5
+"""Between looks at whether there are workers at all, while none is finished."""
+SECONDS_WITHOUT_WORKERS = 300
+"""A cluster may be without workers so long, as one is that starts them when there is work."""
+PRELOAD = ["npembed.corpus.quiet"]
+"""Modules that a worker on this machine loads as it starts."""
+KILLER = "its worker process died again and again"
+GOES_ON = "what is finished stays, and the same command goes on from there"
 
 
 @contextmanager
@@ -41,17 +53,21 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         with _answering(distributed, scheduler) as client:
             yield client
         return
-    local = distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=None,
-        dashboard_address=":0",
-        silence_logs=logging.CRITICAL,
-        preload=["npembed.corpus.quiet"],
-    )
-    with local, distributed.Client(local, set_as_default=False) as client:
-        yield client
+    # A process that dies is started anew. Dask looks that long afterwards whether it is there, and if it has just died again,
+    # never starts it any more: with the usual 15 s, a few deadly pictures would end all workers.
+    dask: Any = importlib.import_module("dask")
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "365 days"}):
+        local = distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=None,
+            dashboard_address=":0",
+            silence_logs=logging.CRITICAL,
+            preload=PRELOAD,
+        )
+        with local, distributed.Client(local, set_as_default=False) as client:
+            yield client
 
 
 @contextmanager
@@ -85,7 +101,10 @@ def _refuse_versions(client: Any) -> None:
 def run_groups(
     client: Any, job: Job, groups: Mapping[int, Sequence[Item]], done: Callable[[Mapping[str, int]], None]
 ) -> dict[int, str]:
-    """Compute the groups; those that were not finished, each with the reason, because their workers died again and again.
+    """Compute the groups; those that were not finished, each with the reason.
+
+    A group whose workers die again and again is given up. When the others are done, its pictures are tried one by one; it is
+    computed again with those marked as failed that end their worker.
 
     Parameters
     ----------
@@ -98,41 +117,84 @@ def run_groups(
     Raises
     ------
     ValueError
-        What a task refuses, as storage that is full; a scheduler that is lost. What is finished stays.
+        What a task refuses, as storage that is full; a scheduler that is lost; a cluster whose workers are all gone and stay
+        so. What is finished stays.
+    """
+
+    def computed(groups: Iterable[tuple[int, Sequence[Item]]]) -> Iterator[int]:
+        """The numbers of those that were given up."""
+        for number, counts in _results(client, ((n, compute_group, (job, n, items)) for n, items in groups)):
+            if counts is None:
+                yield number
+            else:
+                done(counts)
+
+    given_up = list(computed(groups.items()))
+    marked = ((number, _without_killers(client, job, groups[number])) for number in given_up)
+    return {number: "its worker died again and again" for one in marked for number in computed([one])}
+
+
+def _without_killers(client: Any, job: Job, items: Sequence[Item]) -> list[Item]:
+    """The pictures, those that end their worker marked as failed. One at a time, so that none is blamed for another."""
+    lives = {
+        number: found is not None
+        for number, item in enumerate(items)
+        for _, found in _results(client, [(number, try_picture, (job, item))])
+    }
+    return [item if lives[number] else replace(item, error=KILLER) for number, item in enumerate(items)]
+
+
+def _results(client: Any, calls: Iterable[tuple[int, Callable[..., Any], tuple[Any, ...]]]) -> Iterator[tuple[int, Any]]:
+    """Each call's number with its result, as they come; with None if its workers died again and again."""
+    waiting = iter(calls)
+    running: dict[Any, int] = {}
+    while True:
+        for number, function, words in islice(waiting, max(0, _at_once(client) - len(running))):
+            running[client.submit(function, *words, pure=False, retries=RETRIES)] = number
+        if not running:
+            return
+        for future in _finished(client, list(running)):
+            yield running.pop(future), _result(future)
+
+
+def _finished(client: Any, running: Sequence[Any]) -> Iterable[Any]:
+    """Those of the futures that are no longer pending: at least one.
+
+    Raises
+    ------
+    ValueError
+        The cluster has had no worker for `SECONDS_WITHOUT_WORKERS`.
     """
     distributed: Any = importlib.import_module("distributed")
-    waiting = iter(groups.items())
-    running = distributed.as_completed(loop=client.loop)
-    numbers: dict[str, int] = {}
-    unfinished: dict[int, str] = {}
+    lost_at: float | None = None
+    while True:
+        with client.as_current(), suppress(TimeoutError, CancelledError):
+            distributed.wait(running, timeout=SECONDS_TO_LOOK, return_when="FIRST_COMPLETED")
+        if found := [future for future in running if future.status != "pending"]:
+            return found
+        lost_at = None if _threads(client) else lost_at or time.monotonic()
+        if lost_at is not None and time.monotonic() - lost_at >= SECONDS_WITHOUT_WORKERS:
+            raise ValueError(f"{WHO}: the cluster has lost all its workers; {GOES_ON}")
 
-    def submit(most: int) -> None:
-        while len(numbers) < most and (following := next(waiting, None)) is not None:
-            future = client.submit(compute_group, job, *following, pure=False, retries=RETRIES)
-            numbers[future.key] = following[0]
-            running.add(future)
 
-    submit(_at_once(client))
-    for future in running:
-        number = numbers.pop(future.key)
-        try:
-            done(future.result())
-        except distributed.KilledWorker:
-            unfinished[number] = "its worker died again and again"
-        except Exception as error:
-            raise ValueError(_why(future, error)) from None
-        submit(_at_once(client))
-    return unfinished
+def _result(future: Any) -> Any:
+    """What a call gave; None if its workers died again and again."""
+    distributed: Any = importlib.import_module("distributed")
+    try:
+        return future.result()
+    except distributed.KilledWorker:
+        return None
+    except Exception as error:
+        if future.status in ("cancelled", "lost"):
+            raise ValueError(f"{WHO}: the scheduler is lost; {GOES_ON}") from None
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def _at_once(client: Any) -> int:
     """How many groups are handed out: enough that no worker waits, not so many that the scheduler holds the whole list."""
+    return max(2, 2 * _threads(client))
+
+
+def _threads(client: Any) -> int:
     info = client.scheduler_info(n_workers=-1)
-    threads: int = sum(worker["nthreads"] for worker in info["workers"].values())
-    return max(2, 2 * threads)
-
-
-def _why(future: Any, error: Exception) -> str:
-    if future.status in ("cancelled", "lost"):
-        return f"{WHO}: the scheduler is lost; what is finished stays, and the same command goes on from there"
-    return str(error) or type(error).__name__
+    return sum(worker["nthreads"] for worker in info["workers"].values())

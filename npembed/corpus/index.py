@@ -2,6 +2,7 @@
 
 import io
 import json
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,12 @@ def write_rows(
     pa = arrow()
     table = pa.Table.from_pylist(list(rows), schema=schema())
     table = table.replace_schema_metadata({_DIGEST: digest, _PARTS: json.dumps(parts)})
-    place.write(rows_name(group), lambda path: pa.parquet.write_table(table, path))
+    place.write(rows_name(group), lambda path: _write_table(path, table))
+
+
+def _write_table(path: Path, table: Any) -> None:
+    with path.open("wb") as file:  # pyarrow itself opens no file whose name is no UTF-8
+        arrow().parquet.write_table(table, file)
 
 
 def parts_of(place: Place, group: int, digest: str | None = None) -> list[str] | None:
@@ -87,6 +93,13 @@ def parts_of(place: Place, group: int, digest: str | None = None) -> list[str] |
 def read_rows(place: Place, group: int) -> Any:
     """A group's rows, as a pyarrow table."""
     return arrow().parquet.read_table(io.BytesIO(place.read(rows_name(group))))
+
+
+def open_index(path: Path) -> Any:
+    """index.parquet on this machine, memory-mapped, as a pyarrow table."""
+    with path.open("rb") as file:
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return arrow().parquet.read_table(arrow().BufferReader(whole))
 
 
 def write_index(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> dict[str, int]:
@@ -111,17 +124,16 @@ def _write_index(path: Path, place: Place, groups: Sequence[int], vectors: str, 
     pq = arrow().parquet
     writer = None
     counts |= {"pictures": 0, "failed": 0}
-    for table in _tables(place, groups, vectors, dtype):
-        if writer is None or (len(table.schema) > len(writer.schema)):
-            assert writer is None, "the width is known from the first group that has a vector"
-            writer = pq.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-        counts["pictures"] += len(table)
-        counts["failed"] += table["status"].to_pylist().count(FAILED)
-    if writer is None:
-        pq.write_table(schema().empty_table(), path)
-    else:
-        writer.close()
+    with path.open("wb") as file:
+        for table in _tables(place, groups, vectors, dtype):
+            writer = writer or pq.ParquetWriter(file, table.schema)
+            writer.write_table(table)
+            counts["pictures"] += len(table)
+            counts["failed"] += table["status"].to_pylist().count(FAILED)
+        if writer is None:
+            pq.write_table(schema().empty_table(), file)
+        else:
+            writer.close()
 
 
 def _tables(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> Iterator[Any]:

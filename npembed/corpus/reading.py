@@ -7,7 +7,7 @@ from typing import Any
 
 from npembed import arguments
 from npembed.corpus.build import MANIFEST, _read_manifest
-from npembed.corpus.index import FAILED, INDEX, OK, arrow
+from npembed.corpus.index import FAILED, INDEX, OK, open_index
 from npembed.corpus.place import Place
 from npembed.corpus.settings import WHO
 from npembed.corpus.shards import map_tensors
@@ -48,7 +48,7 @@ class Corpus:
         self.manifest = _read_manifest(self._place)
         if self._place.size(INDEX) < 0:
             raise ValueError(f"{WHO}: {out} is not finished; the command that began it goes on with it")
-        self.index = arrow().parquet.read_table(self._place.path(INDEX), memory_map=True)
+        self.index = open_index(self._place.path(INDEX))
         self.name: str = "pooled" if self.manifest["settings"]["vector"] else self.manifest["settings"]["until"]
         """Of the array of rows."""
 

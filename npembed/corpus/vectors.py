@@ -1,6 +1,6 @@
 """One picture -> what a shard holds of it: its rows without padding, or one vector."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -72,9 +72,9 @@ def compute(picture: "Picture", model: Model, settings: Settings) -> Packed:
     if one_vector(settings, stage):
         vector = _vector(result, slices, stage, config)
         vectors = unit_length(vector[None]) if settings.normalize else vector[None]
-        return Packed(_stored(vectors, settings), np.empty(0, np.int64), slices.tgt_sizes, slices.boxes, {})
+        return Packed(_stored([vectors], settings), np.empty(0, np.int64), slices.tgt_sizes, slices.boxes, {})
     lengths = stage.sizes_of(slices.tgt_sizes, config).prod(axis=1)
-    rows = np.concatenate([own[:length] for own, length in zip(result, lengths.tolist(), strict=True)])
+    rows = [own[:length] for own, length in zip(result, lengths.tolist(), strict=True)]
     return Packed(_stored(rows, settings), lengths, slices.tgt_sizes, slices.boxes, more)
 
 
@@ -100,11 +100,12 @@ def overview(boxes: Floats) -> int:
     return int(sides.prod(axis=1).argmax())
 
 
-def _stored(rows: Array, settings: Settings) -> Array:
-    """The rows in the type that they are stored in."""
-    with np.errstate(over="ignore"):  # the next lines refuse what came out wrong
-        stored = rows.astype(settings.dtype or rows.dtype, copy=False)
-    if not np.isfinite(stored).all():
-        largest = np.abs(rows).max()
-        raise ValueError(f"{WHO}: a value of size {largest:g} does not fit {stored.dtype}")
-    return stored
+def _stored(parts: Sequence[Array], settings: Settings) -> Array:
+    """The rows, one part after the other, in the type that they are stored in."""
+    stored = np.dtype(settings.dtype or parts[0].dtype)
+    ends = np.array([end for part in parts for end in (part.min(), part.max())])
+    with np.errstate(over="ignore"):  # the next line refuses what came out wrong
+        fit = np.isfinite(ends.astype(stored))
+    if not fit.all():  # what lies between two numbers that fit fits, too; what is not a number is the smallest and the largest
+        raise ValueError(f"{WHO}: a value of size {np.abs(ends).max():g} does not fit {stored}")
+    return np.concatenate(parts, dtype=stored, casting="same_kind")

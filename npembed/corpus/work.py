@@ -53,9 +53,8 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
         Another version here than where the run was started; storage that refuses. What is wrong with a picture is a row that
         says so.
     """
-    refuse_versions(job["versions"])
-    place, settings = Place(job["out"]), Settings(**job["made"]["settings"])
-    model = _model(job["out"], job["model"], json.dumps(job["made"]))
+    model, settings = _prepared(job)
+    place = Place(job["out"])
     packer = Packer(place, group, settings.name, settings.shard_mb * 10**6, _metadata(job))
     rows = [row for item in items for row in _rows(item, model, settings, packer)]
     packer.flush()
@@ -64,6 +63,19 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
     for name in set(before) - {name for name, _ in packer.written}:  # of an earlier list of pictures
         place.remove(name)
     return {"pictures": len(rows), "failed": sum(row["status"] == FAILED for row in rows)}
+
+
+def try_picture(job: Job, item: Item) -> bool:
+    """Compute what is in one file and keep none of it; True. A process that does not outlive it says nothing."""
+    model, settings = _prepared(job)
+    for _ in _pictures(item, {"frame": 0}, model, settings):
+        pass
+    return True
+
+
+def _prepared(job: Job) -> tuple[Model, Settings]:
+    refuse_versions(job["versions"])
+    return _model(job["out"], job["model"], json.dumps(job["made"])), Settings(**job["made"]["settings"])
 
 
 def refuse_versions(wanted: Mapping[str, str]) -> None:

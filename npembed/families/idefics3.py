@@ -345,6 +345,12 @@ def _token_counts(tgt_sizes: Ids, config: Idefics3Config) -> Ids:
     return counts
 
 
+def _shuffled_patches(tgt_sizes: Ids, config: Idefics3Config) -> list[Ids]:
+    """(B, 2) -> per tile int64 (M, s*s): the patches that each token is made of."""
+    sizes = tgt_sizes.tolist()
+    return [pixel_shuffle(np.arange(h * w)[:, None], (h, w), config.scale_factor) for h, w in sizes]
+
+
 def placeholder(grid: Size | None, image_id: int | None, config: Idefics3Config, tgt_sizes: Ids | None = None) -> str:
     """The text of one picture: each tile with its row and column, a newline after each row, then the whole."""
     idefics.refuse_image_id(image_id, config.family.title)
@@ -445,7 +451,7 @@ def _family(key: str, title: str, presets: Any) -> Family:
             *BEFORE_THE_TOWER,
             EMBEDDINGS,
             idefics.HIDDEN,
-            tokens_stage(shuffle_and_project, _connector_shapes, _token_counts),
+            tokens_stage(shuffle_and_project, _connector_shapes, _token_counts, gathers=_shuffled_patches),
             idefics.TEXT,
             TOKEN_PLACES,
             INPUTS_EMBEDS_BY_COUNT,

@@ -14,7 +14,15 @@ from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, GgufNames, Slices, Stage, Step
 from npembed.images import as_rgb_on_white
-from npembed.mergers import SIDE, divided, merge_patches, merger_shapes, window_merger, window_merger_shapes
+from npembed.mergers import (
+    SIDE,
+    divided,
+    merge_patches,
+    merged_patches,
+    merger_shapes,
+    window_merger,
+    window_merger_shapes,
+)
 from npembed.model import Model
 from npembed.positions import position_ids
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, hidden_stage, tokens_stage
@@ -255,7 +263,7 @@ TEXT = Stage(
     about="the text that stands for the picture, in UTF-8",
 )
 HIDDEN = hidden_stage(_hidden_shapes, _hidden_sizes)
-TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches")
+TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches", merged_patches)
 
 _WINDOW_MERGER = {
     "v.vit_merger.ln1.*": "model.vision_tower.vit_merger.layer_norm1.*",
@@ -297,7 +305,7 @@ def _small(family: Family) -> MergerConfig:
 
 
 def _variants(family: Family) -> Mapping[str, MergerConfig]:
-    """Other sizes in each part, the other mode, levels of each channel's own; and pictures that are not cut."""
+    """Other sizes in each part, the other mode, levels of each channel's own; and a large eps and pictures that are not cut."""
     base = _small(family)
     varied = replace(
         base,
@@ -308,7 +316,9 @@ def _variants(family: Family) -> Mapping[str, MergerConfig]:
         insert_layer_id=2,
         use_image_id=False,
     )
-    return {"varied": varied, "same-width": replace(base, embed_dim=16, slicing=replace(base.slicing, slice_mode=False))}
+    vision = replace(_SMALL, layer_norm_eps=1e-3)
+    uncut = replace(base, vision=vision, embed_dim=16, slicing=replace(base.slicing, slice_mode=False))
+    return {"varied": varied, "same-width": uncut}
 
 
 def _family(key: str, title: str, model_type: str, preset: str, checked: str) -> Family:

@@ -428,6 +428,16 @@ def _rows(places: Floats, size: Sequence[int], model: Model) -> Floats:
     return np.concatenate([means, ends], axis=1).reshape(-1, means.shape[-1])
 
 
+def _averaged_patches(tgt_sizes: Ids, config: Config) -> list[Ids]:
+    """(2N, 2) -> per slice int64 (M, 4): the patches whose mean each of its tokens is; -1 for a separator, a masked one."""
+    found = []
+    for (h, w), (rows, columns) in zip(tgt_sizes.tolist(), _even(tgt_sizes, config).tolist(), strict=True):
+        patches = np.full((rows, columns + 2), -1)  # a separator after each row of tokens
+        patches[:h, :w] = np.arange(h * w).reshape(h, w)
+        found.append(patches.reshape(rows // 2, 2, columns // 2 + 1, 2).swapaxes(1, 2).reshape(-1, 4))
+    return found
+
+
 def _token_counts(tgt_sizes: Ids, config: Config) -> Ids:
     """(2N, 2) -> (N,): the vision tokens of each picture; an error if the slices do not make pictures."""
     if len(tgt_sizes) % 2:
@@ -468,7 +478,7 @@ def placeholder(grid: Size | None, image_id: int | None, config: Config, tgt_siz
 
 
 HIDDEN = hidden_stage(_hidden_shapes, _even)
-TOKENS = tokens_stage(assemble, _token_shapes, _token_counts)
+TOKENS = tokens_stage(assemble, _token_shapes, _token_counts, gathers=_averaged_patches)
 TEXT = Stage(
     name="text",
     reads=("sliced_tgt_sizes",),
@@ -515,6 +525,7 @@ FAMILIES: tuple[Family, ...] = (
         rule="step",
         position_ids=crop_ids,
         tower=tower,
+        groups=crops,
         placeholder=placeholder,
         stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, TOKEN_PLACES, INPUTS_EMBEDS_BY_COUNT),
         checked=(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npembed.images import read_frames
-from npembed.pages.drawing import numbers
+from npembed.pages.drawing import numbers, spread
 from npembed.pages.page import render
 from npembed.typing import Array, Floats, Ids
 
@@ -69,18 +69,6 @@ def corpus_data(names: Sequence[str], thumbnails: Sequence[str], vectors: Array 
         "alike": nearest.tolist(),
         "cosines": numbers(cosines.round(6)),
     }
-
-
-def spread(values: Sequence[int], most: int) -> list[int]:
-    """At most so many of them, evenly spaced, the first and the last among them.
-
-    Examples
-    --------
-    >>> spread(range(5), 3), spread(range(2), 3)
-    ([0, 2, 4], [0, 1])
-    """
-    places = np.arange(len(values)) if len(values) <= most else np.linspace(0, len(values) - 1, most).round().astype(int)
-    return [values[place] for place in places.tolist()]
 
 
 def _vectors(corpus: "Corpus", good: Sequence[int], shown: Sequence[int]) -> Floats:

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,33 @@ def numbers(array: Array) -> list[Any]:
 
 
 def packed(array: Array) -> dict[str, Any]:
-    """A float array as float32 bytes in base64, with its shape: for many numbers."""
-    return {"shape": list(array.shape), "float32": base64_of(array.astype("<f4"))}
+    """A float array as float32 bytes in base64, with its shape, its least and its greatest number: for many numbers."""
+    single = array.astype("<f4")
+    least, most = numbers(np.array([single.min(), single.max()]))
+    return {"shape": list(array.shape), "float32": base64_of(single), "least": least, "most": most}
+
+
+def shades(weights: Floats) -> dict[str, Any]:
+    """(Q, L) -> each row as bytes, 255 its greatest, to be looked at; and the greatest and the sum of each row."""
+    most = weights.max(axis=1)
+    scaled = weights / np.where(most > 0, most, 1)[:, None]
+    return {
+        "bytes": base64_of(np.rint(scaled * 255).astype(np.uint8)),
+        "most": numbers(most),
+        "sum": numbers(weights.sum(axis=1).round(4)),
+    }
+
+
+def spread(values: Sequence[int], most: int) -> list[int]:
+    """At most so many of them, evenly spaced, the first and the last among them.
+
+    Examples
+    --------
+    >>> spread(range(5), 3), spread(range(2), 3)
+    ([0, 2, 4], [0, 1])
+    """
+    places = np.arange(len(values)) if len(values) <= most else np.linspace(0, len(values) - 1, most).round().astype(int)
+    return [values[place] for place in places.tolist()]
 
 
 def base64_of(array: Array) -> str:
@@ -114,13 +140,13 @@ def as_levels(picture: Floats) -> tuple[Pixels, list[Floats]] | None:
     low, high = min(-1.0, float(lows.min())), max(1.0, float(highs.max()))
     codes, levels = np.empty(picture.shape, dtype=np.uint8), []
     for channel in range(picture.shape[2]):
-        values, places = np.unique(picture[:, :, channel], return_inverse=True)
+        values = np.unique(picture[:, :, channel])
         bytes_ = _distinct_bytes(values, low, high)
         if bytes_ is None:
             return None
         table = np.zeros(256, dtype=picture.dtype)
         table[bytes_] = values
-        codes[:, :, channel] = bytes_[places.reshape(picture.shape[:2])]
+        codes[:, :, channel] = bytes_[np.searchsorted(values, picture[:, :, channel])]  # faster than `return_inverse`
         levels.append(table)
     return codes, levels
 

@@ -8,20 +8,18 @@ import numpy as np
 
 import npembed
 from npembed.config import FamilyConfig
-from npembed.embeddings import embed
-from npembed.encoder import encode
 from npembed.families import get_family
 from npembed.family import Slices
 from npembed.images import as_rgb
-from npembed.pages.drawing import EXACT_BYTES, base64_of, numbers, packed, picture_uri, slice_pictures
+from npembed.pages.drawing import EXACT_BYTES, picture_uri, slice_pictures
 from npembed.pages.page import render
 from npembed.pages.rulers import edges_of, ruler
+from npembed.pages.seen import seen
 from npembed.pages.steps import Subject, code_lines, first_patch, joins, shapes, size_rows, slice_names
-from npembed.patches import strip_to_patches
 from npembed.positions import RULES, bucket_coords
+from npembed.positions.differences import differing
 from npembed.positions.rules import get_rule
-from npembed.resampler import resampler_attention
-from npembed.typing import Floats, Ids
+from npembed.typing import Ids
 
 SAMPLE = Path(npembed.__file__).with_name("data") / "sample.png"
 
@@ -92,6 +90,7 @@ def page_data(subject: Subject, slices: Slices, ids: dict[str | None, Ids | str]
     own = ids.get(subject.rule)
     axes = ruler_places(own, slices, subject) if isinstance(own, np.ndarray) and subject.rule else None
     used = sorted({n for each in axes or [] for n in each["lengths"]})
+    differ = {str(name): {str(n): _differ(n, subject, str(name)) for n in used} for name in rules if axes}
     table = {str(name): {str(n): ruler(n, vision.num_patches_per_side, str(name)) for n in used} for name in rules if axes}
     extent = [*as_rgb(subject.picture).size, *slices.boxes.max(axis=0)[2:].tolist()]
     return {
@@ -99,6 +98,7 @@ def page_data(subject: Subject, slices: Slices, ids: dict[str | None, Ids | str]
         "patch": vision.patch_size,
         "side": vision.num_patches_per_side,
         "longest": int(lengths.max()),
+        "patches": int(lengths.sum()),
         "slices": [
             {"name": name, "size": size, "box": box.tolist(), "across": cells[0], "down": cells[1], **pixels}
             for name, size, box, cells, pixels in zip(
@@ -114,10 +114,12 @@ def page_data(subject: Subject, slices: Slices, ids: dict[str | None, Ids | str]
         "rules": [str(name) for name in rules] if subject.rule else [],
         "compare": subject.compare,
         "refused": {str(name): given for name, given in ids.items() if isinstance(given, str)},
-        "ids": {"rows": rows, "of": places},
+        "ids": {"rows": rows, "of": places, "most": list(map(max, rows))},
         "changed": {str(name): changed(own, given, lengths) for name, given in ids.items() if isinstance(given, np.ndarray)},
+        "counts": counts(own, ids, lengths),
         "places": axes,
         "rulers": table,
+        "differ": differ,
         "edges": {str(name): edges_of(vision.num_patches_per_side, str(name)) for name in rules if axes},
         "first": first_patch(slices),
         "seen": seen(subject, slices),
@@ -138,6 +140,24 @@ def _rows(ids: dict[str | None, Ids | str], lengths: Ids) -> tuple[list[list[int
 def changed(own: Any, other: Ids, lengths: Ids) -> list[list[int]]:
     """Per slice, the patches whose ids differ."""
     return [np.flatnonzero(a[:n] != b[:n]).tolist() for a, b, n in zip(own, other, lengths, strict=True)]
+
+
+def counts(own: Any, ids: dict[str | None, Ids | str], lengths: Ids) -> dict[str, dict[str, Any]]:
+    """Per rule, how many patches have another id: in each slice, and in all."""
+    found = {}
+    for name, given in ids.items():
+        if isinstance(given, np.ndarray):
+            each = [len(patches) for patches in changed(own, given, lengths)]
+            found[str(name)] = {"each": each, "all": sum(each)}
+    return found
+
+
+def _differ(num_patches: int, subject: Subject, rule: str) -> list[int]:
+    """The patches of an axis whose buckets are not those of the page's own rule."""
+    side = subject.config.vision.num_patches_per_side
+    own, other = (bucket_coords(num_patches, side, name) for name in (str(subject.rule), rule))
+    found: list[int] = differing(own, other).tolist()
+    return found
 
 
 def edges(slices: Slices) -> list[tuple[list[float], list[float]]]:
@@ -184,61 +204,6 @@ def _ids_on_rulers(row_lengths: Ids, rows: Ids, column_lengths: Ids, columns: Id
     return np.array([buckets[h][r] * side + buckets[w][c] for h, r, w, c in pairs])
 
 
-def seen(subject: Subject, slices: Slices) -> dict[str, Any]:
-    """What the stages make of each patch: lengths of vectors, and how far the tokens attend to it; empty without weights."""
-    model = subject.model
-    if model is None:
-        return {}
-    sizes = slices.tgt_sizes
-    lengths = sizes.prod(axis=1)
-    embeddings = embed(slices.strips, sizes, model, subject.rule)
-    positions, kernels = subject.family.positions(model, sizes, subject.rule), subject.family.kernels(model)
-    strips = [strip.astype(model.dtype, copy=False) for strip in slices.strips]
-    maps: dict[str, list[Floats]] = {
-        "patch · W": [np.linalg.norm(patches @ kernels.T, axis=-1) for patches in map(strip_to_patches, strips)],
-        "position row + bias": _norms(positions, lengths),
-        "embedding, their sum": _norms(embeddings, lengths),
-    }
-    found: dict[str, Any] = {"note": ""}
-    if subject.until != "embeddings":
-        hidden = encode(embeddings, sizes, model)
-        after = subject.family.stage("hidden", "explain").sizes_of(sizes, subject.config)
-        if np.array_equal(after, sizes):
-            maps["hidden state"] = _norms(hidden, lengths)
-        else:
-            found["note"] = (
-                f"{subject.family.title} merges patches in its tower, so its hidden states have no patch of their own."
-            )
-        found |= _attention(subject, hidden, after)
-    if "token_mean" in found:
-        maps["attention of the tokens, their mean"] = found.pop("token_mean")
-    found["maps"] = {name: [packed(each) for each in values] for name, values in maps.items()}
-    return found
-
-
-def _attention(subject: Subject, hidden: Floats, sizes: Ids) -> dict[str, Any]:
-    """How far the vision tokens attend to each patch, where the connector is the resampler of `resample`."""
-    if subject.until != "tokens" or subject.model is None:
-        return {}
-    if subject.family.stage("tokens", "explain").function != "resample":
-        return {
-            "note": f"How far the tokens of {subject.family.title} attend to each patch is not shown: only the resampler's is."
-        }
-    weights = resampler_attention(hidden, sizes, subject.model)
-    return {"token_mean": [each.mean(axis=0) for each in weights], "tokens": [shades(each) for each in weights]}
-
-
-def shades(weights: Floats) -> dict[str, Any]:
-    """(Q, L) -> each row as bytes, 255 its greatest, to be looked at; and the greatest of each row."""
-    most = weights.max(axis=1)
-    return {"bytes": base64_of(np.rint(weights / most[:, None] * 255).astype(np.uint8)), "most": numbers(most)}
-
-
-def _norms(vectors: Floats, lengths: Ids) -> list[Floats]:
-    """(B, Lmax, D) -> per slice (L,): the length of each patch's vector."""
-    return [np.linalg.norm(each[:length], axis=-1) for each, length in zip(vectors, lengths, strict=True)]
-
-
 def default_config(key: str) -> FamilyConfig:
     """The family's default config."""
     family = get_family(key, "explain")
@@ -248,4 +213,4 @@ def default_config(key: str) -> FamilyConfig:
 
 def exact_bytes(subject: Subject) -> int:
     """How many bytes of pixels the page may hold: fewer where it holds each token's attention, too."""
-    return EXACT_BYTES if subject.until == "embeddings" else EXACT_BYTES // 2
+    return EXACT_BYTES if subject.until == "embeddings" else EXACT_BYTES // 3

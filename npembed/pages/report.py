@@ -1,7 +1,6 @@
 """The kit's report as a page: a matrix of stages and cases, the first departure, and a picture of where the arrays differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,22 @@ import numpy as np
 
 from npembed.conformance.golden import Pack, tried_in
 from npembed.conformance.outcome import SEPARATOR, Outcome, Status
+from npembed.conformance.results import Results
 from npembed.families import FAMILIES
+from npembed.model import Model
 from npembed.pages.drawing import packed
 from npembed.pages.page import render
 from npembed.patches import strip_to_picture
 from npembed.typing import Array, Floats, Ids
 
-PIXELS = ("pixel_values", "sliced_strips")
-"""Stages whose arrays are pictures."""
+PIXELS = ("pixel_values", "sliced_strips", "pad_pixel_values", "slice_image")
+"""Stages and functions whose arrays are pictures."""
 
 STANDS_FOR = {"strips.*": "sliced_strips", "tgt_sizes": "sliced_tgt_sizes", "vision_tokens": "tokens"}
 """Inputs of stages that hold what an earlier stage gives."""
+
+PLACELESS = ("tokens", "pooled", "frame_tokens", "masked_position_ids")
+"""Stages whose places are not the patches of a slice, row by row."""
 
 MOST_VALUES = 300_000
 """Of an array that is drawn, at most."""
@@ -37,25 +41,6 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Results:
-    """What came and what should have, for a picture of where they differ.
-
-    Attributes
-    ----------
-    came, expected : array
-    allowed : array or None
-        The largest distance, element by element; None where the two must be equal.
-    sizes : int64 (N, 2) or None
-        Rows and columns of the places of each result along the first axis.
-    """
-
-    came: Array
-    expected: Array
-    allowed: Array | None = None
-    sizes: Ids | None = None
-
-
 def report_page(outcomes: Sequence[Outcome], verdict: str, subject: str, results: Mapping[str, Results] | None = None) -> str:
     """The page, as text of one HTML file.
 
@@ -65,13 +50,13 @@ def report_page(outcomes: Sequence[Outcome], verdict: str, subject: str, results
         Of a golden pack, named "case / stage", or of functions.
     verdict, subject : str
     results : mapping of str to Results, optional
-        By the names of outcomes; those of failures are drawn.
+        By the names of outcomes, beside those that outcomes hold; those of failures are drawn.
     """
     golden = bool(outcomes) and all(SEPARATOR in outcome.name for outcome in outcomes)
     kinds = kinds_of(outcomes)
     failures = [list(group) for group in by_stage(outcomes, kinds)] if golden else [[each] for each in _failing(outcomes)]
     failures.sort(key=lambda group: kinds[group[0].name] == "follows")
-    drawn = results or {}
+    drawn = {outcome.name: outcome.results for outcome in outcomes if outcome.results is not None} | dict(results or {})
     pictures = {name: panels(name.rpartition(SEPARATOR)[2], drawn[name]) for name in _names(failures) if name in drawn}
     return render(
         "report.html.j2",
@@ -162,11 +147,14 @@ def panels(stage: str, results: Results) -> list[dict[str, Any]]:
     if stage in PIXELS:
         return _pictures(results, wrong)
     size = None if results.sizes is None or number >= len(results.sizes) else tuple(results.sizes[number].tolist())
-    if came.dtype.kind in "biu":
+    where = "" if came.ndim == 1 else f", {'slice' if size or came.ndim > 2 else 'row'} {results.first + number}"
+    if results.allowed is None:
         rows = [("came", came), ("expected", expected), ("where they differ", wrong > 1)]
-        return _folded([(title, _row(array, number)) for title, array in rows], number, size)
+        return _folded([(f"{title}{where}", _row(array, number)) for title, array in rows], size)
+    if wrong.ndim == 3 and wrong.shape[1] == 1:  # one place: its channels
+        return _folded([(f"the error of each channel, in units of the allowed{where}", wrong[number, 0])], None)
     worst = wrong.max(axis=-1) if wrong.ndim > 2 else wrong
-    return _folded([("the error, in units of the allowed", _row(worst, number))], number, size)
+    return _folded([(f"the error, in units of the allowed{where}", _row(worst, number))], size)
 
 
 def error_units(came: Array, expected: Array, allowed: Array | None) -> Floats:
@@ -185,27 +173,31 @@ def _row(array: Array, number: int) -> Array:
     return array if array.ndim == 1 else array[number].reshape(-1)
 
 
-def _folded(rows: Sequence[tuple[str, Array]], number: int, size: tuple[int, ...] | None) -> list[dict[str, Any]]:
+def _folded(rows: Sequence[tuple[str, Array]], size: tuple[int, ...] | None) -> list[dict[str, Any]]:
     """Rows of places -> panels, in the slice's rows and columns where they are known."""
     found = []
     for title, values in rows:
         h, w = size if size and size[0] * size[1] <= len(values) else (1, len(values))
         if h * w > MOST_VALUES or h * w < 2:
             return []
-        found.append(_panel(f"{title}, slice {number}", h, w, values[: h * w]))
-    return found
+        found.append(_panel(title, h, w, values[: h * w]))
+    return _scaled(found)
 
 
 def _panel(title: str, rows: int, columns: int, values: Array) -> dict[str, Any]:
-    numbers = values.astype(np.float64).ravel()
-    return {
-        "title": title,
-        "rows": rows,
-        "columns": columns,
-        "values": packed(numbers)["float32"],
-        "least": float(numbers.min()),
-        "most": float(numbers.max()),
-    }
+    return {"title": title, "rows": rows, "columns": columns, "numbers": values.astype(np.float64).ravel()}
+
+
+def _scaled(panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The panels, packed: what came and what was expected on one scale, a difference or an error from 0 on."""
+    both = [panel["numbers"] for panel in panels[:-1]]
+    for panel in panels:
+        numbers, own = panel.pop("numbers"), panel is panels[-1]
+        known = [numbers] if own else both
+        panel["values"] = packed(numbers)["float32"]
+        panel["least"] = 0.0 if own else min(float(np.nanmin(each)) for each in known)
+        panel["most"] = max(float(np.nanmax(each)) for each in known)
+    return panels
 
 
 def _pictures(results: Results, wrong: Floats) -> list[dict[str, Any]]:
@@ -226,17 +218,23 @@ def _pictures(results: Results, wrong: Floats) -> list[dict[str, Any]]:
         return []
     one, other = (strip_to_picture(strip, (h, w)) for strip in strips)
     shown = [("came", one.mean(axis=0)), ("expected", other.mean(axis=0)), ("the difference", np.abs(one - other).max(axis=0))]
-    return [_panel(f"{title}, slice {number}", h * side, w * side, values) for title, values in shown]
+    where = f"slice {results.first + number}"
+    return _scaled([_panel(f"{title}, {where}", h * side, w * side, values) for title, values in shown])
 
 
 def golden_results(
-    pack: Pack, outputs: Path, outcomes: Sequence[Outcome], precision: str | None = None, rule: str | None = None
+    pack: Pack,
+    outputs: Path,
+    outcomes: Sequence[Outcome],
+    precision: str | None = None,
+    rule: str | None = None,
+    model: Model | None = None,
 ) -> dict[str, Results]:
     """The arrays of the failures that a page shows in full, read again from the pack and the port's files."""
     found = {}
     for group in by_stage(outcomes, kinds_of(outcomes)):
         name, stage = group[0].name, group[0].name.partition(SEPARATOR)[2]
-        tried = tried_in(pack, outputs, name, precision, rule)
+        tried = tried_in(pack, outputs, name, precision, rule, model)
         if tried is not None:
             counts = None if tried.places is None else tried.places.sum(axis=1)
             found[name] = Results(tried.came, tried.expected, tried.allowed, sizes_of(stage, tried.values, counts))
@@ -247,6 +245,6 @@ def sizes_of(stage: str, values: Mapping[str, Any], counts: Ids | None) -> Ids |
     """The rows and columns of a stage's places, if the case's own arrays say them and they make as many places as it has."""
     own = {"sliced_strips": ("sliced_tgt_sizes",), "hidden": ("hidden.hidden_sizes", "tgt_sizes")}.get(stage, ("tgt_sizes",))
     sizes = next((np.asarray(values[name]) for name in own if name in values), None)
-    if sizes is None or stage in ("tokens", "pooled"):
+    if sizes is None or stage in PLACELESS:
         return None
     return None if counts is not None and not np.array_equal(sizes.prod(axis=1), counts) else sizes

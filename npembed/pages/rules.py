@@ -1,15 +1,15 @@
 """`npembed rules --html`: for each rule and each n, how many patches take another bucket than under the original."""
 
 import re
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
-
-import numpy as np
 
 from npembed import arguments
 from npembed.pages.page import render
 from npembed.pages.rulers import edges_of, ruler
 from npembed.positions import RULES, bucket_coords
-from npembed.positions.differences import ORIGINAL
+from npembed.positions.differences import ORIGINAL, differing
 from npembed.typing import Ids
 
 MOST = 4096
@@ -68,7 +68,8 @@ def rules_data(side: int, up_to: int) -> dict[str, Any]:
     sizes = range(1, up_to + 1)
     original = [bucket_coords(n, side) for n in sizes]
     counts = {
-        name: [differing(own, bucket_coords(n, side, name)) for n, own in zip(sizes, original, strict=True)] for name in RULES
+        name: [len(differing(own, bucket_coords(n, side, name))) for n, own in zip(sizes, original, strict=True)]
+        for name in RULES
     }
     return {
         "side": side,
@@ -76,6 +77,7 @@ def rules_data(side: int, up_to: int) -> dict[str, Any]:
         "original": ORIGINAL,
         "counts": counts,
         "releases": releases(),
+        "differ": pairs_that_differ({name: [bucket_coords(n, side, name) for n in sizes[:RULERS_UP_TO]] for name in RULES}),
         "rulers": {name: [ruler(n, side, name) for n in sizes[:RULERS_UP_TO]] for name in RULES},
         "edges": {name: edges_of(side, name) for name in RULES},
         "first": first_difference(counts),
@@ -89,10 +91,24 @@ def first_difference(counts: dict[str, list[int]]) -> list[Any]:
     return found[0] if found else ["exact", 1]
 
 
-def differing(own: Ids, other: Ids) -> int:
-    """Patches whose buckets are not the same, or that only one of the two has."""
-    shared = min(len(own), len(other))
-    return int(np.count_nonzero(own[:shared] != other[:shared])) + abs(len(own) - len(other))
+def pairs_that_differ(buckets: Mapping[str, Sequence[Ids]]) -> dict[str, Any]:
+    """For every two rules and every n, the patches that differ: each list once in `lists`, and its number in `of`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pairs_that_differ({"a": [np.array([0]), np.array([0, 5])], "b": [np.array([0]), np.array([0, 6])]})
+    {'lists': [[], [1]], 'of': {'a b': [0, 1]}}
+    """
+    lists: dict[tuple[int, ...], int] = {}
+    pairs = {
+        f"{one} {other}": [
+            lists.setdefault(tuple(differing(*each).tolist()), len(lists))
+            for each in zip(buckets[one], buckets[other], strict=True)
+        ]
+        for one, other in combinations(buckets, 2)
+    }
+    return {"lists": list(map(list, lists)), "of": pairs}
 
 
 def releases() -> dict[str, list[dict[str, Any]]]:

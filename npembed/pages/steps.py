@@ -164,9 +164,30 @@ def code_lines(subject: Subject, slices: Slices, lengths: Sequence[int]) -> dict
             *(["model = npembed.random_model(config)"] if subject.model is None else []),
             f"embeddings = npembed.embed(slices.strips, slices.tgt_sizes, model, {rule})",
         ],
-        "after": [f"arrays = npembed.run(slices.strips, slices.tgt_sizes, model, {subject.until!r}, {rule})"],
+        "after": [
+            f"arrays = npembed.run(slices.strips, slices.tgt_sizes, model, {subject.until!r}, {rule})",
+            *_attention_lines(subject, slices, number),
+        ],
     }
     return {step: "\n".join(words) for step, words in lines.items()}
+
+
+def _attention_lines(subject: Subject, slices: Slices, number: int) -> list[str]:
+    """The lines that give which patches the tower and the tokens look at, or which ones a token is made of."""
+    if subject.until == "embeddings":
+        return []
+    count = len(slices.tgt_sizes)
+    lines = [
+        "from npembed.pages.attention import stage_attention, tower_attention",
+        f'hidden, looked = tower_attention(arrays["embeddings"], slices.tgt_sizes, model, [[0]] * {count})  # from place 0',
+        f"looked[{number}]",
+    ]
+    if subject.until == "hidden":
+        return lines
+    if subject.family.stage(subject.until, "explain").gathers is not None:
+        gathered = f"config.family.stage({subject.until!r}, {'explain'!r}).gathers(slices.tgt_sizes, config)"
+        return [*lines, f"gathered = {gathered}", f"gathered[{number}]"]
+    return [*lines, f"weights = stage_attention({subject.until!r}, hidden, slices.tgt_sizes, model)"]
 
 
 def config_lines(subject: Subject) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from npembed import arguments
 from npembed.positions import bucket_coords
 from npembed.positions.rules import RULES, Rule, get_rule
+from npembed.typing import Ids
 
 ORIGINAL = next(iter(RULES))
 
@@ -158,8 +159,23 @@ def compare_two(first: str, second: str, num_patches: int, num_patches_per_side:
     [5, 10, 15, 20]
     """
     names = [get_rule(name, "compare_two").name for name in (first, second)]
-    one, other = (bucket_coords(num_patches, num_patches_per_side, name).tolist() for name in names)
+    one, other = (bucket_coords(num_patches, num_patches_per_side, name) for name in names)
+    rules = {names[0]: one.tolist(), names[1]: other.tolist()}
+    return {
+        "num_patches_per_side": num_patches_per_side,
+        "n": num_patches,
+        "rules": rules,
+        "differ": differing(one, other).tolist(),
+    }
+
+
+def differing(one: Ids, other: Ids) -> Ids:
+    """int64 (n,), (m,) -> int64 (k,): the patches whose buckets are not the same, or that only one of the two has.
+
+    Examples
+    --------
+    >>> differing(np.array([0, 2, 4]), np.array([0, 3])).tolist()
+    [1, 2]
+    """
     shared = min(len(one), len(other))
-    differ = [i for i in range(max(len(one), len(other))) if i >= shared or one[i] != other[i]]
-    rules = {names[0]: one, names[1]: other}
-    return {"num_patches_per_side": num_patches_per_side, "n": num_patches, "rules": rules, "differ": differ}
+    return np.concatenate([np.flatnonzero(one[:shared] != other[:shared]), np.arange(shared, max(len(one), len(other)))])

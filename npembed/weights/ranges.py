@@ -5,7 +5,6 @@ file, and whether that is still the same file. A server that ignores Range, or s
 that breaks is taken up again at the last byte that came.
 """
 
-import email.utils
 import os
 import re
 import time
@@ -114,8 +113,10 @@ def _retry_after(stated: str) -> float | None:
     """Seconds, of a number of them or of a date."""
     if re.fullmatch(r"[0-9]{1,9}", stated.strip()):
         return float(stated)
+    from email.utils import parsedate_to_datetime  # here, because it takes longer to import than most of the package
+
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(stated).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
     except ValueError:
         return None
 

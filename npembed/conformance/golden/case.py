@@ -1,10 +1,12 @@
 """What one case of a golden pack is made of."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from npembed.family import Stage
+from npembed.family import Family, Stage
 from npembed.typing import Pixels, Size
 
 MOST_PATCHES = 1024
@@ -31,12 +33,10 @@ class Case:
         One of the packs' own models.
     picture : (int, int)
         Width and height in pixels of the picture that is sliced.
-    stages : tuple of Stage
-        In place of the family's.
-    needs_rule : bool
-        Whether it says something of position rules alone.
-    needs_grid : bool
-        Whether it says something of pictures that are cut into crops alone.
+    stages_of : callable
+        family -> its stages, in order; all of the family's unless it says otherwise.
+    needs : callable
+        (case, config) -> whether it says something of that config's family at all.
     """
 
     name: str
@@ -45,9 +45,8 @@ class Case:
     kind: str = "mixed"
     model: str = BASE
     picture: Size = (40, 30)
-    stages: tuple[Stage, ...] = ()
-    needs_rule: bool = False
-    needs_grid: bool = False
+    stages_of: Callable[[Family], tuple[Stage, ...]] = field(default=lambda family: family.stages)
+    needs: Callable[["Case", Any], bool] = field(default=lambda case, config: True)
 
 
 def picture(case: Case) -> Pixels:

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from npembed.conformance.filling import edited
+from npembed.conformance.filling import edited, peaked, with_dropped_layer
 from npembed.conformance.golden.case import BASE, MOST_PATCHES, Case, picture
 from npembed.family import Family, Stage
 from npembed.model import Model
-from npembed.positions import bucket_coords
+from npembed.positions import bucket_coords, position_ids
+from npembed.resampler import resample, resampler_shapes
+from npembed.stages import tokens_stage
 from npembed.typing import Array, Ids
 from npembed.weights import random_model
 
@@ -43,6 +46,50 @@ BUCKET_COORDS = Stage(
 """Every n in one tensor; any integer type will do in a port."""
 
 
+MASKED_IDS = Stage(
+    name="masked_position_ids",
+    reads=("tgt_sizes", "patch_mask"),
+    call=position_ids,
+    arguments=lambda values, model: (
+        values["tgt_sizes"],
+        model.config.vision.num_patches_per_side,
+        values.get("rule") or model.config.family.rule,
+        values["patch_mask"],
+    ),
+    function="position_ids",
+    by_rule=True,
+    axes="(B, H*W)",
+    about="for each patch its row of the position table, at its place on a canvas of H x W places, row by row; 0 elsewhere",
+)
+"""Ids where a mask says where the patches are: not at the first places of a row."""
+
+FRAME_TOKENS = replace(
+    tokens_stage(resample, resampler_shapes, lambda tgt_sizes, config: np.zeros(0, dtype=np.int64), "resample"),
+    name="frame_tokens",
+    reads=("frame_hidden", "tgt_sizes", "frame_times", "frame_groups"),
+    arguments=lambda values, model: (values["frame_hidden"], values["tgt_sizes"], model, groups_of(values)),
+    sizes=None,
+    axes="(N, Q, E)",
+    about="the vision tokens of each group of frames, whose patches share them; a picture is a group of its own",
+)
+"""Tokens of groups of frames, for a family that takes them."""
+
+MORE_STAGES = (BUCKET_COORDS, MASKED_IDS, FRAME_TOKENS)
+"""Beside those of the families."""
+
+
+def groups_of(values: Mapping[str, Any]) -> list[list[int]]:
+    """The times of each group's frames, from the tensors of a pack.
+
+    Examples
+    --------
+    >>> groups_of({"frame_times": np.array([-1, 0, 5]), "frame_groups": np.array([1, 2])})
+    [[-1], [0, 5]]
+    """
+    ends = np.cumsum(values["frame_groups"])[:-1]
+    return [group.tolist() for group in np.split(values["frame_times"], ends)]
+
+
 def bucket_of(index: int) -> tuple[int, int]:
     """An element of the stage `bucket_coords` -> n, and the patch of n.
 
@@ -55,19 +102,74 @@ def bucket_of(index: int) -> tuple[int, int]:
     return before + 1, index - before * (before + 1) // 2
 
 
+def _alone(stage: Stage) -> Callable[[Family], tuple[Stage, ...]]:
+    """That stage."""
+    return lambda family: (stage,)
+
+
+def _vision(family: Family) -> tuple[Stage, ...]:
+    """Those that read arrays."""
+    return family.vision_stages
+
+
+def _reading(name: str) -> Callable[[Family], tuple[Stage, ...]]:
+    """Those of them that read what has that name, which the case gives."""
+    return lambda family: tuple(stage for stage in family.vision_stages if name in stage.reads)
+
+
+def _has_rule(case: Case, config: Any) -> bool:
+    return config.family.rule is not None
+
+
+def _is_cut(case: Case, config: Any) -> bool:
+    """Whether the picture is cut into crops."""
+    return config.family.cut(picture(case), config).grid is not None
+
+
+def _takes_frames(case: Case, config: Any) -> bool:
+    return bool(config.family.frames)
+
+
+def _by_slices(case: Case, config: Any) -> bool:
+    """Whether the family's ids are by rows and columns of each slice, which a mask may place."""
+    family, sizes = config.family, np.array([(2, 3), (1, 4), (33, 2)])
+    if family.rule is None:
+        return False
+    plain = position_ids(sizes, config.vision.num_patches_per_side, family.rule)
+    return np.array_equal(family.position_ids(sizes, config, family.rule), plain)
+
+
+def _by_crops(case: Case, config: Any) -> bool:
+    """Whether the family numbers the patches of a slice crop by crop."""
+    family, one, more = config.family, np.array([(32, 32)]), np.array([(33, 2)])
+    if family.rule is None:
+        return False
+    plain = partial(position_ids, num_patches_per_side=config.vision.num_patches_per_side, rule=family.rule)
+    alike = [np.array_equal(family.position_ids(sizes, config, family.rule), plain(sizes)) for sizes in (one, more)]
+    return alike == [True, False]
+
+
+def _has_padding(case: Case, config: Any) -> bool:
+    """Whether some slices of the case are shorter, and padding takes no part in what its stages compute."""
+    family, sizes = config.family, np.array(config.family.case_sizes(case.sizes, config))
+    shorter = len(set(sizes.prod(axis=1).tolist())) > 1
+    own = any(stage.name == "hidden" for stage in case.stages_of(family))
+    return shorter and not (own and not np.array_equal(family.places(sizes), sizes))
+
+
 CASES = (
     Case("one-patch", "the smallest batch there is", ((1, 1),), "ramp", picture=(1, 1)),
     Case(
         "boundaries",
         "sizes on which released position rules differ",
         ((25, 2), (1, 49), (2, 50), (7, 5), (58, 1), (24, 1)),
-        needs_rule=True,
+        needs=_has_rule,
     ),
     Case(
         "full-side",
         "as many patches as the position table has per side, or about as many where a slice has whole units",
         ((70, 1), (1, 70)),
-        needs_rule=True,
+        needs=_has_rule,
     ),
     Case("beyond", "more patches than the position table has per side", ((80, 1), (1, 107))),
     Case("extreme-aspect", "long and thin", ((1, 300), (300, 1)), picture=(3, 200)),
@@ -81,14 +183,14 @@ CASES = (
         "a square picture, for which grids of 1 x 2 and 2 x 1 are equally near",
         ((2, 2),),
         picture=(22, 22),
-        needs_grid=True,
+        needs=_is_cut,
     ),
     Case(
         "square-of-six",
         "a square picture, for which grids of 2 x 3 and 3 x 2 are equally near",
         ((2, 2),),
         picture=(37, 37),
-        needs_grid=True,
+        needs=_is_cut,
     ),
     Case(
         "varied",
@@ -115,8 +217,50 @@ CASES = (
     Case(
         "every-n",
         f"the buckets of every number of patches from 1 to {MOST_PATCHES}, in one tensor",
-        stages=(BUCKET_COORDS,),
-        needs_rule=True,
+        stages_of=_alone(BUCKET_COORDS),
+        needs=_has_rule,
+    ),
+    Case(
+        "masked",
+        "patches at the places of a mask on a canvas, not at the first places",
+        ((2, 3), (4, 2), (3, 1)),
+        stages_of=_alone(MASKED_IDS),
+        needs=_by_slices,
+    ),
+    Case(
+        "peaked",
+        "attention so sharp that its powers overflow unless the largest score is taken off first",
+        ((2, 3), (1, 2)),
+        model="peaked",
+        stages_of=_vision,
+    ),
+    Case(
+        "nan-in-embeddings",
+        "NaN in the padded places of the embeddings, which the tower is not to read",
+        ((2, 3), (1, 2), (3, 1)),
+        stages_of=_reading("embeddings"),
+        needs=_has_padding,
+    ),
+    Case(
+        "nan-in-hidden",
+        "NaN in the padded places of the hidden states, which the connector is not to read",
+        ((2, 3), (1, 2), (3, 1)),
+        stages_of=_reading("hidden"),
+        needs=_has_padding,
+    ),
+    Case(
+        "whole-crops",
+        "a slice of whole crops, of which nothing is masked",
+        ((32, 32),),
+        stages_of=_vision,
+        needs=_by_crops,
+    ),
+    Case(
+        "frames",
+        "groups of a video's frames, whose patches share the tokens of their group",
+        ((2, 3), (2, 3), (1, 2), (3, 2), (3, 2), (3, 2)),
+        stages_of=_alone(FRAME_TOKENS),
+        needs=_takes_frames,
     ),
 )
 
@@ -127,13 +271,11 @@ def cases_of(family: Family, given: Model | None = None) -> tuple[Case, ...]:
     seen: set[Any] = set()
     cases = []
     for case in CASES:
-        if case.needs_rule and family.rule is None:
-            continue
         if case.model in NOT_FOR_GIVEN if given is not None else case.model not in models:
             continue
         config = models[case.model] if given is None else given.config
         fitting = _with_picture_for(case, config)
-        if fitting.needs_grid and family.cut(picture(fitting), config).grid is None:
+        if not (fitting.needs(fitting, config) and _has_arrays_for(fitting, family, given)):
             continue
         shown = _shown(fitting, config)
         if shown not in seen:
@@ -142,8 +284,13 @@ def cases_of(family: Family, given: Model | None = None) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-NOT_FOR_GIVEN = ("varied", "same-width")
-"""Models that are there for their configs, which a given checkpoint has of its own."""
+def _has_arrays_for(case: Case, family: Family, given: Model | None) -> bool:
+    """Whether any stage of the case can be computed."""
+    return any(given is None or not given.missing(stage) for stage in case.stages_of(family))
+
+
+NOT_FOR_GIVEN = ("varied", "same-width", "peaked")
+"""Models that are there for their configs or their arrays, which a given checkpoint has of its own."""
 
 
 def _with_picture_for(case: Case, config: Any) -> Case:
@@ -162,21 +309,29 @@ def _with_picture_for(case: Case, config: Any) -> Case:
 def _shown(case: Case, config: Any) -> Any:
     """What makes a case differ from another, once the family has made its own sizes of the case's."""
     sizes = frozenset(config.family.case_sizes(case.sizes, config)) if case.sizes else ()
-    return sizes, case.kind, case.model, case.picture, case.stages
+    return sizes, case.kind, case.model, case.picture, case.stages_of
 
 
 def own_configs(family: Family) -> Mapping[str, Any]:
     """The configs of the packs' own models, by name."""
-    return {BASE: family.small(family), **family.variants(family)}
+    small = family.small(family)
+    return {BASE: small, "peaked": small, **family.variants(family)}
 
+
+PEAK = 100.0
+"""How many times as large the queries of "peaked" are."""
 
 _EDITS: Mapping[str, Callable[[Model], Model]] = {
     "patch14": lambda model: edited(model, {f"{model.tower}embeddings.patch_embedding.weight": np.abs}),
+    "peaked": lambda model: Model(model.config, peaked(model, PEAK)),
 }
 """What is changed in some models' random arrays: the kernels of "patch14" are positive, so that its sums are of one sign."""
 
 
 def own_model(name: str, family: Family) -> Model:
     """One of the packs' own models."""
-    model = random_model(own_configs(family)[name], seed=1, until=family.vision_stages[-1].name)
+    config = own_configs(family)[name]
+    model = random_model(config, seed=1, until=family.vision_stages[-1].name)
+    if getattr(config, "drop_vision_last_layer", False):
+        model = Model(config, with_dropped_layer(config, model.weights, seed=1))
     return _EDITS[name](model) if name in _EDITS else model

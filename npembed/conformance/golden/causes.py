@@ -1,7 +1,5 @@
 """Why a stage departs: the known faults that give the port's answers in every case, not in one alone."""
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,8 +8,11 @@ from typing import Any
 import numpy as np
 
 import npembed
-from npembed.conformance.compare import compare
-from npembed.family import Stage
+from npembed.conformance.bounds import UNIT_ROUNDOFF
+from npembed.conformance.compare import compare, overflowed_alike
+from npembed.conformance.filling import model_at
+from npembed.conformance.suspects import explain, positions, suspects_of
+from npembed.family import Promise, Stage
 from npembed.model import Model
 from npembed.positions import RULES
 from npembed.typing import Array
@@ -25,8 +26,8 @@ class Tried:
     ----------
     values : mapping of str to array
         The pack's own tensors, and the rule.
-    model : Model or None
-        None where it is not in the pack.
+    model : Model
+        Of a pack of given weights it may have no arrays: then no fault of a stage that reads any can be tried.
     came, expected : array
     allowed : array or None
         The largest distance, element by element.
@@ -34,20 +35,23 @@ class Tried:
         Those that count.
     own : mapping of str to array
         The port's other tensors of this case.
+    precision : str
+        By which it is judged.
     """
 
     values: Mapping[str, Any]
-    model: Model | None
+    model: Model
     came: Array
     expected: Array
     allowed: Array | None
     places: Array | None
     own: Mapping[str, Array]
+    precision: str = "float32"
 
     @property
     def config(self) -> Any:
         """The model's."""
-        return None if self.model is None else self.model.config
+        return self.model.config
 
     @property
     def rule(self) -> str | None:
@@ -58,6 +62,21 @@ class Tried:
         """Whether what came is that result, as far as the pack allows."""
         return compare(self.came, result, self.allowed, self.places) is None
 
+    def is_from_fault(self, result: Array) -> bool:
+        """The same of a fault's result, to which the bounds of the right one may not do justice, or which may overflow."""
+        came, faulty = overflowed_alike(self.came, result)
+        allowed = self.allowed
+        if allowed is not None and self.precision in ("float32", "float64"):
+            largest = np.abs(faulty).max(axis=-1, keepdims=True)
+            allowed = allowed + MORE * UNIT_ROUNDOFF[self.precision] * largest
+        return compare(came, faulty, allowed, self.places) is None
+
+
+SMALL = 10_000_000
+"""Numbers of a model from which on faults are tried by themselves alone, and in its own float type."""
+
+MORE = 8
+"""Unit roundoffs of a faulty result's largest channel that are allowed besides: it may be far larger than the right one."""
 
 Fault = Callable[[Tried], Any]
 """What a port with that fault gives."""
@@ -66,23 +85,17 @@ Fault = Callable[[Tried], Any]
 def cause(stage: Stage, failing: Sequence[Tried], passing: Sequence[Tried]) -> str | None:
     """The faults, in words, that explain what came in every case; None if none of the known ones does.
 
-    The smallest failing case is tried first, because most faults are out by it.
+    The smallest case is tried first, because most faults are out by it.
     """
-    failing = sorted(failing, key=lambda tried: tried.came.size)
-    ordered = [*failing, *passing]
+    ordered = sorted((*failing, *passing), key=lambda tried: tried.came.size)
     found = [words for words, fault in _faults(stage, ordered[0].rule) if all(_explains(fault, tried) for tried in ordered)]
-    return " or: ".join(found or _suspected(stage, failing, passing)) or None
+    return " or: ".join(found or _suspected(stage, ordered, set(map(id, failing)))) or None
 
 
-def can_explain() -> bool:
-    """Whether the known faults can be looked at, other rules and the port's own inputs apart."""
-    return any(importlib.util.find_spec(module) is not None for module in ("npembed.conformance.suspects", "hypothesis"))
-
-
-def _explains(fault: Fault, tried: Tried) -> bool:
+def _explains(fault: Fault, tried: Tried, judge: Callable[[Tried, Array], bool] = Tried.is_from) -> bool:
     try:
         with np.errstate(all="ignore"):
-            return tried.is_from(_as_expected(fault(tried)))
+            return judge(tried, _as_expected(fault(tried)))
     except Exception:  # a faulty function may well fail
         return False
 
@@ -101,35 +114,24 @@ def _faults(stage: Stage, rule: str | None) -> Iterator[tuple[str, Fault]]:
         yield from ((f"matches rule `{name}`, not `{rule}`", _by_rule(stage, name)) for name in RULES if name != rule)
 
 
-def _suspected(stage: Stage, failing: Sequence[Tried], passing: Sequence[Tried]) -> list[str]:
-    """The suspects of the stage's function that explain every case: one, or two at once."""
-    name = stage.function or getattr(stage.call, "__name__", "")
-    adapted = _ADAPTED.get(stage.name) or Adapted(name, stage.call, partial(_called, stage))
-    try:
-        known, explain = (importlib.import_module(f"npembed.conformance.suspects{room}") for room in ("", ".explain"))
-    except ModuleNotFoundError:
-        return _probed(adapted, [*failing, *passing])
-    suspects = [suspect for suspect in known.SUSPECTS.get(adapted.name, ()) if suspect.rule is None]  # rules are tried already
-    trials = [explain.Tried(None, partial(_agrees, adapted, tried), tried in passing) for tried in (*failing, *passing)]
-    return [explain.words(faults) for faults in explain.explanations(trials, suspects, adapted.base)]
-
-
-def _probed(adapted: "Adapted", ordered: Sequence[Tried]) -> list[str]:
-    """What the probes of a public function suspect, which need Hypothesis, but for other rules."""
-    try:
-        from npembed.conformance.probes import CHECKS
-    except ImportError:
-        return []
-    suspects = CHECKS[adapted.name].suspects if adapted.name in CHECKS else ()
-    return [
-        suspect.words
-        for suspect in suspects
-        if "matches rule" not in suspect.words and all(_agrees(adapted, tried, suspect.function) for tried in ordered)
+def _suspected(stage: Stage, ordered: Sequence[Tried], failing: set[int]) -> list[str]:
+    """The suspects of the stage's function that explain every case: one, or several at once if the model is small."""
+    adapted = _adapted(stage, ordered[0])
+    suspects = suspects_of(adapted.name, ordered[0].rule)
+    trials = [
+        explain.Tried(None, partial(_agrees, adapted, tried), id(tried) not in failing, tried.came.size) for tried in ordered
     ]
+    small = all(_is_small(tried.model) for tried in ordered)
+    return [explain.words(faults) for faults in explain.explanations(trials, suspects, adapted.base, together=small)]
+
+
+def _is_small(model: Model) -> bool:
+    """Whether thousands of runs of it take no time to speak of."""
+    return sum(array.size for array in model.weights.values()) < SMALL
 
 
 def _agrees(adapted: "Adapted", tried: Tried, function: Callable[..., Any]) -> bool:
-    return _explains(partial(adapted.call, function), tried)
+    return _explains(partial(adapted.call, function), tried, Tried.is_from_fault)
 
 
 def _from_own(stage: Stage) -> Fault:
@@ -137,8 +139,6 @@ def _from_own(stage: Stage) -> Fault:
 
     def of(tried: Tried) -> Any:
         own = {name: tried.own[name] for name in stage.reads if name in tried.own}
-        if all(compare(array, tried.values[name]) is None for name, array in own.items()):
-            raise ValueError("nothing that it reads is the port's own")
         return stage.compute({**tried.values, **own}, tried.model)
 
     return of
@@ -170,14 +170,33 @@ class Adapted:
 def _called(stage: Stage, function: Callable[..., Any], tried: Tried) -> Any:
     """With the stage's own arguments, as a port is called: without a rule where it is the family's."""
     asked = None if tried.rule == tried.config.family.rule else tried.rule
-    return replace(stage, call=function).compute({**tried.values, "rule": asked}, tried.model)
+    exact = stage.promise is not Promise.EQUAL and _is_small(tried.model)
+    model = model_at(tried.model, "float64") if exact else tried.model
+    return replace(stage, call=function).compute({**tried.values, "rule": asked}, model)
+
+
+def _numbered(function: Callable[..., Any], tried: Tried) -> Any:
+    return function(tried.values["tgt_sizes"], tried.config.vision.num_patches_per_side, rule=tried.rule)
+
+
+def _placed(function: Callable[..., Any], tried: Tried) -> Any:
+    values, side = tried.values, tried.config.vision.num_patches_per_side
+    return function(values["tgt_sizes"], side, rule=tried.rule, mask=values["patch_mask"])
+
+
+def _adapted(stage: Stage, tried: Tried) -> Adapted:
+    """The stage as its function; a family's own ids as a port's function of them."""
+    if stage.name == "position_ids":
+        return Adapted("position_ids", positions.family_ids(tried.config.family), _numbered)
+    name = stage.function or getattr(stage.call, "__name__", "")
+    return _ADAPTED.get(stage.name) or Adapted(name, stage.call, partial(_called, stage))
 
 
 def _every_bucket(function: Callable[..., Any], tried: Tried) -> Any:
     """n after n; up to the first that is not what came, because there are half a million buckets."""
     side, found, start = int(tried.values["num_patches_per_side"]), [], 0
     for n in tried.values["num_patches"].tolist():
-        found.append(function(n, side))
+        found.append(function(n, side, rule=tried.rule))
         if not np.array_equal(found[-1], tried.came[start : start + n]):
             break
         start += n
@@ -185,7 +204,12 @@ def _every_bucket(function: Callable[..., Any], tried: Tried) -> Any:
 
 
 def _text(function: Callable[..., Any], tried: Tried) -> Any:
-    return function(tried.values["grid"].tolist(), int(tried.values["image_id"]), tried.config)
+    """By the grid that is given, or by that of the picture, whose slices then say how many tokens there are."""
+    values, config = tried.values, tried.config
+    number = int(values["image_id"]) if "image_id" in values else None
+    if "grid" in values:
+        return function(values["grid"].tolist(), number, config)
+    return function(config.family.cut(values["picture"], config).grid, number, config, values["sliced_tgt_sizes"])
 
 
 def _sliced(function: Callable[..., Any], tried: Tried) -> Any:
@@ -196,6 +220,7 @@ def _sliced(function: Callable[..., Any], tried: Tried) -> Any:
 _ADAPTED: Mapping[str, Adapted] = {
     "sliced_tgt_sizes": Adapted("slice_image", npembed.slice_image, _sliced),
     "sliced_strips": Adapted("slice_image", npembed.slice_image, _sliced),
+    "masked_position_ids": Adapted("position_ids", npembed.position_ids, _placed),
     "bucket_coords": Adapted("bucket_coords", npembed.bucket_coords, _every_bucket),
     "text": Adapted("image_placeholder", npembed.image_placeholder, _text),
 }

@@ -1,8 +1,8 @@
 """What is in a golden pack: its files, and the manifest that lists them.
 
 A pack is a folder with manifest.json, its schema and a README.md; per case NAME.input.safetensors, what the stages read, and
-NAME.safetensors, what they should give; and, unless a checkpoint was given, its own small models as checkpoint folders under
-models/. Beside each .safetensors lie the same tensors as .bin and .txt.
+NAME.safetensors, what they should give; and its own small models as checkpoint folders under models/, or of a checkpoint
+that was given its config alone. Beside each .safetensors lie the same tensors as .bin and .txt.
 """
 
 import json
@@ -29,7 +29,7 @@ from npembed.typing import Array
 
 FORMAT = 3
 GIVEN = "given"
-"""In place of the folder of a model that is not in the pack."""
+"""The folder of a model that was given: its config, without its arrays."""
 
 
 def write_contents(
@@ -37,7 +37,7 @@ def write_contents(
 ) -> None:
     """Write every file of a pack into an empty folder, the manifest last."""
     cases = cases_of(family, model)
-    models = {GIVEN: model} if model is not None else _write_models(folder, family, cases)
+    models = _write_models(folder, family, cases) if model is None else _write_given(folder, model)
     described = []
     for done, case in enumerate(cases, 1):
         where = GIVEN if model is not None else f"models/{case.model}"
@@ -64,12 +64,22 @@ def _write_models(folder: Path, family: Family, cases: tuple[Case, ...]) -> dict
     used = {case.model for case in cases}
     models = {f"models/{name}": own_model(name, family) for name in sorted(own_configs(family)) if name in used}
     for where, model in models.items():
-        (folder / where).mkdir(parents=True)
-        contents = family.as_json(model.config)
-        for name, content in zip(("config.json", "preprocessor_config.json"), contents, strict=True):
-            (folder / where / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        _write_config(folder / where, model)
         _write_tensors(folder / where / "model.safetensors", model.weights)
     return models
+
+
+def _write_given(folder: Path, model: Model) -> dict[str, Model]:
+    """The config of the given model, by which the causes of faults are found in stages that read no arrays."""
+    _write_config(folder / GIVEN, model)
+    return {GIVEN: model}
+
+
+def _write_config(folder: Path, model: Model) -> None:
+    folder.mkdir(parents=True)
+    contents = model.config.family.as_json(model.config)
+    for name, content in zip(("config.json", "preprocessor_config.json"), contents, strict=True):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
@@ -79,7 +89,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
 
 def _write_case(folder: Path, case: Case, where: str, model: Model, rule: str | None) -> dict[str, Any]:
     """The case's files; what the manifest says of it."""
-    stages = case.stages or model.config.family.stages
+    stages = case.stages_of(model.config.family)
     inputs = case_inputs(case, model, stages)
     try:
         answers = list(case_answers(inputs, model, stages, rule))

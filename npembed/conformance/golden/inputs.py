@@ -65,6 +65,39 @@ def _strips(case: Case, model: Model) -> Sequence[Array]:
     ]
 
 
+def _canvas_mask(case: Case, model: Model) -> Array:
+    """Each slice at the top left of a canvas that has a row and a column more than the largest."""
+    sizes = _sizes(case, model)
+    rows, columns = (np.arange(length + 1) for length in sizes.max(axis=0))
+    return (rows[:, None] < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
+
+
+def _padded_with_nan(case: Case, model: Model, places: Ids) -> Array:
+    """One array of states for each of those places; NaN where a slice has ended."""
+    longest = int(places.prod(axis=1).max())
+    states = fill(case.kind, len(places), longest, model.config.vision.hidden_size)
+    states[np.arange(longest) >= places.prod(axis=1)[:, None]] = np.nan
+    return states
+
+
+def _embeddings(case: Case, model: Model) -> Array:
+    return _padded_with_nan(case, model, _sizes(case, model))
+
+
+def _hidden(case: Case, model: Model) -> Array:
+    hidden = next(stage for stage in model.config.family.stages if stage.name == "hidden")
+    return _padded_with_nan(case, model, hidden.sizes_of(_sizes(case, model), model.config))
+
+
+GROUPS = ([-1], [0, 4], [71_999, 0, 7])
+"""The times of frames, group by group; -1 is a picture."""
+
+
+def _frame_hidden(case: Case, model: Model) -> Array:
+    sizes = _sizes(case, model)
+    return fill(case.kind, len(sizes), int(sizes.prod(axis=1).max()), model.config.vision.hidden_size)
+
+
 def _token_ids(case: Case, model: Model) -> Ids:
     """A text's ids: with a picture and a crop in it, or, for a family that counts places, with every slice of the case."""
     family = model.config.family
@@ -132,6 +165,14 @@ INPUTS: dict[str, Input] = {
         lambda case, model: fill("mixed", len(_token_ids(case, model)), model.config.embed_dim),
     ),
     "vision_tokens": Input("(N, Q, E)", "vision tokens to put into the text; not the stage `tokens`", _vision_tokens),
+    "patch_mask": Input("(B, H, W)", "true where a slice has a patch", _canvas_mask),
+    "embeddings": Input("(B, Lmax, D)", "embeddings to begin with, in place of the stage's; NaN in padded places", _embeddings),
+    "hidden": Input("(B, Lmax', D)", "hidden states to begin with, in place of the stage's; NaN in padded places", _hidden),
+    "frame_hidden": Input("(B, Lmax, D)", "hidden states of frames; what is in padded places says nothing", _frame_hidden),
+    "frame_times": Input("(B,)", "when each frame is; -1 for a picture", lambda case, model: np.concatenate(GROUPS)),
+    "frame_groups": Input(
+        "(N,)", "how many frames each group has, in order", lambda case, model: np.array([len(group) for group in GROUPS])
+    ),
     "num_patches": Input("(M,)", "n = 1 ... M", lambda case, model: np.arange(1, MOST_PATCHES + 1)),
     "num_patches_per_side": Input(
         "()",

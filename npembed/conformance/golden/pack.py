@@ -12,7 +12,7 @@ from typing import Any
 
 from npembed import families, manifest, stops
 from npembed.beside import PART, WHOLE, exchange, folder_beside, sweep
-from npembed.conformance.golden.contents import FORMAT, GIVEN, write_contents
+from npembed.conformance.golden.contents import FORMAT, write_contents
 from npembed.conformance.golden.schema import fault
 from npembed.family import Family
 from npembed.files import load_tensors, resolved, same_file
@@ -309,7 +309,7 @@ def _fault(told: dict[str, Any]) -> str | None:
 
 def _fault_of_case(told: dict[str, Any], case: dict[str, Any]) -> str | None:
     name, files, model = case["name"], told["files"], case["model"]
-    for file in (case["input"], case["expected"], *(() if model == GIVEN else (f"{model}/config.json",))):
+    for file in (case["input"], case["expected"], f"{model}/config.json"):
         if file not in files:
             return f"case {name} names {file}, which is not among the files"
     if model not in told["models"]:

@@ -1,11 +1,12 @@
 """The README.md of a pack: what every tensor in it is, from the manifest and the records of the stages."""
 
+import re
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from npembed.conformance.bounds import DISTANCE_FLOOR, DISTANCE_MULTIPLE, HALF_FLOOR, HALF_MULTIPLE, WIDE
-from npembed.conformance.golden.cases import BUCKET_COORDS
+from npembed.conformance.golden.cases import MORE_STAGES
 from npembed.conformance.golden.inputs import INPUTS
 from npembed.families import get_family
 from npembed.family import Stage
@@ -16,10 +17,12 @@ TEMPLATE = Path(__file__).with_name("pack_readme.md")
 def readme(told: dict[str, Any]) -> str:
     """The text, for a manifest as far as it is made."""
     family = get_family(told["family"], "golden write")
-    stages = {stage.name: stage for stage in (*family.stages, BUCKET_COORDS)}
+    stages = {stage.name: stage for stage in (*family.stages, *MORE_STAGES)}
     used = dict.fromkeys(stage["stage"] for case in told["cases"] for stage in case["stages"])
     tolerances = {stage["stage"]: stage["tolerance"]["kind"] for case in told["cases"] for stage in case["stages"]}
-    reads = dict.fromkeys(name for stage in used for name in stages[stage].reads if name in INPUTS)
+    read = dict.fromkeys(name for stage in used for name in stages[stage].reads if name in INPUTS)
+    given = {re.sub(r"\.\d+$", ".*", name) for case in told["cases"] for name in case["inputs"]}
+    reads = [name for name in read if name in given]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         family=family.title,
         key=family.key,
@@ -57,7 +60,7 @@ def _models(models: dict[str, dict[str, Any]]) -> str:
         "config.json `vision_config.hidden_size` is D, and a `hidden_size` elsewhere is E; G is `vision_config.image_size` "
         "// P, and an `image_size` at the top says nothing of it."
     )
-    absent = "\n\nThe model is a checkpoint that is not in the pack."
+    absent = "\n\nThe model is a checkpoint that is not in the pack; its config is, in the folder `given`."
     return head + rows + (absent if "given" in models else told)
 
 

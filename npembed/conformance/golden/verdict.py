@@ -13,7 +13,7 @@ from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF, Scale, check_p
 from npembed.conformance.compare import Departure, compare
 from npembed.conformance.golden import together
 from npembed.conformance.golden.answers import answer_of
-from npembed.conformance.golden.cases import BUCKET_COORDS, bucket_of
+from npembed.conformance.golden.cases import BUCKET_COORDS, MORE_STAGES, bucket_of
 from npembed.conformance.golden.causes import Tried, cause
 from npembed.conformance.golden.contents import GIVEN
 from npembed.conformance.golden.flat import read_flat
@@ -25,7 +25,7 @@ from npembed.files import load_tensors
 from npembed.model import Model
 from npembed.positions.rules import get_rule
 from npembed.typing import Array
-from npembed.weights import load_model
+from npembed.weights import read_config
 
 
 def check_outputs(
@@ -36,6 +36,7 @@ def check_outputs(
     stages: Iterable[str] = (),
     require: Iterable[str] = (),
     rule: str | None = None,
+    model: Model | None = None,
 ) -> list[Outcome]:
     """Every stage of every case, as a port computed it.
 
@@ -54,6 +55,9 @@ def check_outputs(
         Stages that must be there. Others that no file has are "not provided".
     rule : str, optional
         The position rule to judge by, in place of the pack's.
+    model : Model, optional
+        For a pack of given weights, which are not in it: those weights. With them the causes of faults in the tower and the
+        connector are looked for, and the port can be judged by another rule.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def check_outputs(
     ------
     ValueError
         No such folder; a file in it that cannot be read; nothing in it of what is looked for; an unknown stage, rule or
-        precision; a rule for a pack whose model is not in it.
+        precision; a rule for a pack whose weights are neither in it nor given; weights that do not give the pack's answers.
     """
     folder = Path(outputs)
     if not folder.is_dir():
@@ -72,9 +76,11 @@ def check_outputs(
     if precision is not None:
         check_precision(precision)
     if rule is not None:
-        _check_rule(pack, rule)
+        _check_rule(pack, rule, model)
+    if model is not None:
+        _check_model(pack, model)
     wanted, required = _known(pack, stages) or stage_names(pack), _known(pack, require)
-    cases = [_Case(pack, case, folder, rule or pack.manifest["rule"]) for case in pack.manifest["cases"]]
+    cases = [_Case(pack, case, folder, rule or pack.manifest["rule"], model) for case in pack.manifest["cases"]]
     provided = {name for case in cases for name in (case.got or ())}
     looked_at = dict.fromkeys((*wanted, *required))
     if not provided & set(looked_at) and not required:
@@ -104,11 +110,26 @@ def first_departing(pack: Pack, outcomes: Sequence[Outcome]) -> str | None:
     return next((stage for stage in stage_names(pack) if stage in departing), None)
 
 
-def tried_in(pack: Pack, outputs: str | Path, name: str, precision: str | None = None, rule: str | None = None) -> Tried | None:
+def causes_need_weights(pack: Pack, outcomes: Sequence[Outcome]) -> bool:
+    """Whether there are failures without a cause in stages that read arrays, of weights that are not in the pack."""
+    if GIVEN not in pack.manifest["models"]:
+        return False
+    reading = {stage.name for stage in _family(pack).vision_stages}
+    return any(failed([each]) and each.cause is None and each.name.split(SEPARATOR)[1] in reading for each in outcomes)
+
+
+def tried_in(
+    pack: Pack,
+    outputs: str | Path,
+    name: str,
+    precision: str | None = None,
+    rule: str | None = None,
+    model: Model | None = None,
+) -> Tried | None:
     """What a port gave for the outcome of that name, and what it should have; None where its files do not have it."""
     wanted, _, stage = name.partition(SEPARATOR)
     told = next(case for case in pack.manifest["cases"] if case["name"] == wanted)
-    case = _Case(pack, told, Path(outputs), rule or pack.manifest["rule"])
+    case = _Case(pack, told, Path(outputs), rule or pack.manifest["rule"], model)
     if case.got is None or stage not in case.got:
         return None
     return _tried(case, next(each for each in case.stages if each["stage"] == stage), precision)[0]
@@ -125,17 +146,38 @@ def _known(pack: Pack, names: Iterable[str]) -> list[str]:
     return given
 
 
-def _check_rule(pack: Pack, rule: str) -> None:
+def _check_rule(pack: Pack, rule: str, model: Model | None) -> None:
     """An error unless the pack can be judged by that rule."""
     get_rule(rule, "golden check")
     if pack.manifest["rule"] is None:
         title = _family(pack).title
         raise ValueError(f"golden check: {title} has positions that follow no rule, so none can be chosen; got {rule!r}")
-    if rule != pack.manifest["rule"] and GIVEN in pack.manifest["models"]:
+    if rule != pack.manifest["rule"] and GIVEN in pack.manifest["models"] and model is None:
         raise ValueError(
-            f"golden check: the pack is for weights that are not in it, and for rule {pack.manifest['rule']!r}; write it with "
-            f"--rule {rule}"
+            f"golden check: the pack is for weights that are not in it, and for rule {pack.manifest['rule']!r}; give them with "
+            f"--weights, or write it with --rule {rule}"
         )
+
+
+def _check_model(pack: Pack, model: Model) -> None:
+    """An error unless the pack is of given weights, and these give its answers."""
+    if GIVEN not in pack.manifest["models"]:
+        raise ValueError("golden check: the pack has models of its own, so no weights can be given")
+    for record in _family(pack).vision_stages:
+        found = ((case, stage) for case in pack.manifest["cases"] for stage in case["stages"] if stage["stage"] == record.name)
+        told, stage = next(found, (None, None))
+        if told is None or stage is None:
+            continue
+        if model.config.family is not _family(pack) or model.missing(record):
+            raise ValueError(f"golden check: these weights cannot give the pack's {record.name}")
+        case = _Case(pack, told, pack.folder, pack.manifest["rule"], model)
+        tried, _, _ = _tried(case, stage, None)
+        departure = compare(record.compute(case.values, model), tried.expected, tried.allowed, tried.places)
+        if departure is not None:
+            raise ValueError(
+                f"golden check: these are not the weights that the pack was written for: with them {case.name}{SEPARATOR}"
+                f"{record.name} differs, {departure.what}"
+            )
 
 
 def _family(pack: Pack) -> Family:
@@ -151,8 +193,8 @@ def _nothing(cases: Sequence["_Case"], wanted: Collection[str]) -> str:
 class _Case:
     """One case: the pack's tensors and the port's."""
 
-    def __init__(self, pack: Pack, told: dict[str, Any], folder: Path, rule: str | None) -> None:
-        self.pack, self.told, self.rule = pack, told, rule
+    def __init__(self, pack: Pack, told: dict[str, Any], folder: Path, rule: str | None, given: Model | None = None) -> None:
+        self.pack, self.told, self.rule, self.given = pack, told, rule, given
         self.name, self.stages = told["name"], told["stages"]
         self.stem = told["expected"].removesuffix(".safetensors")
         self.file = folder / told["expected"]
@@ -169,20 +211,23 @@ class _Case:
         return {**given, **{name: array for name, array in self.expected.items() if name not in given}, "rule": self.rule}
 
     @cached_property
-    def model(self) -> Model | None:
+    def model(self) -> Model:
+        """The case's; that of a pack of given weights without arrays, unless they are given again."""
         where = self.told["model"]
-        return None if where == GIVEN else _model(self.pack.folder / where, self.pack.manifest["digest"])
+        if where != GIVEN:
+            return _model(self.pack.folder / where, self.pack.manifest["digest"])
+        return self.given or Model(read_config(self.pack.folder / where), {})
 
     def record(self, name: str) -> Stage | None:
         """The record of one of its stages."""
-        stages = (*_family(self.pack).stages, BUCKET_COORDS)
+        stages = (*_family(self.pack).stages, *MORE_STAGES)
         return next((stage for stage in stages if stage.name == name), None)
 
 
 @lru_cache(maxsize=8)
 def _model(folder: Path, _: str) -> Model:
-    """The model in that folder, of the pack with that digest."""
-    return load_model(folder)
+    """The model in that folder, of the pack with that digest; with the arrays that only a faulty port reads."""
+    return Model(read_config(folder), load_tensors(folder / "model.safetensors"))
 
 
 def _answers(folder: Path, stem: str) -> dict[str, Array] | None:
@@ -254,14 +299,14 @@ def _tried(case: _Case, told: dict[str, Any], precision: str | None) -> tuple[Tr
     assert case.got is not None
     tensor, expected = told["stage"], case.expected
     came, record = case.got[tensor], case.record(tensor)
-    if case.rule != case.pack.manifest["rule"] and record is not None and record.by_rule and case.model is not None:
+    if case.rule != case.pack.manifest["rule"] and record is not None and record.by_rule:
         other = answer_of(record, case.values, case.model)
         told = {**told, "tolerance": other.tolerance}
         expected = {tensor: other.value, **{f"{tensor}.{name}": array for name, array in other.companions.items()}}
     at = max({precision or "float32", str(came.dtype)} & set(UNIT_ROUNDOFF), key=UNIT_ROUNDOFF.__getitem__)
     places = None if told["places"] == "all" else np.arange(expected[tensor].shape[1]) < np.array(told["counts"])[:, None]
     allowed = _allowed(told["tolerance"], tensor, expected, at)
-    return Tried(case.values, case.model, came, expected[tensor], allowed, places, case.got), told, at
+    return Tried(case.values, case.model, came, expected[tensor], allowed, places, case.got, at), told, at
 
 
 def _failure(name: str, tensor: str, tried: Tried, departure: Departure) -> Outcome:
@@ -305,8 +350,7 @@ def _explained_stage(stage: Stage, looks: Sequence[_Look]) -> dict[int, Outcome]
 def _cause(stage: Stage, looks: Sequence[_Look]) -> str | None:
     """The known faults that explain every case, or what the size of the failures suggests."""
     failing, passing = (
-        [look.tried for look in looks if failed([look.outcome]) is wrong and look.tried is not None and look.tried.model]
-        for wrong in (True, False)
+        [look.tried for look in looks if failed([look.outcome]) is wrong and look.tried is not None] for wrong in (True, False)
     )
     known = cause(stage, failing, passing) if failing else None
     return known or (WITHIN_HALF if _are_within_half([look for look in looks if failed([look.outcome])]) else None)

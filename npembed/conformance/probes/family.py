@@ -5,7 +5,7 @@ looking.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from npembed.config import VisionConfig
 from npembed.conformance import strategies as draw
 from npembed.conformance.probes import embeddings, images, tower
 from npembed.conformance.probes.probe import Call, FunctionCheck, call, fill, half_sums, in_float64, sizes_of
+from npembed.conformance.suspects.positions import family_ids
 from npembed.families import get_family
 from npembed.family import Family, Promise, Stage
 from npembed.model import Model
@@ -44,10 +45,11 @@ KEPT = ("hidden_size", "intermediate_size", "num_channels", "patch_size", "image
 
 @cache
 def family_checks(key: str) -> dict[str, FunctionCheck]:
-    """The checks of a family's functions, by the public names: `embed`, `encode`, its last stages, its slices and its text."""
+    """The checks of a family's functions, by the public names: slices, ids, embeddings, the tower, the last stages, text."""
     family = get_family(key, "check")
-    checks = [_slicing(family), _embedding(family), *(_distant(family, stage) for stage in family.vision_stages[1:])]
-    return {check.name: check for check in [*checks, *_texts(family)]}
+    checks = [_slicing(family), *_position_ids(family), _embedding(family)]
+    checks += [_distant(family, stage) for stage in family.vision_stages[1:]]
+    return {check.name: check for check in [*checks, *_frames(family), *_texts(family)]}
 
 
 @cache
@@ -56,6 +58,7 @@ def variants(key: str) -> tuple[dict[str, Any], ...]:
     config = get_family(key, "check").small(get_family(key, "check"))
     patch = config.vision.patch_size
     sides = [{"image_size": side * patch} for side in (27, 70) if side != config.vision.num_patches_per_side]
+    sides = [] if hasattr(config, "size") else sides  # a family of one size would take all of the table's patches
     few = {"image_size": 5 * patch, "size": (5 * patch, 5 * patch)}  # where the sizes of pictures and of the table are one
     tied = few if hasattr(config, "size") else {}
     changes = [{}, *({name: value, **tied} for name, value in _other_values(config)), *sides]
@@ -117,9 +120,10 @@ def _models(family: Family, until: str, *changes: dict[str, Any]) -> Iterator[Mo
 
 
 @cache
-def _of_pictures(model: Model) -> list[list[Size]]:
+def _of_pictures(model: Model, first: int = 3, last: int = 4) -> list[list[Size]]:
     """The slices of small pictures, for a family whose slices belong together."""
-    cut = (model.config.family.cut(images.picture(height, width), model.config) for height, width in PICTURES[3:5])
+    sizes = PICTURES[first : last + 1]
+    cut = (model.config.family.cut(images.picture(height, width), model.config) for height, width in sizes)
     return [[(int(h), int(w)) for h, w in slices.tgt_sizes] for slices in cut]
 
 
@@ -129,6 +133,44 @@ def _batches(model: Model) -> list[list[Size]]:
     if not sizes:
         return _of_pictures(model)
     return [*([size] for size in sizes[:6]), *([[sizes[-1], sizes[0]], [sizes[0], sizes[-1]]] if len(sizes) > 1 else [])]
+
+
+# Position ids
+
+
+def _position_ids(family: Family) -> list[FunctionCheck]:
+    """The check of the family's own ids, if its positions have any."""
+    if not any(stage.name == "position_ids" for stage in family.stages):
+        return []
+    function = family_ids(family)
+    calls = [one for one in _ids_calls() if _accepts(function, one)]
+    return [
+        FunctionCheck(
+            name="position_ids",
+            function=function,
+            sweep=lambda: iter(calls),
+            cases=partial(_ids_cases, function),
+            by_rule=family.rule is not None,
+            rule=family.rule,
+        )
+    ]
+
+
+def _ids_calls() -> Iterator[Call]:
+    for n in sorted({*range(1, 9), *draw.parting_sizes(70, 300)}):
+        yield from (call(sizes_of(size), 70) for size in ((1, n), (n, 1)))
+    yield from (call(sizes_of((n, 1), (1, n)), 27) for n in (27, 41, 54, 69))
+    yield from (call(sizes_of(*sizes), 27) for sizes in ([(2, 3), (1, 2)], [(4, 2), (3, 5)], [(1, 1), (5, 4)]))
+    yield from (call(sizes_of(*sizes), 27) for sizes in ([(33, 2)], [(1, 40)], [(32, 32), (33, 40)]))  # beyond a crop of 32
+    yield from (call(sizes_of(*[(side, side)] * count), side) for side in (1, 2, 3, 27) for count in (1, 2))
+
+
+def _ids_cases(function: Any) -> st.SearchStrategy[Call]:
+    """Any sizes, or those of the table for a family that takes no others."""
+    side = st.sampled_from((70, 27, 7, 1))
+    if _accepts(function, call(sizes_of((1, 2)), 70)):
+        return st.builds(call, draw.tgt_sizes(max_patches=256), side)
+    return st.builds(lambda side, count: call(sizes_of(*[(side, side)] * count), side), side, st.integers(1, 3))
 
 
 # Embeddings
@@ -143,6 +185,7 @@ def _embedding(family: Family) -> FunctionCheck:
         allowed=embeddings.allowed,
         hint=half_sums,
         by_rule=family.rule is not None,
+        rule=family.rule,
     )
 
 
@@ -217,7 +260,7 @@ def _distant_sweep(family: Family, stage: Stage) -> Iterator[Call]:
     last = family.vision_stages[-1].name
     for number, model in enumerate(_models(family, last)):
         batches = _batches(model)
-        for sizes in batches if number == 0 else batches[-2:]:
+        for sizes in [*batches, *_unmasked(model)] if number == 0 else batches[-2:]:
             yield _distant_call(family, stage, model, "mixed", sizes)
         yield _distant_call(family, stage, model, "faint", batches[0])
     fewest = variants(family.key)[1]
@@ -230,6 +273,11 @@ def _distant_sweep(family: Family, stage: Stage) -> Iterator[Call]:
         if len(sizes) > 1 and np.array_equal(family.places(sizes_of(*sizes)), sizes_of(*sizes)):
             yield _empty_padding(one, _before(family, stage, plain, sizes))
     yield in_float64(_distant_call(family, stage, plain, "mixed", _batches(plain)[0]))
+
+
+def _unmasked(model: Model) -> list[list[Size]]:
+    """The slices of a square picture, of which nothing is masked, where slices belong together."""
+    return [] if sizes_for(model) else _of_pictures(model, 5, 5)
 
 
 def _empty_padding(one: Call, before: Array) -> Call:
@@ -246,6 +294,46 @@ def _distant_cases(drawn: st.DrawFn, family: Family, stage: Stage) -> Call:
     longest = int(_before(family, stage, model, sizes).prod(axis=1).max())
     shape = (len(sizes), longest, model.config.vision.hidden_size)
     return call(drawn(draw.floats(shape, kinds=tower.INEXACT)), sizes_of(*sizes), model)
+
+
+# Groups of frames
+
+
+def _frames(family: Family) -> list[FunctionCheck]:
+    """The check of tokens that frames share, for a family whose connector takes groups of them."""
+    if not family.frames:
+        return []
+    stage = family.stage("tokens", "check")
+    check = tower.check_of(
+        "resample_frames", stage.call, partial(_frame_sweep, family, stage), partial(_frame_cases, family, stage)
+    )
+    return [replace(check, of=stage.function, hint=None)]
+
+
+TIMES = ([[0, 3]], [[7]], [[-1], [0, 3]], [[5, 1], [-1]], [[0, 10, 20]], [[71_999, 0], [1]])
+"""Of groups of frames; -1 is a picture."""
+
+
+def _frame_sweep(family: Family, stage: Stage) -> Iterator[Call]:
+    for change in variants(family.key)[:2]:
+        model = draw.family_model(family.key, stage.name, **change)
+        for number, times in enumerate(TIMES):
+            sizes = [((2, 3), (1, 2), (3, 1))[place % (1 + number % 3)] for place in range(sum(map(len, times)))]
+            yield _frame_call(family, stage, model, "mixed", sizes, times)
+
+
+def _frame_call(family: Family, stage: Stage, model: Model, kind: str, sizes: list[Size], times: list[list[int]]) -> Call:
+    one = _distant_call(family, stage, model, kind, sizes)
+    return Call((*one.args, times))
+
+
+@st.composite
+def _frame_cases(drawn: st.DrawFn, family: Family, stage: Stage) -> Call:
+    model = drawn(_drawn_models(family, stage.name))
+    time = st.integers(0, 100)
+    times = drawn(st.lists(st.just([-1]) | st.lists(time, min_size=1, max_size=3), min_size=1, max_size=3))
+    sizes = [drawn(st.sampled_from(SMALL_SIZES)) for group in times for _ in group]
+    return _frame_call(family, stage, model, drawn(st.sampled_from(tower.INEXACT)), sizes, times)
 
 
 # Slices and text
@@ -304,3 +392,9 @@ def _text_calls(family: Family, config: Any) -> Iterator[Call]:
         sizes = sizes_of(*[(2 * unit, 3 * unit), *[(3 * unit, unit)] * (count - 1)])
         for image_id in (None, 0, 3):
             yield call(grid, image_id, config, sizes)
+    for height, width in PICTURES[3:6]:  # where slices belong together, as a picture is cut
+        try:
+            cut = family.cut(images.picture(height, width), config)
+        except ValueError:
+            continue
+        yield from (call(cut.grid, image_id, config, cut.tgt_sizes) for image_id in (None, 0))

@@ -51,7 +51,7 @@ def _sweep() -> Iterator[Call]:
     yield call(np.arange(60 * 80 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 80, 3))
 
 
-_TIES = ((12, 12), (16, 16), (20, 20), (7, 9), (9, 7), (5, 13), (30, 8))
+_TIES = ((11, 11), (12, 12), (16, 16), (20, 20), (7, 9), (9, 7), (5, 13), (30, 8))
 """Square pictures, for which two grids are as near, and sides that lie half-way between two multiples of a patch."""
 
 

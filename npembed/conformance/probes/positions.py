@@ -19,9 +19,13 @@ FAR = 300
 """Up to here the sizes on which any two rules differ are asked for, too: the bfloat16 rules first differ at 260."""
 
 
+LAST = 2078
+"""Where the last two rules part: the float16 ones."""
+
+
 def counts() -> list[int]:
     """Numbers of patches of one axis, rising."""
-    return sorted({*SWEEP, *draw.parting_sizes(SIDE, FAR)})
+    return sorted({*SWEEP, *draw.parting_sizes(SIDE, FAR), LAST})
 
 
 def _bits_sweep() -> Iterator[Call]:

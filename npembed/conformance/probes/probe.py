@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 import npembed
 from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
-from npembed.conformance.compare import Departure, compare
+from npembed.conformance.compare import Departure, compare, overflowed_alike
 from npembed.conformance.filling import edited as edited
 from npembed.conformance.filling import fill as fill
 from npembed.conformance.filling import model_at as model_at
 from npembed.conformance.filling import sizes_of as sizes_of
 from npembed.conformance.strategies import SmallModel
-from npembed.conformance.suspects import SUSPECTS, Suspect
+from npembed.conformance.suspects import Suspect, suspects_of
 from npembed.model import Model
 from npembed.typing import Array
 
@@ -84,8 +84,12 @@ class FunctionCheck:
         (call, precision) -> whether that input says anything at that precision.
     by_rule : bool
         Whether the function takes a position rule.
+    rule : str or None
+        By which it goes where none is asked for; None where it follows no rule.
     signed : bool
         Whether, in half precision, all inputs together are looked at for errors that point the way of a known fault.
+    of : str
+        The name of the port's function, where it is not the check's own: one function may have several checks.
     """
 
     name: str
@@ -98,7 +102,9 @@ class FunctionCheck:
     hint: Callable[[Call, Any, Departure], list[str]] | None = None
     suits: Callable[[Call, str], bool] = _suits
     by_rule: bool = False
+    rule: str | None = "arange"
     signed: bool = False
+    of: str = ""
 
     @cached_property
     def calls(self) -> tuple[Call, ...]:
@@ -108,12 +114,21 @@ class FunctionCheck:
     @property
     def reference(self) -> Callable[..., Any]:
         """The right function."""
-        return self.function or getattr(npembed, self.name)
+        return self.function or getattr(npembed, self.attribute)
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
         """The faults of this function that have been seen."""
-        return SUSPECTS.get(self.name, ())
+        return self.suspects_under(None)
+
+    def suspects_under(self, rule: str | None) -> tuple[Suspect, ...]:
+        """The same, where the port has declared a rule."""
+        return suspects_of(self.attribute, rule or self.rule)
+
+    @property
+    def attribute(self) -> str:
+        """The name that the port's function has."""
+        return self.of or self.name
 
     def expected(self, call: Call, function: Callable[..., Any] | None = None) -> Any:
         """The reference's result, or that of another function in its stead; in float64 where distances are allowed."""
@@ -134,7 +149,7 @@ class FunctionCheck:
             return None
         expected = self.expected(call, function)
         if function is not None:
-            result, expected = _overflowed_alike(result, expected)
+            result, expected = overflowed_alike(result, expected)
         allowed = None if self.allowed is None else _allowed(self.allowed, call, precision)
         if allowed is not None and slack > 1:  # the bounds are those of the right result: a faulty one may be larger
             allowed = slack * (allowed + 8 * UNIT_ROUNDOFF[precision] * np.abs(expected))
@@ -152,17 +167,6 @@ def _exact(function: Callable[..., Any], call: Call) -> Any:
 def _allowed(allowed: Allowed, call: Call, precision: str) -> Any:
     """Computed once for each input, however many faults are tried on it."""
     return allowed(call, precision)
-
-
-def _overflowed_alike(result: Any, expected: Any) -> tuple[Any, Any]:
-    """A port's result and a faulty function's, with 0 in both where neither is a number."""
-    if not isinstance(expected, np.ndarray) or expected.dtype.kind != "f" or np.isfinite(expected).all():
-        return result, expected
-    came = np.asarray(result)
-    if came.shape != expected.shape or came.dtype.kind not in "fV":
-        return result, expected
-    both = ~np.isfinite(expected) & ~np.isfinite(came.astype(np.float64))
-    return np.where(both, 0, came.astype(np.float64)), np.where(both, 0, expected)
 
 
 @lru_cache(maxsize=256)

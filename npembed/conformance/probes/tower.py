@@ -76,11 +76,11 @@ def cases(drawn: st.DrawFn, models: Callable[[], st.SearchStrategy[Any]], sizes:
 
 def allowed(function: Stage, call: Call, precision: str) -> Array:
     """By the distance of float32, or of runs in half precision, from float64 on this case."""
-    x, tgt_sizes, model = call.args
-    exact = function(at_dtype(x, "float64"), tgt_sizes, at_dtype(model, "float64"))
+    x, tgt_sizes, model, *rest = call.args
+    exact = function(at_dtype(x, "float64"), tgt_sizes, at_dtype(model, "float64"), *rest)
     if precision in HALF_TYPES:
-        return half_allowed(function, (x, tgt_sizes, model), exact, precision)
-    return stage_allowed(function(at_dtype(x, "float32"), tgt_sizes, at_dtype(model, "float32")), exact, precision)
+        return half_allowed(function, call.args, exact, precision)
+    return stage_allowed(function(at_dtype(x, "float32"), tgt_sizes, at_dtype(model, "float32"), *rest), exact, precision)
 
 
 def suits(call: Call, precision: str) -> bool:

@@ -8,6 +8,9 @@ that two faults can be tried at once. Nothing here needs Hypothesis: checks of P
 - `explain`: which of them explain what a port gave.
 """
 
+from dataclasses import replace
+from functools import cache
+
 from npembed.conformance.suspects import connectors, embeddings, images, merge, padding, positions, tower
 from npembed.conformance.suspects.suspect import Suspect, combined
 
@@ -16,10 +19,29 @@ SUSPECTS: dict[str, tuple[Suspect, ...]] = {
     **positions.SUSPECTS,
     **images.SUSPECTS,
     **embeddings.SUSPECTS,
-    "encode": (*tower.ENCODE, *connectors.WINDOWS),
+    "encode": (*tower.ENCODE, *connectors.WINDOWS, *connectors.CROPS),
     **connectors.SUSPECTS,
     **merge.SUSPECTS,
 }
 """The suspects of each function, by the name of the function that a stage calls."""
 
-__all__ = ["SUSPECTS", "Suspect", "combined"]
+
+@cache
+def suspects_of(name: str, rule: str | None) -> tuple[Suspect, ...]:
+    """The suspects of that function, where its positions go by that rule: the other rules, each named beside it.
+
+    Examples
+    --------
+    >>> [suspect.kind for suspect in suspects_of("boundaries", "exact")][0]
+    'matches the boundaries of rule `arange`, not `exact`'
+    >>> any(suspect.rule for suspect in suspects_of("position_ids", None))
+    False
+    """
+    return tuple(
+        replace(suspect, kind=f"{suspect.kind}, not `{rule}`") if suspect.rule else suspect
+        for suspect in SUSPECTS.get(name, ())
+        if suspect.rule is None or rule not in (None, suspect.rule)
+    )
+
+
+__all__ = ["SUSPECTS", "Suspect", "combined", "suspects_of"]

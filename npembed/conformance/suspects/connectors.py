@@ -1,5 +1,6 @@
 """Faults of the connectors, from hidden states to tokens or to a picture's vector: by the function that each family calls."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from npembed.conformance.suspects.tower import (
     GELU,
     NORM,
     attend_with,
+    causal_where,
     emptied,
     exchanged,
     gelu_by_erf,
@@ -31,10 +33,11 @@ from npembed.conformance.suspects.tower import (
     overflowing,
     reads_padding,
     scaled_by,
+    short_mask,
     unbiased,
     without_norm,
 )
-from npembed.families import idefics2, idefics3
+from npembed.families import idefics2, idefics3, phi4_multimodal
 from npembed.model import Model
 from npembed.typing import Array, Floats
 
@@ -138,25 +141,31 @@ def _towers_eps(function: Function) -> Function:
     return faulty
 
 
-def _all_places(function: Function) -> Function:
-    """Padded places take part in the softmax; each keeps its row and column, and padding has position 0."""
+def _more_places(more: float) -> Fault:
+    """So many padded places take part in the softmax; each patch keeps its row and column, and padding has no position."""
 
-    def faulty(hidden: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-        most = np.shape(hidden)[1]
+    def fault(function: Function) -> Function:
+        def faulty(hidden: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+            most = np.shape(hidden)[1]
 
-        def change(keyed: Function) -> Function:
-            def other(places: Floats, size: Any, time: int, own: Model) -> tuple[Floats, Floats]:
-                real, _ = keyed(places, size, time, own)
-                _, plain = keyed(places, (1, most), time, own)
-                padded = plain.copy()
-                padded[: len(real)] = real
-                return padded, plain
+            def change(keyed: Function) -> Function:
+                def other(places: Floats, size: Any, time: int, own: Model) -> tuple[Floats, Floats]:
+                    real, _ = keyed(places, size, time, own)
+                    _, plain = keyed(places, (1, int(min(len(real) + more, most))), time, own)
+                    padded = plain.copy()
+                    padded[: len(real)] = real
+                    return padded, plain
 
-            return other
+                return other
 
-        return piece("npembed.resampler._keyed", change)(function)(hidden, tgt_sizes, model, *rest)
+            return piece("npembed.resampler._keyed", change)(function)(hidden, tgt_sizes, model, *rest)
 
-    return faulty
+        return faulty
+
+    return fault
+
+
+_all_places = _more_places(np.inf)
 
 
 def _masked_keys(function: Function) -> Function:
@@ -169,6 +178,36 @@ def _masked_keys(function: Function) -> Function:
             with_mask = piece(ATTEND, instead(partial(attend_with, added)))(_all_places(function))
             results.append(with_mask(own[None], size[None], model, *rest))
         return np.concatenate(results)
+
+    return faulty
+
+
+def _no_time(code: Function) -> Function:
+    return lambda time, channels: np.zeros_like(code(time, channels))
+
+
+def _with_times(change: Callable[[list[list[int]]], list[list[int]]]) -> Fault:
+    """The fault of other times, where times are given."""
+
+    def fault(function: Function) -> Function:
+        def faulty(hidden: Any, tgt_sizes: Any, model: Model, temporal_ids: Any = None) -> Any:
+            rest = () if temporal_ids is None else (change(temporal_ids),)
+            return function(hidden, tgt_sizes, model, *rest)
+
+        return faulty
+
+    return fault
+
+
+_counted_times = _with_times(lambda groups: [group if group == [-1] else list(range(len(group))) for group in groups])
+
+
+def _first_frames(function: Function) -> Function:
+    def faulty(hidden: Any, tgt_sizes: Any, model: Model, temporal_ids: Any = None) -> Any:
+        if temporal_ids is None:
+            return function(hidden, tgt_sizes, model)
+        firsts = np.cumsum([0, *map(len, temporal_ids[:-1])])
+        return function(np.asarray(hidden)[firsts], np.asarray(tgt_sizes)[firsts], model, [group[:1] for group in temporal_ids])
 
     return faulty
 
@@ -206,12 +245,17 @@ RESAMPLE = (
     _resample("the positions are added to keys and values", piece("npembed.resampler._keyed", _values_too)),
     _resample("padding takes part in the attention's softmax", _all_places),
     _resample("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
+    _resample("the mask is one place short: the last patch is not attended to", piece(ATTEND, short_mask)),
+    _resample("the mask is one place long: the first padded place is attended to", _more_places(1)),
     _resample("what stands in padded places is read: here NaN", reads_padding),
     _resample("a boolean mask is added to the scores as a number", _masked_keys),
     _resample(
         "a boolean mask is added to the scores as a number, padding set to 0", lambda inner: emptied(_masked_keys(inner))
     ),
     _resample("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
+    _resample("the times of frames are not looked at", piece("npembed.resampler.time_code", _no_time)),
+    _resample("the frames of a group are numbered 0, 1, 2 in place of their times", _counted_times),
+    _resample("only the first frame of a group is looked at", _first_frames),
     _resample("kv_proj is looked for where D = E, which has none", _always_kv_proj),
     _resample("kv_proj is not looked for", _never_kv_proj),
 )
@@ -274,8 +318,26 @@ WINDOWS = (
     ),
     Suspect("h and w are exchanged in the window merger", npembed.encode, piece("npembed.mergers.windows", _turned)),
     Suspect("the places of a window go column by column", npembed.encode, piece("npembed.mergers.windows", _by_columns)),
+    Suspect(
+        "the window merger's norms have eps 1e-6, whatever the config says",
+        npembed.encode,
+        norm_with(1e-6, r"vit_merger\.layer_norm1", r"vit_merger\.pre_norm"),
+        shipped="mlx-vlm's MiniCPM-V 4.6",
+    ),
+    Suspect("eps 1e-5 in the window merger's layer_norm1 alone", npembed.encode, norm_with(1e-5, r"vit_merger\.layer_norm1")),
+    Suspect("eps 1e-5 in the window merger's pre_norm alone", npembed.encode, norm_with(1e-5, r"vit_merger\.pre_norm")),
 )
 """More suspects of the tower; where it has no window merger they change nothing."""
+
+CROPS = (
+    Suspect(
+        "the attention is causal where no patch of the batch is masked",
+        npembed.encode,
+        causal_where(lambda tgt_sizes: not (tgt_sizes % phi4_multimodal.SIDE).any()),
+        shipped="transformers' Phi-4-multimodal with sdpa",
+    ),
+)
+"""Suspects of a tower that takes a slice crop by crop."""
 
 SHUFFLE = (
     Suspect(

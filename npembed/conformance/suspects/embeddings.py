@@ -8,6 +8,7 @@ import numpy as np
 import npembed
 from npembed.conformance.suspects import positions
 from npembed.conformance.suspects.suspect import (
+    Fault,
     Function,
     Suspect,
     changed_arrays,
@@ -17,7 +18,6 @@ from npembed.conformance.suspects.suspect import (
 )
 from npembed.model import Model
 from npembed.patches import patches_to_strip, strip_to_patches
-from npembed.positions.rules import RULES
 from npembed.typing import Array, Ids
 
 KERNELS, BIAS = "embeddings.patch_embedding.weight", "embeddings.patch_embedding.bias"
@@ -62,45 +62,23 @@ def _by_rows(change: Callable[[Array], Array], kernels: Array) -> Array:
     return change(kernels) if kernels.ndim == 4 else kernels
 
 
-def _with_ids(faulty: Function) -> Callable[[Model], Model]:
-    """Rows of the position table by faulty ids, `position_ids`' arguments."""
+def _with_ids(fault: Fault) -> Fault:
+    """Rows of the position table by faulty ids: the family's own with that fault."""
 
     def change(model: Model) -> Model:
+        faulty = fault(positions.family_ids(model.config.family))
+
         def ids(tgt_sizes: Ids, config: Any, rule: Any) -> Ids:
-            return np.asarray(faulty(tgt_sizes, config.vision.num_patches_per_side))
+            return np.asarray(faulty(tgt_sizes, config.vision.num_patches_per_side, rule=rule))
 
         return with_family(model, position_ids=ids)
 
-    return change
-
-
-def _two_dimensional(model: Model) -> Model:
-    """Ids by rows and columns of each slice, whatever the family's own are."""
-    return with_family(
-        model,
-        position_ids=lambda sizes, config, rule: npembed.position_ids(
-            sizes, config.vision.num_patches_per_side, rule or "arange"
-        ),
-    )
-
-
-def _one_dimensional(model: Model) -> Model:
-    """Ids along the patches of each slice by itself."""
-    return with_family(
-        model,
-        position_ids=lambda sizes, config, rule: npembed.position_ids(
-            np.stack([np.ones(len(sizes), np.int64), sizes.prod(axis=1)], axis=1),
-            config.vision.num_patches_per_side,
-            rule or "arange",
-        ),
-    )
+    return changed_model(change)
 
 
 def _suspects() -> tuple[Suspect, ...]:
-    base = npembed.embed
-    ids = (suspect for suspect in positions.SUSPECTS["position_ids"] if suspect.rule is None)
-    odd = [rule.name for rule in RULES.values() if not rule.sound]
-    unsound = (suspect for suspect in positions.SUSPECTS["position_ids"] if suspect.rule in odd)
+    base, words = npembed.embed, "the position ids: "
+    ids = positions.ids_suspects()
     return (
         Suspect("the padding holds the bias alone; upstream adds position 0", base, changed_result(_bias_in_padding)),
         Suspect("the padding holds zeros; upstream's holds bias + position 0", base, changed_result(_empty_padding)),
@@ -115,35 +93,9 @@ def _suspects() -> tuple[Suspect, ...]:
         ),
         Suspect("the positions are missing", base, changed_arrays(np.zeros_like, "position_embedding.weight")),
         Suspect("the strips are read column by column", base, _column_major),
-        *positions.by_rule(base, "the position ids: matches rule"),
-        *(
-            Suspect(
-                f"the position ids: {suspect.kind}", base, changed_model(_with_ids(suspect.function)), shipped=suspect.shipped
-            )
-            for suspect in ids
-        ),
-        *(
-            Suspect(
-                f"the position ids: {suspect.kind}",
-                base,
-                changed_model(_with_ids(suspect.function)),
-                shipped=suspect.shipped,
-                rule=suspect.rule,
-            )
-            for suspect in unsound
-        ),
-        Suspect(
-            "the position ids have two dimensions, as MiniCPM-V 2.6's",
-            base,
-            changed_model(_two_dimensional),
-            shipped="llama.cpp for MiniCPM-Llama3-V 2.5",
-        ),
-        Suspect(
-            "the position ids go by each slice's own number of patches",
-            base,
-            changed_model(_one_dimensional),
-            shipped="vLLM for MiniCPM-Llama3-V 2.5",
-        ),
+        *positions.by_rule(base, f"{words}matches rule", positions.ids_under),
+        *positions.of_buckets(base, words),
+        *(Suspect(words + each.kind, base, _with_ids(each.fault), shipped=each.shipped) for each in ids),
     )
 
 

@@ -85,6 +85,24 @@ def _grid_turned(best_grid: Function) -> Function:
     return other
 
 
+def _last_of_ties(best_grid: Function) -> Function:
+    """Of grids that are as near to the picture's shape the last is taken, not the first."""
+
+    def other(size: Size, slicing: Any) -> Any:
+        if best_grid(size, slicing) is None:
+            return None
+        least, found = math.inf, None
+        multiple = min(math.ceil(size[0] * size[1] / slicing.scale_resolution**2), slicing.max_slice_nums)
+        for count in range(max(multiple - 1, 2), min(multiple + 1, slicing.max_slice_nums) + 1):
+            for columns in (columns for columns in range(1, count + 1) if count % columns == 0):
+                gap = abs(math.log(size[0] / size[1]) - math.log(columns / (count // columns)))
+                if gap <= least:
+                    least, found = gap, (columns, count // columns)
+        return found
+
+    return other
+
+
 def _filter(name: str) -> Fault:
     return piece(RESIZE, lambda resize: lambda picture, size, resample="BICUBIC": resize(picture, size, name))
 
@@ -215,6 +233,7 @@ SLICE_IMAGE = (
     _slice("the whole picture comes first, not last", _of_result(_last_first), shipped="ports of Idefics3"),
     _slice("the crops go column by column, not row by row", piece(CELLS, _cells_by_column)),
     _slice("the grid has columns and rows exchanged", piece("npembed.families.cutting._best_grid", _grid_turned)),
+    _slice("of two grids that are as near the last is taken", piece("npembed.families.cutting._best_grid", _last_of_ties)),
     _slice("lengths are rounded half up, not half to even", piece("npembed.families.cutting._fit", _half_up)),
     _slice(
         "every resize is from the original, not from the resized picture",

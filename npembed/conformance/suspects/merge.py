@@ -37,9 +37,9 @@ def _ignoring(**fields: Any) -> Fault:
     """The fault of a config whose fields are not looked at."""
 
     def fault(function: Function) -> Function:
-        def faulty(*args: Any, config: Any = npembed.MINICPM_V_2_6, **kwargs: Any) -> Any:
+        def faulty(grid: Any, image_id: Any = None, config: Any = npembed.MINICPM_V_2_6, tgt_sizes: Any = None) -> Any:
             known = {name: value for name, value in fields.items() if hasattr(config, name)}
-            return function(*args, config=replace(config, **known), **kwargs)
+            return function(grid, image_id, config=replace(config, **known), tgt_sizes=tgt_sizes)
 
         return faulty
 
@@ -79,7 +79,9 @@ PLACEHOLDER = (
 
 def _times(text: str, factor: float) -> str:
     """Every run of one token so many times as long."""
-    return re.sub(r"(<unk>|<\|image_pad\|>|(?<!fake_token_around_)<image>(?=<image>))+", lambda run: _run(run, factor), text)
+    return re.sub(
+        r"(<unk>|<\|image_pad\|>|<\|image\|>|(?<!fake_token_around_)<image>(?=<image>))+", lambda run: _run(run, factor), text
+    )
 
 
 def _run(run: "re.Match[str]", factor: float) -> str:
@@ -155,6 +157,11 @@ SUSPECTS: dict[str, tuple[Suspect, ...]] = {
         Suspect("the start is the start token's place; it is one past it", npembed.image_bounds, _bounds_plus(-1, 0)),
         Suspect("starts and ends are paired by the shorter list", npembed.image_bounds, _zipped),
         Suspect("pictures come before slices, not in order of place", npembed.image_bounds, _kinds_apart),
+    ),
+    "token_places": (
+        Suspect("the end is taken as inclusive: it is the last place", npembed.token_places, _bounds_plus(0, -1)),
+        Suspect("the start is one place too early", npembed.token_places, _bounds_plus(-1, 0)),
+        Suspect("the start is one place too late", npembed.token_places, _bounds_plus(1, 0)),
     ),
     "scatter_image_embeds": (
         Suspect("the tokens land one place too late", npembed.scatter_image_embeds, lambda function: partial(_scattered, 1)),

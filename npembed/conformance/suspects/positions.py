@@ -1,34 +1,65 @@
 """Faults of the position ids and of what they are made of."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from inspect import signature
 from typing import Any
 
 import numpy as np
 
 import npembed
-from npembed.conformance.suspects.suspect import Fault, Function, Suspect, changed_result
-from npembed.positions.rules import RULES
-from npembed.typing import Array
+from npembed import arguments
+from npembed.conformance.filling import changed_config
+from npembed.conformance.suspects.suspect import Fault, Function, Suspect, changed_result, piece
+from npembed.family import Family
+from npembed.positions.rules import RULES, Rule
+from npembed.typing import Array, Ids
 
 ORIGINAL = "arange"
-Buckets = Callable[[int, int], Array]
+Buckets = Callable[[int, int, str], Array]
+"""(n, G, rule) -> the buckets of one axis."""
 
 
-def by_rule(base: Function, words: str, has: str = "name") -> tuple[Suspect, ...]:
-    """The function under every other rule, of which the attribute `has` is not None."""
+def family_ids(family: Family) -> Function:
+    """A family's own position ids as a function that a port has: (tgt_sizes, num_patches_per_side, rule)."""
+    return partial(_family_ids, family, rule=family.rule)
+
+
+def _family_ids(family: Family, tgt_sizes: Any, num_patches_per_side: int = 70, *, rule: str | None) -> Ids:
+    sizes = arguments.as_tgt_sizes(tgt_sizes, "position_ids")
+    return family.position_ids(sizes, _config_of_side(family, num_patches_per_side), rule)
+
+
+@lru_cache(maxsize=256)
+def _config_of_side(family: Family, side: int) -> Any:
+    """The family's small config with a position table of so many rows per side."""
+    small = family.small(family)
+    pixels = side * small.vision.patch_size
+    tied = {"size": (pixels, pixels)} if hasattr(small, "size") else {}  # where the pictures' size and the table's are one
+    return changed_config(small, {"image_size": pixels, **tied})
+
+
+def rule_of(function: Function) -> str:
+    """The rule that a function goes by where none is given."""
+    try:
+        default = signature(function).parameters["rule"].default
+    except (KeyError, ValueError):
+        return ORIGINAL
+    return default if isinstance(default, str) else ORIGINAL
+
+
+def by_rule(base: Function, words: str, fault: Callable[[Rule], Fault], has: str = "name") -> tuple[Suspect, ...]:
+    """The function under each rule, of which the attribute `has` is not None."""
     return tuple(
-        Suspect(
-            f"{words} `{rule.name}`, not `{ORIGINAL}`",
-            base,
-            partial(partial, _under, rule.name),
-            shipped=rule.releases[0],
-            rule=rule.name,
-        )
+        Suspect(f"{words} `{rule.name}`", base, fault(rule), shipped=rule.releases[0], rule=rule.name)
         for rule in RULES.values()
-        if rule.name != ORIGINAL and getattr(rule, has) is not None
+        if getattr(rule, has) is not None
     )
+
+
+def under(rule: Rule) -> Fault:
+    """The fault of that rule, for a function that takes one."""
+    return partial(partial, _under, rule.name)
 
 
 def _under(rule: str, function: Function, *args: Any, **options: Any) -> Any:
@@ -39,30 +70,30 @@ def _under(rule: str, function: Function, *args: Any, **options: Any) -> Any:
     return function(**base.bind(*args, **options).arguments | {"rule": rule})
 
 
-def _left_buckets(num_patches: int, side: int) -> Array:
-    return npembed.bucketize(npembed.fractional_coords(num_patches), npembed.boundaries(side))
+def _left_buckets(num_patches: int, side: int, rule: str) -> Array:
+    return npembed.bucketize(npembed.fractional_coords(num_patches, rule), npembed.boundaries(side, rule))
 
 
-def _buckets_of(change: int, num_patches: int, side: int) -> Array:
+def _buckets_of(change: int, num_patches: int, side: int, rule: str) -> Array:
     """On a table of `side + change` rows per side."""
-    return npembed.bucket_coords(num_patches, max(side + change, 1))
+    return npembed.bucket_coords(num_patches, max(side + change, 1), rule)
 
 
-def _of_70(num_patches: int, side: int) -> Array:
-    return npembed.bucket_coords(num_patches, 70)
+def _of_70(num_patches: int, side: int, rule: str) -> Array:
+    return npembed.bucket_coords(num_patches, 70, rule)
 
 
-def _clamped_table(num_patches: int, side: int) -> Array:
+def _clamped_table(num_patches: int, side: int, rule: str) -> Array:
     """As many buckets as the table has rows; what lies beyond takes the last."""
-    buckets = npembed.bucket_coords(min(num_patches, side), side)
+    buckets = npembed.bucket_coords(min(num_patches, side), side, rule)
     return np.pad(buckets, (0, num_patches - len(buckets)), mode="edge")
 
 
-def _linspace(num_patches: int, side: int) -> Array:
+def _linspace(num_patches: int, side: int, rule: str) -> Array:
     return np.linspace(0, side - 1, num_patches).round().astype(np.int64)
 
 
-def _searched(boundaries: Callable[..., Array], num_patches: int, side: int) -> Array:
+def _searched(boundaries: Callable[..., Array], num_patches: int, side: int, rule: str) -> Array:
     """The original coordinates among other boundaries."""
     return npembed.bucketize(npembed.fractional_coords(num_patches), boundaries(side), right=True)
 
@@ -87,42 +118,42 @@ FAULTY_BUCKETS: tuple[tuple[str, Buckets, str], ...] = (
     ("patches beyond the table's side are clamped to its last row", _clamped_table, ""),
     ("the buckets are spread evenly from 0 to G - 1 and rounded", _linspace, ""),
 )
-"""Kind, buckets (n, G), who shipped it."""
+"""Kind, buckets (n, G, rule), who shipped it."""
 
 
-def _buckets_by(rule: str, num_patches: int, side: int) -> Array:
+def _buckets_by(rule: str, num_patches: int, side: int, _: str) -> Array:
     return npembed.bucket_coords(num_patches, side, rule)
 
 
-def unchecked(base: Function, words: str, fault: Callable[[Buckets], Fault]) -> tuple[Suspect, ...]:
-    """The rules of which the reference refuses some sizes, as a port has them: their buckets as they are."""
+def other_buckets(buckets: Buckets) -> Fault:
+    """The fault of other buckets in whatever makes ids of them; nothing checks that they fit the table."""
+
+    def change(usable: Function) -> Function:
+        return lambda num_patches, side, rule, who: buckets(num_patches, side, rule.name)
+
+    return piece("npembed.positions.ids._usable_buckets", change)
+
+
+def ids_under(rule: Rule) -> Fault:
+    """The fault of ids by that rule, those too that the reference refuses because no row of the table stands for them."""
+    return other_buckets(partial(_buckets_by, rule.name))
+
+
+def of_buckets(base: Function, words: str = "") -> tuple[Suspect, ...]:
+    """The faults of buckets, in a function that makes ids of them."""
     return tuple(
-        Suspect(
-            f"{words} `{rule.name}`, not `{ORIGINAL}`",
-            base,
-            fault(partial(_buckets_by, rule.name)),
-            shipped=rule.releases[0],
-            rule=rule.name,
-        )
-        for rule in RULES.values()
-        if not rule.sound
+        Suspect(words + kind, base, other_buckets(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS
     )
 
 
 def _bucket_suspects() -> tuple[Suspect, ...]:
+    base = npembed.bucket_coords
+
     def fault(buckets: Buckets) -> Fault:
-        return lambda function: lambda n, side=70, **_: buckets(n, side)
+        return lambda function: lambda n, side=70, rule=None: buckets(n, side, rule or rule_of(function))
 
-    faulty = (
-        Suspect(kind, npembed.bucket_coords, fault(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS
-    )
-    return (*by_rule(npembed.bucket_coords, "matches rule"), *faulty)
-
-
-def _ids_of(buckets: Buckets, tgt_sizes: Any, side: int = 70, mask: Any = None, **_: Any) -> Array:
-    """Position ids made of other buckets."""
-    rows = [np.add.outer(buckets(h, side) * side, buckets(w, side)).ravel() for h, w in np.asarray(tgt_sizes).tolist()]
-    return _placed(rows, mask)
+    faulty = (Suspect(kind, base, fault(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS)
+    return (*by_rule(base, "matches rule", under), *faulty)
 
 
 def _placed(rows: list[Array], mask: Any) -> Array:
@@ -135,11 +166,56 @@ def _placed(rows: list[Array], mask: Any) -> Array:
     return ids
 
 
-def _canvas_ids(tgt_sizes: Any, side: int = 70, mask: Any = None, **_: Any) -> Array:
+def _canvas_ids(function: Function) -> Function:
     """Every slice numbered by the batch's largest rows and columns."""
-    sizes = np.asarray(tgt_sizes)
-    rows, columns = (npembed.bucket_coords(int(n), side) for n in sizes.max(axis=0))
-    return _placed([np.add.outer(rows[:h] * side, columns[:w]).ravel() for h, w in sizes.tolist()], mask)
+
+    def faulty(tgt_sizes: Any, side: int = 70, mask: Any = None, rule: str | None = None) -> Array:
+        sizes, by = np.asarray(tgt_sizes), rule or rule_of(function)
+        rows, columns = (npembed.bucket_coords(int(n), side, by) for n in sizes.max(axis=0))
+        return _placed([np.add.outer(rows[:h] * side, columns[:w]).ravel() for h, w in sizes.tolist()], mask)
+
+    return faulty
+
+
+def _first_of_canvas(function: Function) -> Function:
+    """On a canvas of the batch's largest rows and columns the ids stand at the first places, the patches at the mask's."""
+
+    def faulty(tgt_sizes: Any, *args: Any, mask: Any = None, **kwargs: Any) -> Array:
+        sizes, rows = np.asarray(tgt_sizes), []
+        for own, (h, w) in zip(function(tgt_sizes, *args, **kwargs), sizes.tolist(), strict=True):
+            canvas = np.zeros(sizes.max(axis=0).tolist(), dtype=np.int64)
+            canvas.ravel()[: h * w] = own[: h * w]
+            rows.append(canvas[:h, :w].ravel())
+        return _placed(rows, mask)
+
+    return faulty
+
+
+def _whole_slices(function: Function) -> Function:
+    """Ids by rows and columns of each slice, whatever the family's own are."""
+
+    def faulty(tgt_sizes: Any, side: int = 70, rule: str | None = None, **options: Any) -> Array:
+        return npembed.position_ids(tgt_sizes, side, rule or rule_of(function), **options)
+
+    return faulty
+
+
+def _own_lengths(function: Function) -> Function:
+    """Ids along the patches of each slice by itself, as if it had one row."""
+
+    def faulty(tgt_sizes: Any, side: int = 70, rule: str | None = None, **options: Any) -> Array:
+        lengths = np.prod(tgt_sizes, axis=1)
+        sizes = np.stack([np.ones_like(lengths), lengths], axis=1)
+        return npembed.position_ids(sizes, side, rule or rule_of(function), **options)
+
+    return faulty
+
+
+def _counted(ids: Array, tgt_sizes: Any, *_: Any) -> Array:
+    """0, 1, 2 and so on."""
+    lengths = np.prod(tgt_sizes, axis=1)[:, None]
+    places = np.arange(ids.shape[1])
+    return np.where(places < lengths, places, 0)
 
 
 def _swapped(function: Function) -> Function:
@@ -166,12 +242,9 @@ def _apart(change: int, ids: Array, tgt_sizes: Any, side: int = 70, *_: Any) -> 
     return np.asarray(ids + change * (ids // side))
 
 
-def _ids_suspects() -> tuple[Suspect, ...]:
+def ids_suspects() -> tuple[Suspect, ...]:
+    """The faults of position ids that are neither another rule nor other buckets."""
     base = npembed.position_ids
-
-    def fault(buckets: Buckets) -> Fault:
-        return lambda function: partial(_ids_of, buckets)
-
     return (
         Suspect("equals the reference with h and w swapped", base, _swapped),
         Suspect("row and column are exchanged in the id", base, changed_result(_by_column)),
@@ -179,30 +252,31 @@ def _ids_suspects() -> tuple[Suspect, ...]:
         Suspect("the row is multiplied by G + 1, not G", base, changed_result(partial(_apart, 1))),
         Suspect("the mask's pattern is ignored: ids at the first places", base, _at_first_places),
         Suspect(
-            "every slice is numbered by the batch's largest rows and columns",
+            "the ids stand at the first places of a canvas, the patches at those of its mask",
             base,
-            lambda function: _canvas_ids,
+            _first_of_canvas,
             shipped="mlx-vlm's Idefics3",
         ),
-        *by_rule(base, "matches rule"),
-        *unchecked(base, "matches rule", fault),
-        *(Suspect(kind, base, fault(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS),
+        Suspect("every slice is numbered by the batch's largest rows and columns", base, _canvas_ids),
         Suspect(
             "equals `flattened_position_ids`, the mapping along one axis",
             base,
-            lambda function: lambda sizes, side=70, **_: npembed.flattened_position_ids(sizes, side),
+            lambda function: lambda sizes, side=70, **_: npembed.flattened_position_ids(sizes, side, rule_of(function)),
         ),
+        Suspect(
+            "the ids have two dimensions, as MiniCPM-V 2.6's",
+            base,
+            _whole_slices,
+            shipped="llama.cpp for MiniCPM-Llama3-V 2.5",
+        ),
+        Suspect(
+            "the ids go by each slice's own number of patches",
+            base,
+            _own_lengths,
+            shipped="vLLM for MiniCPM-Llama3-V 2.5",
+        ),
+        Suspect("the ids count the patches: 0, 1, 2 and so on", base, changed_result(_counted)),
     )
-
-
-def _flattened_of(buckets: Buckets, tgt_sizes: Any, side: int, **_: Any) -> Array:
-    """The mapping along one axis, made of other buckets."""
-    lengths = np.prod(tgt_sizes, axis=1).tolist()
-    return npembed.pad_sequence([buckets(length, side * side) for length in lengths], batch_first=True)
-
-
-def _flattened_by(buckets: Buckets) -> Fault:
-    return lambda function: partial(_flattened_of, buckets)
 
 
 def _flattened_suspects() -> tuple[Suspect, ...]:
@@ -210,11 +284,9 @@ def _flattened_suspects() -> tuple[Suspect, ...]:
     first = Suspect(
         "equals `position_ids`, the mapping along two axes",
         base,
-        lambda function: lambda sizes, side=70, **_: npembed.position_ids(sizes, side),
+        lambda function: lambda sizes, side=70, **_: npembed.position_ids(sizes, side, rule_of(function)),
     )
-    faulty = (Suspect(kind, base, _flattened_by(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS)
-    more = unchecked(base, "matches rule", lambda buckets: lambda function: partial(_flattened_of, buckets))
-    return (first, *by_rule(base, "matches rule"), *more, *faulty)
+    return (first, *by_rule(base, "matches rule", ids_under), *of_buckets(base))
 
 
 def _opposite(function: Function) -> Function:
@@ -241,20 +313,24 @@ def _whole_batch_sizes(mask: Any) -> Array:
 
 SUSPECTS: dict[str, tuple[Suspect, ...]] = {
     "boundaries": (
-        *by_rule(npembed.boundaries, "matches the boundaries of rule", "boundaries"),
+        *by_rule(npembed.boundaries, "matches the boundaries of rule", under, "boundaries"),
         Suspect("the boundaries are those of G - 1", npembed.boundaries, partial(_of_another_side, -1)),
         Suspect("the boundaries are those of G + 1", npembed.boundaries, partial(_of_another_side, 1)),
         Suspect("the boundaries are f32(k) * f32(1/G)", npembed.boundaries, lambda function: _products),
         Suspect("the boundaries are f32(k) / f32(G)", npembed.boundaries, lambda function: _divisions),
     ),
-    "fractional_coords": by_rule(npembed.fractional_coords, "matches the coordinates of rule", "coords"),
+    "fractional_coords": by_rule(npembed.fractional_coords, "matches the coordinates of rule", under, "coords"),
     "bucketize": (
         Suspect("right means the opposite here: np.digitize's convention, not torch's", npembed.bucketize, _opposite),
         Suspect("off by one on boundaries: searchsorted side left", npembed.bucketize, _always(False)),
         Suspect("off by one on boundaries: searchsorted side right", npembed.bucketize, _always(True)),
     ),
     "bucket_coords": _bucket_suspects(),
-    "position_ids": _ids_suspects(),
+    "position_ids": (
+        *ids_suspects(),
+        *by_rule(npembed.position_ids, "matches rule", ids_under),
+        *of_buckets(npembed.position_ids),
+    ),
     "tgt_sizes_from_mask": (
         Suspect(
             "equals the reference with h and w swapped", npembed.tgt_sizes_from_mask, changed_result(lambda s, _: s[:, ::-1])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from typing import Any
 
 from npembed.conformance.pieces import with_pieces
@@ -78,10 +78,11 @@ def piece(name: str, change: Fault) -> Fault:
 
 def changed_model(change: Callable[[Model], Model], place: int = 2) -> Fault:
     """The fault of another model in the argument of that place."""
+    changed = lru_cache(maxsize=8)(change)
 
     def fault(function: Function) -> Function:
         def faulty(*args: Any, **kwargs: Any) -> Any:
-            return function(*args[:place], change(args[place]), *args[place + 1 :], **kwargs)
+            return function(*args[:place], changed(args[place]), *args[place + 1 :], **kwargs)
 
         return faulty
 

@@ -1,5 +1,6 @@
 """Faults of the vision tower, for a model of any family."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -46,13 +47,11 @@ def instead(function: Function) -> Fault:
 
 
 def norm_with(eps: float, *norms: str) -> Fault:
-    """Another eps in the layer norms whose names end so; in all without a name."""
+    """Another eps in the layer norms whose names end as one of the patterns; in all without a pattern."""
 
     def fault(function: Function) -> Function:
         def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-            own = {
-                id(array) for name, array in model.weights.items() if name.endswith(tuple(f"{norm}.weight" for norm in norms))
-            }
+            own = _weights_of(norms, model)
 
             def change(layer_norm: Function) -> Function:
                 def other(x: Floats, weight: Floats, bias: Floats, given: float) -> Any:
@@ -67,14 +66,18 @@ def norm_with(eps: float, *norms: str) -> Fault:
     return fault
 
 
+def _weights_of(norms: Sequence[str], model: Model) -> set[int]:
+    """Which arrays are the weights of norms whose names end as one of the patterns."""
+    endings = re.compile(rf"(?:{'|'.join(norms)})\.weight$")
+    return {id(array) for name, array in model.weights.items() if norms and endings.search(name)}
+
+
 def without_norm(*norms: str) -> Fault:
-    """The layer norms whose names end so are left out."""
+    """The layer norms whose names end as one of the patterns are left out."""
 
     def fault(function: Function) -> Function:
         def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-            own = {
-                id(array) for name, array in model.weights.items() if name.endswith(tuple(f"{norm}.weight" for norm in norms))
-            }
+            own = _weights_of(norms, model)
 
             def change(layer_norm: Function) -> Function:
                 return lambda x, weight, *more: x if id(weight) in own else layer_norm(x, weight, *more)
@@ -133,11 +136,11 @@ def exchanged(first: str, second: str) -> Fault:
     return changed_model(change)
 
 
-def emptied(function: Function) -> Function:
-    """Padded places are set to 0 before anything else."""
+def emptied(function: Function, change: int = 0) -> Function:
+    """Padded places are set to 0 before anything else; where `change` is -1 the last real one, too."""
 
     def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-        lengths = np.prod(tgt_sizes, axis=1)
+        lengths = np.prod(tgt_sizes, axis=1) + change
         real = np.arange(np.shape(x)[1])[:, None] < lengths[:, None, None]  # (B, Lmax, 1)
         return function(np.where(real, x, 0), tgt_sizes, model, *rest)
 
@@ -152,6 +155,52 @@ def _all_places(function: Function) -> Function:
         return function(x, places, model, *rest)
 
     return faulty
+
+
+def short_mask(attend: Function) -> Function:
+    """The last patch is no key; where there is no other, the result is not a number."""
+
+    def other(queries: Floats, keys: Floats, values: Floats, heads: int) -> Any:
+        if len(keys) < 2:
+            return np.full_like(queries, np.nan)
+        return attend(queries, keys[:-1], values[:-1], heads)
+
+    return other
+
+
+def _long_mask(function: Function) -> Function:
+    """The first padded place takes part like a patch."""
+
+    def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
+        lengths = np.minimum(np.prod(tgt_sizes, axis=1) + 1, np.shape(x)[1])
+        return function(x, np.stack([np.ones_like(lengths), lengths], axis=1), model, *rest)
+
+    return faulty
+
+
+def _causal(attend: Function) -> Function:
+    """A patch attends to itself and to those before it alone."""
+
+    def other(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
+        later = np.arange(len(keys)) > np.arange(len(queries))[:, None]
+        return attend_with(np.where(later, -np.inf, 0.0), queries, keys, values, heads)
+
+    return other
+
+
+def causal_where(unmasked: Callable[[Array], bool]) -> Fault:
+    """The attention is causal in a batch of such sizes."""
+
+    def fault(function: Function) -> Function:
+        causal = piece(ATTEND, _causal)(function)
+        return lambda x, tgt_sizes, *rest: (causal if unmasked(np.asarray(tgt_sizes)) else function)(x, tgt_sizes, *rest)
+
+    return fault
+
+
+def _as_long(tgt_sizes: Array) -> bool:
+    """Whether no slice is shorter than another."""
+    return len(set(tgt_sizes.prod(axis=1).tolist())) == 1
 
 
 def one_more(function: Function) -> Function:
@@ -218,8 +267,9 @@ ENCODE = (
     _encode("layer norms with eps 1e-5", norm_with(1e-5)),
     _encode("layer_norm_eps of the config is ignored: it is 1e-6", norm_with(1e-6)),
     _encode("eps 1e-5 in post_layernorm alone", norm_with(1e-5, "post_layernorm"), shipped="mlx-vlm's Idefics2 and 3"),
-    _encode("eps 1e-5 in layer_norm1 alone", norm_with(1e-5, "layer_norm1")),
-    _encode("eps 1e-5 in layer_norm2 alone", norm_with(1e-5, "layer_norm2")),
+    _encode("eps 1e-5 in layer_norm1 alone", norm_with(1e-5, r"layers\.\d+\.layer_norm1")),
+    _encode("eps 1e-5 in layer_norm2 alone", norm_with(1e-5, r"layers\.\d+\.layer_norm2")),
+    _encode("eps 1e-6 in post_layernorm alone, whatever the config says", norm_with(1e-6, "post_layernorm")),
     _encode("the variance is the unbiased one", piece(NORM, unbiased)),
     _encode("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
     _encode("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
@@ -227,6 +277,14 @@ ENCODE = (
     _encode("keys and values are exchanged", exchanged("k_proj", "v_proj")),
     _encode("padding takes part in the attention's softmax", _all_places),
     _encode("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
+    _encode("the mask is one place short: the last patch is not attended to", piece(ATTEND, short_mask)),
+    _encode(
+        "the mask is one place short: the last patch is set to 0 and not attended to",
+        lambda function: emptied(piece(ATTEND, short_mask)(function), -1),
+    ),
+    _encode("the mask is one place long: the first padded place is attended to", _long_mask),
+    _encode("the attention is causal", causal_where(lambda tgt_sizes: True)),
+    _encode("the attention is causal where no slice of the batch is padded", causal_where(_as_long)),
     _encode("what stands in padded places is read: here NaN", reads_padding),
     _encode("a boolean mask is added to the scores as a number", one_more),
     _encode(
@@ -237,7 +295,8 @@ ENCODE = (
     _encode("the last layer is not run", _tower_without(lambda steps: [*steps[:-2], steps[-1]])),
     _encode("post_layernorm is not run", _tower_without(lambda steps: steps[:-1])),
     _encode("post_layernorm is run though the family has none", lambda function: _normed(function)),
-    _encode("hidden states of layer_norm1 are not normed", without_norm("layer_norm1")),
+    _encode("layer_norm1 is not run", without_norm(r"layers\.\d+\.layer_norm1")),
+    _encode("layer_norm2 is not run", without_norm(r"layers\.\d+\.layer_norm2")),
 )
 
 

@@ -19,7 +19,7 @@ function light(slice, patch) {
 
 function show(all) {
   if (all) { drawSlice(); drawTable(); drawMaps(); }
-  drawOverview(); drawLit(); drawPatch(); drawBatch(); drawRulers(); drawReadout();
+  drawTower(); drawToken(); drawOverview(); drawLit(); drawPatch(); drawBatch(); drawRulers(); drawReadout();
 }
 
 // The picture
@@ -91,7 +91,7 @@ function drawSlice() {
   $("slice").setAttribute("aria-label", `Slice ${state.slice}, ${slice.size[0]} rows and ${slice.size[1]} columns of patches`);
   overlay($("slice"), true);
   if ($("ids")) {
-    const ids = ownIds(), most = Math.max(...ids);
+    const ids = ownIds(), most = DATA.ids.most[DATA.ids.of[String(DATA.rule === null ? "None" : DATA.rule)][state.slice]];
     heat($("ids"), ...slice.size, (i) => (most ? ids[i] / most : 0));
     $("ids-words").textContent = `Dark blue is id 0, yellow the slice's largest, ${most}, of ${DATA.side * DATA.side - 1}.` + (DATA.rule ? " Hatched: ids that change under the other rule." : "");
     $("ids").setAttribute("role", "img");
@@ -214,7 +214,7 @@ function drawRulers() {
       if (patch >= 0) light(state.slice, patch);
     };
     drawRuler($(id), $(`${id}-words`), {
-      side: DATA.side, one: lineOf(DATA.rule, n), two: state.rule ? lineOf(state.rule, n) : null, patch: at, pick,
+      side: DATA.side, one: lineOf(DATA.rule, n), two: state.rule ? lineOf(state.rule, n) : null, differ: state.rule ? DATA.differ[state.rule][n] : [], patch: at, pick,
     });
     rulerKeys($(id), n, at, pick);
   }
@@ -261,25 +261,60 @@ function mapFigure(parent, id, name) {
   make(figure, "figcaption");
   return figure;
 }
-function drawMap(figure, values, least, most, words) {
-  heat(figure.querySelector("canvas"), ...now().size, (k) => (most > least ? (values[k] - least) / (most - least) : 0));
+function drawMap(figure, [h, w], values, least, most, words) {
+  heat(figure.querySelector("canvas"), h, w, (k) => (most > least ? (values[k] - least) / (most - least) : 0));
   overlay(figure.querySelector("svg"), false);
   figure.querySelector("figcaption").textContent = words;
 }
+// A place is a patch, unless the tower merges patches.
+const placeNow = (shape) => (shape[0] * shape[1] < now().size[0] * now().size[1] ? DATA.seen.places[state.slice][state.patch] : state.patch);
+const valueNow = (packed) => floats(packed)[placeNow(packed.shape)];
 function drawMaps() {
   Object.entries(DATA.seen.maps || {}).forEach(([name, slices], i) => {
-    const parent = $(i < FIRST_MAPS ? "maps" : "after-maps");
-    if (!parent) return;
-    const values = floats(slices[state.slice]), least = values.reduce((a, b) => Math.min(a, b)), most = values.reduce((a, b) => Math.max(a, b));
-    drawMap(mapFigure(parent, i, name), values, least, most, `From ${shortest(least)} (dark) to ${shortest(most)} (light).`);
+    const parent = $(i < FIRST_MAPS ? "maps" : "after-maps"), { shape, least, most } = slices[state.slice];
+    if (parent) drawMap(mapFigure(parent, i, name), shape, floats(slices[state.slice]), least, most, `From ${shortest(least)} (dark) to ${shortest(most)} (light).`);
   });
-  if (!$("token")) return;
-  const tokens = DATA.seen.tokens[state.slice], [h, w] = now().size, count = tokens.most.length;
-  $("token").max = count - 1;
-  const token = Math.max(0, Math.min(count - 1, Number($("token").value) || 0)), bytes = atob(tokens.bytes);
-  const values = Array.from({ length: h * w }, (_, k) => bytes.charCodeAt(token * h * w + k));
-  drawMap(mapFigure($("after-maps"), "token", "attention of one token"), values, 0, 255,
-    `Token ${token} of ${count}: from 0 (dark) to ${tokens.most[token]} (light), the mean over the heads.`);
+}
+
+// Attention: of the lit patch in the tower, of one token in the connector
+const shaded = new Map();
+function bytesAt(weights, row, count) {
+  if (!shaded.has(weights)) shaded.set(weights, Uint8Array.from(atob(weights.bytes), (letter) => letter.charCodeAt(0)));
+  return shaded.get(weights).subarray(row * count, (row + 1) * count);
+}
+const range = ({ most, sum }, row) => `From 0 (dark) to ${most[row]} (light), the mean over the heads.` +
+  (sum[row] < 0.999 ? ` Together ${sum[row]}; the rest goes to what is no patch.` : "");
+function drawTower() {
+  const tower = DATA.seen.tower;
+  if (!tower) return;
+  const size = tower.size[state.slice], row = tower.stands[state.slice][state.patch], from = tower.from[state.slice][row];
+  const weights = tower.weights[state.slice], merged = size[0] * size[1] < now().size[0] * now().size[1];
+  const figure = mapFigure($("after-maps"), "tower", "attention in the tower's last layer");
+  const what = from === placeNow(size) ? `${merged ? "The window of the lit patch" : "The lit patch"} attends to these.`
+    : `The page holds ${tower.from[state.slice].length} of ${size[0] * size[1]} places: the nearest is row ${Math.floor(from / size[1])}, column ${from % size[1]}${merged ? " of the windows" : ""}, and attends to these.`;
+  drawMap(figure, size, bytesAt(weights, row, size[0] * size[1]), 0, 255, `${what} ${range(weights, row)}`);
+  const [down, across] = [now().size[0] / size[0], now().size[1] / size[1]];
+  for (const kind of ["box-under", "box"]) {
+    const at = make(figure.querySelector("svg"), "rect", { class: kind });
+    place(at, (from % size[1]) * across, Math.floor(from / size[1]) * down, (from % size[1] + 1) * across, (Math.floor(from / size[1]) + 1) * down);
+  }
+}
+function drawToken() {
+  const { tokens, gathers } = DATA.seen;
+  if (tokens) drawLooking(tokens);
+  else if (gathers) drawGathered(gathers[state.slice]);
+}
+function drawLooking(tokens) {
+  const size = tokens.size[state.slice], weights = tokens.weights[state.slice];
+  const row = $("token") ? $("token").selectedIndex : 0;
+  if (tokens.count > 1) drawMap(mapFigure($("after-maps"), "token", "attention of one token"), size, bytesAt(weights, row, size[0] * size[1]), 0, 255,
+    `Token ${tokens.held[row]} of ${tokens.count}. ${range(weights, row)}`);
+}
+function drawGathered({ patches, of }) {
+  const token = of[state.patch], own = patches[token], [h, w] = now().size;
+  const figure = mapFigure($("after-maps"), "token", "the patches of the lit patch's token"), lit = new Set(own);
+  drawMap(figure, [h, w], Array.from({ length: h * w }, (_, k) => (lit.has(k) ? 1 : 0)), 0, 1,
+    `Token ${token} of the ${patches.length} of this slice is made of ${own.length} patches: ${own.join(", ")}.`);
 }
 const shortest = (value) => String(Number(value.toPrecision(6)));
 
@@ -292,15 +327,13 @@ function drawReadout() {
   words.push(`pixels ${corner(c, r)} to ${corner(c + 1, r + 1)} of the picture`);
   if (ids) words.push(`id ${ids[state.patch]}`);
   if (state.rule) words.push(`under ${state.rule} id ${idsOf(state.rule)[state.patch]}`);
-  Object.entries(DATA.seen.maps || {}).forEach(([name, slices]) => words.push(`${name}: ${shortest(floats(slices[state.slice])[state.patch])}`));
+  Object.entries(DATA.seen.maps || {}).forEach(([name, slices]) => words.push(`${name}: ${shortest(valueNow(slices[state.slice]))}`));
   $("readout").textContent = words.join(" · ");
   $("choose-slice").value = state.slice;
   if (!$("count")) return;
-  const each = state.rule ? DATA.changed[state.rule].map((patches) => patches.length) : [];
-  const count = (number) => number.toLocaleString("en");
-  const all = DATA.slices.reduce((sum, { size: [h, w] }) => sum + h * w, 0), total = each.reduce((a, b) => a + b, 0);
+  const { each, all } = state.rule ? DATA.counts[state.rule] : {}, count = (number) => number.toLocaleString("en");
   $("count").textContent = !state.rule ? "Choose another rule below, and the patches whose ids it changes are hatched."
-    : `Under ${state.rule} the ids of ${count(each[state.slice])} of this slice's ${count(slice.size[0] * slice.size[1])} patches change; of all ${count(all)} patches, ${count(total)}.`;
+    : `Under ${state.rule} the ids of ${count(each[state.slice])} of this slice's ${count(slice.size[0] * slice.size[1])} patches change; of all ${count(DATA.patches)} patches, ${count(all)}.`;
 }
 
 DATA.slices.forEach((slice, i) => make($("choose-slice"), "option", { value: i }, `${i}: ${slice.name}`));
@@ -309,7 +342,10 @@ if ($("rule")) {
   $("rule").value = state.rule;
   $("rule").addEventListener("change", (event) => { state.rule = event.target.value; show(true); });
 }
-if ($("token")) $("token").addEventListener("input", () => { drawMaps(); drawLit(); });
+if ($("token")) {
+  DATA.seen.tokens.held.forEach((token) => make($("token"), "option", { value: token }, token));
+  $("token").addEventListener("change", () => { drawToken(); drawLit(); });
+}
 byCell($("slice"));
 if ($("ids-over")) byCell($("ids-over"));
 $("slice").addEventListener("keydown", (event) => {

@@ -1,7 +1,7 @@
 // Two rulers: the patches of an axis above, the buckets of the position table below, under one rule or two.
 const RULER_WIDTH = 1000;
 
-// options: side, one {name, ruler, edges}, two (the same or null), patch, pick(patch)
+// options: side, one {name, ruler, edges}, two (the same or null), differ (the patches whose buckets do), patch, pick(patch)
 function drawRuler(svg, output, options) {
   const { side, one, two, patch } = options, n = one.ruler.n;
   svg.replaceChildren();
@@ -9,11 +9,10 @@ function drawRuler(svg, output, options) {
   svg.setAttribute("viewBox", `-8 0 ${RULER_WIDTH + 16} ${height}`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.style.height = height + "px";
-  const cells = make(svg, "g");
+  const cells = make(svg, "g"), differs = new Set(two ? options.differ : []);
   for (let i = 0; i < n; i++) {
     const from = startOf(one.ruler, i) * RULER_WIDTH, to = i + 1 < n ? startOf(one.ruler, i + 1) * RULER_WIDTH : RULER_WIDTH;
-    const differs = two && one.ruler.buckets[i] !== two.ruler.buckets[i];
-    const names = ["patch", i % 2 ? "odd" : "", differs ? "differs" : "", i === patch ? "now" : ""];
+    const names = ["patch", i % 2 ? "odd" : "", differs.has(i) ? "differs" : "", i === patch ? "now" : ""];
     make(cells, "rect", { x: from, y: 14, width: Math.max(to - from, 0.4), height: 20, class: names.filter(Boolean).join(" ") });
   }
   for (const [i] of one.ruler.on) {
@@ -67,13 +66,13 @@ const WHERE = {
   exact: (k) => `It begins on boundary ${k}, by whole numbers.`,
 };
 
-function patchWords({ one, two }, i) {
+function patchWords({ one, two, differ }, i) {
   const words = [one, two].filter(Boolean).map((line) => {
     const at = line.ruler.coords ? `coordinate ${line.ruler.coords[i]}` : "no coordinate: whole numbers";
     const mark = line.ruler.on.find(([patch]) => patch === i);
     return `${line.name}: ${at}, bucket ${line.ruler.buckets[i]}.` + (mark ? ` ${WHERE[mark[2]](mark[1])}` : "");
   });
-  const differs = two && one.ruler.buckets[i] !== two.ruler.buckets[i] ? " The two differ." : "";
+  const differs = two && differ.includes(i) ? " The two differ." : "";
   return `Patch ${i} of ${one.ruler.n}. ${words.join(" ")}${differs}`;
 }
 

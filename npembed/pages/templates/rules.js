@@ -50,9 +50,14 @@ $("version").addEventListener("input", filter);
 $("span").addEventListener("change", () => rows.forEach(drawRow));
 
 // Two rules
+function differIn(one, two, n) { // the patches, as compare_two gives them; null where the page does not hold that n
+  if (one === two) return [];
+  const held = DATA.differ.of[`${one} ${two}`] || DATA.differ.of[`${two} ${one}`];
+  return n <= held.length ? DATA.differ.lists[held[n - 1]] : null;
+}
 function firstDiffering(rule, n) {
-  const held = DATA.rulers[rule][n - 1], own = DATA.rulers[DATA.original][n - 1];
-  return held ? Math.max(0, own.buckets.findIndex((bucket, i) => bucket !== held.buckets[i])) : 0;
+  const [first] = differIn(DATA.original, rule, n) || [];
+  return first === undefined ? 0 : first;
 }
 function drawPair() {
   const { one, two, n } = chosen, held = DATA.rulers[one][n - 1];
@@ -64,13 +69,11 @@ function drawPair() {
     $("differ").textContent = `This page holds the rulers of n up to ${DATA.rulers[one].length}. ${one === DATA.original ? cellWords(two, n) : ""} The line below lists the patches.`;
     return;
   }
-  const lines = [one, two].map((name) => ({ name, ruler: DATA.rulers[name][n - 1], edges: DATA.edges[name] }));
+  const differ = differIn(one, two, n), lines = [one, two].map((name) => ({ name, ruler: DATA.rulers[name][n - 1], edges: DATA.edges[name] }));
   chosen.patch = Math.min(chosen.patch, n - 1);
   const pick = (patch) => { chosen.patch = patch; drawPair(); };
-  drawRuler($("ruler"), $("ruler-words"), { side: DATA.side, one: lines[0], two: lines[1], patch: chosen.patch, pick });
+  drawRuler($("ruler"), $("ruler-words"), { side: DATA.side, one: lines[0], two: lines[1], differ, patch: chosen.patch, pick });
   rulerKeys($("ruler"), n, chosen.patch, pick);
-  const [a, b] = lines.map((line) => line.ruler.buckets), differ = [];
-  for (let i = 0; i < Math.max(a.length, b.length); i++) if (a[i] !== b[i]) differ.push(i);
   $("differ").textContent = differ.length ? `${differ.length} of ${n} patches differ: ${differ.join(", ")}.` : `No patch differs at n = ${n}.`;
 }
 for (const name of ["one", "two"]) $(name).addEventListener("change", (event) => { chosen[name] = event.target.value; drawPair(); });
