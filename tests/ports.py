@@ -603,7 +603,7 @@ class FoldedScale(Port):
 
 
 class OnePassVariance(Port):
-    """The mean of the squares minus the square of the mean."""
+    """The mean of the squares minus the square of the mean: of few numbers that may be nothing but rounding."""
 
     def _norm(self, x, model, name):
         weight, bias = _weights(model, name)
@@ -693,9 +693,10 @@ UNUSUAL_PORTS: Mapping[str, type[Port]] = MappingProxyType(
         "scale folded into the queries": FoldedScale,
         "packed": PackedPort,
         "NaN in padding": NanInPadding,
+        "one-pass variance": OnePassVariance,
     }
 )
-"""Right, each in its own way, in the model's type."""
+"""Right, each in its own way, in the model's type; the last at widths of 16 and more alone, as it says."""
 
 
 # Wrong ports, one fault each
@@ -1308,3 +1309,18 @@ WRONG_PORTS: tuple[WrongPort, ...] = (
     WrongPort("use_image_id ignored", AlwaysWritesIds, ("image_placeholder",), "text"),
     WrongPort("query_num ignored", Always64Places, ("image_placeholder",), "text"),
 )
+
+
+def wrong_port(name):
+    """The class of the wrong port of that name."""
+    return next(wrong.port for wrong in WRONG_PORTS if wrong.name == name)
+
+
+def most_used(check, port, precision):
+    """The most that a port uses of what it is allowed, over the fixed inputs of a check that say anything at that precision."""
+    worst = 0.0
+    for call in check.calls:
+        if check.suits(call, precision) and not call.refused:
+            units = np.abs(np.asarray(call.of(port)).astype(np.float64) - check.expected(call)) / check.allowed(call, precision)
+            worst = max(worst, float((units if check.places is None else units[check.places(call)]).max()))
+    return worst

@@ -170,7 +170,7 @@ BAD_GOLDEN = [
     bad("golden check pack picture.png", r"golden check: picture\.png is not a folder"),
     bad("golden check pack unreadable", r"unreadable/seed\.safetensors cannot be read"),
     bad("golden check unreadable pack", r"the pack is damaged: unreadable/seed\.safetensors is not as it was written"),
-    bad("golden check pack pack --precision int8", r"precision must be one of"),
+    bad("golden check pack pack --precision int4", r"precision must be one of"),
     bad("golden write new --family idefics", r"golden write: family must be one of .*; got 'idefics'; did you mean 'idefics"),
     bad("golden write new --rule exakt", r"rule must be one of .*; got 'exakt'"),
     bad("golden write new --family siglip --rule exact", r"positions that follow no rule, so none can be chosen"),

@@ -170,8 +170,8 @@ def test_half_precision_is_known_by_the_dtype_or_said(pack: Pack, tmp_path: Path
 
 @pytest.mark.parametrize("file", ["seed.safetensors", "seed.input.safetensors", "models/small/config.json"])
 @pytest.mark.parametrize("damage", ["flip", "gone"])
-def test_a_damaged_pack_is_refused(tmp_path: Path, file: str, damage: str) -> None:
-    write_pack(tmp_path / "pack")
+def test_a_damaged_pack_is_refused(pack: Pack, tmp_path: Path, file: str, damage: str) -> None:
+    shutil.copytree(pack.folder, tmp_path / "pack")
     path = tmp_path / "pack" / file
     if damage == "flip":
         content = bytearray(path.read_bytes())
@@ -184,8 +184,8 @@ def test_a_damaged_pack_is_refused(tmp_path: Path, file: str, damage: str) -> No
         read_pack(tmp_path / "pack")
 
 
-def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
-    write_pack(tmp_path / "pack")
+def test_a_manifest_that_was_changed_is_refused(pack: Pack, tmp_path: Path) -> None:
+    shutil.copytree(pack.folder, tmp_path / "pack")
     path = tmp_path / "pack" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["cases"][0]["stages"][0]["tolerance"] = {"kind": "per slice", "float32": [1e9]}
@@ -201,7 +201,7 @@ def test_what_is_no_pack_or_no_folder_is_refused(pack: Pack, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"golden check: .*missing is not a folder"):
         check_outputs(pack, tmp_path / "missing")
     with pytest.raises(ValueError, match="precision must be one of"):
-        check_outputs(pack, pack.folder, precision="int8")
+        check_outputs(pack, pack.folder, precision="int4")
 
 
 def test_a_port_file_that_cannot_be_read_is_an_error_not_a_verdict(pack: Pack, tmp_path: Path) -> None:
@@ -211,8 +211,10 @@ def test_a_port_file_that_cannot_be_read_is_an_error_not_a_verdict(pack: Pack, t
         check_outputs(pack, folder)
 
 
-def test_writing_replaces_an_earlier_pack_whole_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_pack(tmp_path / "pack")
+def test_writing_replaces_an_earlier_pack_whole_and_nothing_else(
+    pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pack.folder, tmp_path / "pack")
     before = (tmp_path / "pack" / "manifest.json").read_bytes()
     monkeypatch.setattr("npembed.conformance.golden.contents.case_inputs", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     return read_pack(folder)
 
 
+@pytest.fixture(scope="module")
+def families_packs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pack]:
+    """A family's pack of a few small cases, written once."""
+
+    @cache
+    def written(key: str) -> Pack:
+        folder = tmp_path_factory.mktemp("golden") / "pack"
+        write_pack(folder, family=key)
+        return read_pack(folder)
+
+    return written
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
@@ -71,10 +85,9 @@ WRONG: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("key", FAMILIES)
-def test_every_family_has_packs(key: str, tmp_path: Path) -> None:
+def test_every_family_has_packs(key: str, families_packs: Callable[[str], Pack], tmp_path: Path) -> None:
     """Written, agreeing with itself, the same again; and each stage's wrong answers are caught, at that stage."""
-    write_pack(tmp_path / "pack", family=key)
-    pack = read_pack(tmp_path / "pack")
+    pack = families_packs(key)
     assert pack.manifest["family"] == key
     stages = [stage.name for stage in FAMILIES[key].stages]
     stages += ["masked_position_ids"] * (key not in OWN_IDS) + ["frame_tokens"] * FAMILIES[key].frames
@@ -94,9 +107,10 @@ def test_every_family_has_packs(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("key", FAMILIES)
-def test_a_float32_run_of_the_reference_passes_each_familys_pack(key: str, tmp_path: Path) -> None:
-    write_pack(tmp_path / "pack", family=key)
-    pack = read_pack(tmp_path / "pack")
+def test_a_float32_run_of_the_reference_passes_each_familys_pack(
+    key: str, families_packs: Callable[[str], Pack], tmp_path: Path
+) -> None:
+    pack = families_packs(key)
     (tmp_path / "out").mkdir()
     for case in pack.manifest["cases"]:
         model = npembed.load_model(pack.folder / case["model"])
@@ -115,11 +129,10 @@ def test_the_records_say_what_a_stage_gives(key: str) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_in_the_oldest_family_padding_counts(tmp_path: Path) -> None:
+def test_in_the_oldest_family_padding_counts(families_packs: Callable[[str], Pack]) -> None:
     """All places of the hidden states are compared, because all take part in the tower."""
     for key, counts in (("minicpm-v-2.5", [72] * 4), ("minicpm-v-2.6", [6, 1, 72, 3])):
-        write_pack(tmp_path / "pack", family=key)
-        case = next(case for case in read_pack(tmp_path / "pack").manifest["cases"] if case["name"] == "ragged")
+        case = next(case for case in families_packs(key).manifest["cases"] if case["name"] == "ragged")
         assert next(stage["counts"] for stage in case["stages"] if stage["stage"] == "hidden") == counts
 
 

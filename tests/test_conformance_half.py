@@ -1,6 +1,9 @@
 """Half precision and int8: right ports pass with a margin, wrong ones are caught, and what cannot be told apart is listed."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -10,11 +13,22 @@ from hypothesis import strategies as st
 
 import npembed
 from npembed.conformance import Status, bounds, check_function, signed
+from npembed.conformance.compare import Departure
 from npembed.conformance.half import half_run, quantised, rounded
-from npembed.conformance.probes import CHECKS
+from npembed.conformance.probes import CHECKS, FunctionCheck, together
 from npembed.conformance.suspects.suspect import with_arrays
 from npembed.conformance.trial import Trial
-from tests.ports import UNUSUAL_PORTS, WRONG_PORTS, OnePassVariance, Port, ReversedPort, TiledSoftmax, as_module, in_half
+from tests.ports import (
+    UNUSUAL_PORTS,
+    WRONG_PORTS,
+    OnePassVariance,
+    Port,
+    ReversedPort,
+    TiledSoftmax,
+    as_module,
+    in_half,
+    most_used,
+)
 
 HALVES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 TOWER = ("encode", "resample")
@@ -42,32 +56,22 @@ def test_int8_weights_have_255_steps_a_row() -> None:
     assert np.abs(steps).max() <= 127.001
 
 
-RIGHT = [
-    (Port, "bfloat16"),
-    (Port, "float16"),
-    (TiledSoftmax, "float16"),
-    (OnePassVariance, "bfloat16"),
-    (ReversedPort, "bfloat16"),
-]
+RIGHT = {"plain": Port, "reversed sums": ReversedPort, **UNUSUAL_PORTS}
 
 
-@pytest.mark.parametrize(("port", "precision"), RIGHT, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("precision", HALVES)
 @pytest.mark.parametrize("function", TOWER)
-def test_a_right_port_in_half_precision_passes(function: str, port: type[Port], precision: str) -> None:
-    outcome = check_function(as_module(in_half(port, HALVES[precision])()), function, examples=4)
+def test_a_right_port_in_half_precision_passes(function: str, precision: str, name: str) -> None:
+    outcome = check_function(as_module(in_half(RIGHT[name], HALVES[precision])()), function, examples=2)
     assert (outcome.status, outcome.summary) == (Status.PASS, outcome.summary)
 
 
+@pytest.mark.parametrize("port", [Port, TiledSoftmax, OnePassVariance])
+@pytest.mark.parametrize("precision", HALVES)
 @pytest.mark.parametrize("function", TOWER)
-def test_right_ports_use_at_most_a_third_of_what_is_allowed(function: str) -> None:
-    check, worst = CHECKS[function], 0.0
-    port = getattr(in_half(Port)(), function)
-    for call in check.calls:
-        if check.suits(call, "bfloat16") and call.args[2].words.find("peak") < 0:
-            exact, places = check.expected(call), None if check.places is None else check.places(call)
-            units = np.abs(call.of(port).astype(np.float64) - exact) / check.allowed(call, "bfloat16")
-            worst = max(worst, float((units if places is None else units[places]).max()))
-    assert 0.02 < worst < 1 / 2
+def test_right_ports_use_at_most_a_third_of_what_is_allowed(function: str, precision: str, port: type[Port]) -> None:
+    assert 0.02 < most_used(CHECKS[function], getattr(in_half(port, HALVES[precision])(), function), precision) < 1 / 3
 
 
 def seen(function: str, precision: str) -> list:
@@ -110,8 +114,9 @@ def test_in_bfloat16_the_cause_is_named(name: str, function: str, cause: str) ->
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
 @pytest.mark.parametrize("function", TOWER)
 def test_what_cannot_be_told_apart_is_listed(function: str, precision: str) -> None:
-    found = signed.not_told_apart(CHECKS[function], precision)
-    assert found == bounds.INDISTINGUISHABLE[precision][function]
+    """Within a fifth of the border, either will do: another machine's exp and tanh move it a little."""
+    surely, perhaps = (together.not_told_apart(CHECKS[function], precision, share * signed.NOISE) for share in (1.25, 0.8))
+    assert set(surely) <= set(bounds.INDISTINGUISHABLE[precision][function]) <= set(perhaps)
 
 
 def int8_port(**changes) -> SimpleNamespace:
@@ -151,12 +156,58 @@ def test_runs_that_round_differ_from_one_another_and_stay_near() -> None:
 SEEDS = 20
 
 
-@pytest.mark.parametrize("name", UNUSUAL_PORTS)
+@pytest.mark.parametrize("name", [name for name in UNUSUAL_PORTS if name != "one-pass variance"])
 def test_right_but_unusual_ports_pass(name: str) -> None:
+    """In float32, and, where the inputs are in it, in float64."""
     port = as_module(UNUSUAL_PORTS[name]())
     for function in ("position_ids", "embed", *TOWER):
         assert check_function(port, function, examples=0).status is Status.PASS, function
-        check = CHECKS[function]
-        trial = Trial(getattr(port, function), check, None, check.reference, "")
-        for seed in range(SEEDS):
-            assert not trial.draw(check.reference, 2, seed), trial.failures[-1].departure
+        pass_in_every_seed(CHECKS[function], getattr(port, function))
+
+
+@pytest.mark.parametrize("function", TOWER)
+def test_the_variance_in_one_pass_passes_at_widths_of_16_and_more(function: str) -> None:
+    port = getattr(OnePassVariance(), function)
+    wide = replace(CHECKS[function], suits=lambda call, precision: call.args[2].config.vision.hidden_size >= bounds.WIDE)
+    assert check_calls(wide, port) == []
+    pass_in_every_seed(wide, port)
+
+
+@pytest.mark.parametrize("name", ["tiled online softmax", "one-pass variance", "packed"])
+@pytest.mark.parametrize("precision", HALVES)
+def test_unusual_ports_pass_in_half_precision_in_every_seed(name: str, precision: str) -> None:
+    port = in_half(UNUSUAL_PORTS[name], HALVES[precision])()
+    for function in TOWER:
+        pass_in_every_seed(CHECKS[function], getattr(port, function))
+
+
+def check_calls(check: FunctionCheck, port: Callable[..., Any]) -> list[Departure]:
+    trial = Trial(port, check, None, check.reference, "")
+    return [one.departure for one in map(trial.attempt, check.calls) if one.departure is not None]
+
+
+def pass_in_every_seed(check: FunctionCheck, port: Callable[..., Any]) -> None:
+    trial = Trial(port, check, None, check.reference, "")
+    for seed in range(SEEDS):
+        assert not trial.draw(check.reference, 2, seed), trial.failures[-1].departure
+
+
+class TooLarge(Port):
+    """No known fault, and larger than float16's rounding."""
+
+    def _gelu(self, x):
+        return super()._gelu(x) * np.asarray(1.3, x.dtype)
+
+
+class GeluInFloat16(Port):
+    """As llama.cpp's, by a table in float16."""
+
+    def _gelu(self, x):
+        return super()._gelu(x.astype(np.float16).astype(np.float32)).astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize(("port", "says"), [(GeluInFloat16, True), (TooLarge, False)])
+def test_a_float32_failure_within_float16s_promise_says_so(port: type[Port], says: bool) -> None:
+    outcome = check_function(as_module(port()), "encode", examples=0)
+    assert outcome.status is Status.FAIL
+    assert ("within what float16 may be off" in str(outcome.cause)) is says

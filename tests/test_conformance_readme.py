@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import npembed
+from npembed.conformance import bounds
 from tests.command_line import npembed as command
 
 GUIDE = Path(npembed.__file__).with_name("conformance") / "README.md"
@@ -55,3 +56,10 @@ def test_every_link_within_the_guide_leads_somewhere() -> None:
         re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^##+ (.*)$", text, re.MULTILINE)
     }
     assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= headings
+
+
+@pytest.mark.parametrize("listed", [bounds.INDISTINGUISHABLE, bounds.INDISTINGUISHABLE_IN_PACKS])
+def test_the_guide_lists_what_cannot_be_told_apart(listed: dict[str, dict[str, tuple[str, ...]]]) -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    for precision, functions in listed.items():
+        assert f"| {precision} | {' | '.join('; '.join(kinds) or 'none' for kinds in functions.values())} |\n" in text

@@ -99,7 +99,7 @@ def test_each_port_has_a_family_and_a_module_that_says_what_it_is() -> None:
 
 
 def test_each_module_is_a_ports_or_is_shared() -> None:
-    shared = {"layouts", "torch_towers", "mlx_towers", "onnx_graphs", "which_rule", "check_ports"}
+    shared = {"torch_towers", "mlx_towers", "onnx_graphs", "which_rule", "check_ports"}
     ports = {port.module for release in RELEASES for port in release.ports}
     assert {file.stem for file in MODULES.glob("*.py")} == ports | shared
 

@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from layouts import Alone, Array, Canvas, bias_and_first, checked, in_places, pairs, ragged
 from mlx.utils import tree_flatten, tree_unflatten
 
 import npembed
+from npembed.conformance.adapters import ids_on_canvas, on_canvas, packed_ids, places_on_canvas, slice_by_slice, strip_by_strip
+from npembed.typing import Array
 
 FIELDS = (
     "hidden_size",
@@ -68,7 +70,7 @@ class Given:
 def given(module: Any, embeddings: Array) -> Iterator[None]:
     """Within, the tower has ready embeddings."""
     own = module.embeddings
-    module.embeddings = Given(own, mx.array(embeddings))
+    module.embeddings = Given(own, mx.array(np.asarray(embeddings, dtype=np.float32)))
     try:
         yield
     finally:
@@ -98,58 +100,52 @@ def watched(config_class: Any, tower_class: Any, kind: str, side: int) -> tuple[
 
 
 def channels_last(pixels: Array) -> Any:
-    """(B, C, H, W) -> (B, H, W, C)."""
-    return mx.array(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
+    """(B, C, H, W) -> (B, H, W, C), in float32."""
+    return mx.array(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1), dtype=np.float32))
 
 
-def canvas_port(config_class: Any, tower_class: Any, kind: str) -> Canvas:
+def canvas_port(config_class: Any, tower_class: Any, kind: str) -> SimpleNamespace:
     """A tower that takes pictures on a canvas and the mask of their patches."""
 
-    def ids(side: int, grid: Array) -> Array:
+    @ids_on_canvas
+    def position_ids(grid: Array, side: int) -> Array:
         module, seen = watched(config_class, tower_class, kind, side)
         module(mx.zeros((*grid.shape, 1)), mx.array(grid))
         return np.asarray(seen[0])
 
-    def embeddings(model: npembed.Model, pixels: Array, grid: Array) -> Array:
+    @on_canvas
+    def embed(pixels: Array, grid: Array, model: npembed.Model) -> Array:
         return np.array(tower_of(config_class, tower_class, kind, model).embeddings(channels_last(pixels), mx.array(grid)))
 
-    def tower(model: npembed.Model, given: Array, grid: Array) -> Array:
+    @places_on_canvas
+    def encode(places: Array, grid: Array, model: npembed.Model) -> Array:
         module = tower_of(config_class, tower_class, kind, model)
-        return with_embeddings(module, given, mx.zeros((*grid.shape, 1)), mx.array(grid))
+        return with_embeddings(module, places, mx.zeros((*grid.shape, 1)), mx.array(grid))
 
-    return Canvas(ids, embeddings, tower)
+    return SimpleNamespace(position_ids=position_ids, embed=embed, encode=encode)
 
 
-class Strips:
+def strip_port(config_class: Any, tower_class: Any, kind: str) -> SimpleNamespace:
     """A tower that takes one strip and its size, as mlx-vlm calls it for each slice."""
+    classes = config_class, tower_class, kind
 
-    def __init__(self, config_class: Any, tower_class: Any, kind: str) -> None:
-        self.classes = config_class, tower_class, kind
-
-    def position_ids(self, tgt_sizes: Any, side: int = 70, rule: str = "", mask: Any = None) -> Array:
-        """As npembed's; the release has one rule."""
-        module, seen = watched(*self.classes, side)
+    @packed_ids
+    def position_ids(tgt_sizes: Any, side: int) -> Array:
+        module, seen = watched(*classes, side)
         found = []
-        for h, w in pairs(tgt_sizes):
+        for h, w in np.asarray(tgt_sizes).tolist():
             module(mx.zeros((1, 1, h * w, 1)), mx.ones((1, 1, h * w), dtype=mx.bool_), mx.array([[h, w]]))
             found.append(seen[0].reshape(-1))
-        return in_places(found, mask)
+        return np.concatenate(found)
 
-    def embed(self, strips: Any, tgt_sizes: Any, model: npembed.Model, rule: str | None = None) -> Array:
-        """As npembed's."""
-        module = tower_of(*self.classes, model)
-        found = []
-        for strip, (h, w) in zip(strips, checked(strips, tgt_sizes), strict=True):
-            mask = mx.ones((1, 1, h * w), dtype=mx.bool_)
-            result = module.embeddings(channels_last(np.asarray(strip, dtype=np.float32)[None]), mask, mx.array([[h, w]]))
-            found.append(np.array(result)[0])
-        return ragged(found, bias_and_first(model))
+    @strip_by_strip
+    def embed(strip: Array, size: tuple[int, int], model: npembed.Model) -> Array:
+        h, w = size
+        mask = mx.ones((1, 1, h * w), dtype=mx.bool_)
+        return np.array(tower_of(*classes, model).embeddings(channels_last(strip[None]), mask, mx.array([[h, w]])))[0]
 
-    def encode(self, embeddings: Any, tgt_sizes: Any, model: npembed.Model) -> Array:
-        """As npembed's."""
-        pixels = mx.zeros((1, 1, 1, 1))
+    @slice_by_slice
+    def encode(places: Array, size: tuple[int, int], model: npembed.Model) -> Any:
+        return with_embeddings(tower_of(*classes, model), places[None], mx.zeros((1, 1, 1, 1)))[0]
 
-        def tower(model: npembed.Model, rows: Array) -> Array:
-            return with_embeddings(tower_of(*self.classes, model), rows[None], pixels)[0]
-
-        return Alone(tower).encode(embeddings, tgt_sizes, model)
+    return SimpleNamespace(position_ids=position_ids, embed=embed, encode=encode)

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from layouts import Alone, Array, checked
 
 import npembed
+from npembed.conformance.adapters import slice_by_slice
+from npembed.conformance.adapters.layouts import checked_sizes
+from npembed.typing import Array
 
 OPSET = 20
 """The first with gelu's tanh form."""
@@ -106,17 +108,18 @@ class GraphPort:
 
     def __init__(self, compile_graph: Any) -> None:
         self._compiled = lru_cache(maxsize=64)(lambda make, model: compile_graph(make(model)))  # kept, as in real use
+        self._encode = slice_by_slice(
+            lambda places, size, model: self._compiled(tower_graph, model)({"x": np.asarray(places, dtype=np.float32)})
+        )
 
     def embed(self, strips: Any, tgt_sizes: Any, model: npembed.Model, rule: str | None = None) -> Array:
         """As npembed's."""
         pixels = np.asarray(npembed.pad_pixel_values(strips), dtype=np.float32)
         ids = npembed.position_ids(
-            checked(strips, tgt_sizes), model.config.vision.num_patches_per_side, rule or model.config.family.rule
+            checked_sizes(strips, tgt_sizes), model.config.vision.num_patches_per_side, rule or model.config.family.rule
         )
         return np.asarray(self._compiled(embeddings_graph, model)({"pixel_values": pixels, "position_ids": ids}))
 
-    def encode(self, embeddings: Any, tgt_sizes: Any, model: npembed.Model) -> Array:
+    def encode(self, embeddings: Any, tgt_sizes: Any, model: npembed.Model) -> Any:
         """As npembed's."""
-        return Alone(lambda model, x: np.asarray(self._compiled(tower_graph, model)({"x": x}))).encode(
-            embeddings, tgt_sizes, model
-        )
+        return self._encode(embeddings, tgt_sizes, model)

@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import Array, checked, in_places, pairs, ragged
 from torch import Tensor
 from torch.nn import functional
 
 import npembed
+from npembed.conformance.adapters import Tensors, packed_ids
+from npembed.conformance.adapters.layouts import batch_of, checked_sizes, sizes_in
+from npembed.typing import Array
 
 
 def pad_sequence(sequences: Any, batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right") -> Array:
@@ -47,28 +49,28 @@ def bucket_coords(num_patches: int, num_patches_per_side: int = 70, rule: str = 
     return bucketize(fractional_coords(num_patches), boundaries(num_patches_per_side), right=True)
 
 
-def position_ids(tgt_sizes: Any, num_patches_per_side: int = 70, rule: str = "arange", mask: Any = None) -> Array:
+@packed_ids
+def position_ids(tgt_sizes: Any, side: int) -> Array:
     """As npembed's."""
-    side = num_patches_per_side
-    rows = [np.add.outer(bucket_coords(h, side) * side, bucket_coords(w, side)).ravel() for h, w in pairs(tgt_sizes)]
-    return in_places(rows, mask)
+    sizes = np.asarray(tgt_sizes).tolist()
+    rows = [np.add.outer(bucket_coords(h, side) * side, bucket_coords(w, side)).ravel() for h, w in sizes]
+    return np.concatenate(rows)
 
 
 def embed(strips: Any, tgt_sizes: Any, model: npembed.Model, rule: str | None = None) -> Array:
     """As npembed's."""
     names = ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")
     kernels, bias, table = (torch.tensor(model.weights[f"{model.tower}embeddings.{name}"]) for name in names)
-    ids = torch.tensor(position_ids(checked(strips, tgt_sizes), model.config.vision.num_patches_per_side))
-    pixels = ragged([np.asarray(strip).transpose(2, 0, 1) for strip in strips]).transpose(0, 2, 3, 1)
+    ids = torch.tensor(position_ids(checked_sizes(strips, tgt_sizes), model.config.vision.num_patches_per_side))
+    pixels = batch_of([np.asarray(strip).transpose(2, 0, 1) for strip in strips]).transpose(0, 2, 3, 1)
     features = functional.conv2d(torch.tensor(pixels).to(kernels.dtype), kernels, bias, stride=kernels.shape[-1])
     return np.asarray((features.flatten(2).transpose(1, 2) + functional.embedding(ids, table)).numpy())
 
 
 def encode(embeddings: Any, tgt_sizes: Any, model: npembed.Model) -> Array:
     """As npembed's: the padded batch at once, the padded keys masked."""
-    lengths = torch.tensor([h * w for h, w in pairs(tgt_sizes)])
     x = torch.tensor(np.asarray(embeddings)).to(torch.tensor(next(iter(model.weights.values()))).dtype)
-    mask = (torch.arange(x.shape[1]) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
+    mask = Tensors(torch).mask(sizes_in(tgt_sizes))[:, None, None]  # (B, 1, 1, L)
     x = torch.where(mask[:, 0, 0, :, None], x, 0)
     for number in range(getattr(model.config, "encoder_layers", model.config.vision.num_hidden_layers)):
         layer = f"{model.tower}encoder.layers.{number}"

@@ -2,13 +2,22 @@
 
 from collections.abc import Callable
 from functools import cache, lru_cache
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from layouts import Array, Canvas, Packed, Sizes, pairs, ragged
 
 import npembed
+from npembed.conformance.adapters import (
+    Tensors,
+    ids_on_canvas,
+    on_canvas,
+    packed,
+    packed_ids,
+    packed_strips,
+    places_on_canvas,
+    slice_by_slice,
+)
 
 FIELDS = (
     "hidden_size",
@@ -36,25 +45,18 @@ def vision_sizes(model: npembed.Model) -> dict[str, Any]:
 def tower_of(config_class: Any, tower_class: Any, model: npembed.Model, dtype: torch.dtype) -> Any:
     """The class's own module with the model's arrays; a last norm that the model lacks is left out."""
     extra = {"insert_layer_id": model.config.insert_layer_id} if hasattr(model.config, "insert_layer_id") else {}
-    module = load(tower_class(config_class(**vision_sizes(model), **extra)), model, model.tower, dtype)
+    module = Tensors(torch, dtype).load(
+        tower_class(config_class(**vision_sizes(model), **extra)), model, model.tower, part=True
+    )
     names = {name.removeprefix(model.tower) for name in model.weights}
     if "encoder.layers.0.layer_norm1.weight" in names and "post_layernorm.weight" not in names:
         module.post_layernorm = torch.nn.Identity()
     return module
 
 
-def load(module: Any, model: npembed.Model, prefix: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The module with the model's arrays whose names begin so; every one of them must have its place."""
-    arrays = {name.removeprefix(prefix): array for name, array in model.weights.items() if name.startswith(prefix)}
-    unread = module.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, strict=False).unexpected_keys
-    if unread:
-        raise ValueError(f"{type(module).__name__} has no {', '.join(unread)}")
-    return module.to(dtype).eval()
-
-
-def as_array(tensor: torch.Tensor) -> Array:
-    """The tensor's numbers; bfloat16 and float16 as float32."""
-    return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
+def load(module: Any, model: npembed.Model, prefix: str) -> Any:
+    """The module in float32 with the model's arrays whose names begin so."""
+    return Tensors(torch, torch.float32).load(module, model, prefix, part=True)
 
 
 class Given(torch.nn.Module):
@@ -69,94 +71,93 @@ class Given(torch.nn.Module):
         return self.result
 
 
-def with_embeddings(module: Any, embeddings: torch.Tensor, *args: Any, **kwargs: Any) -> Array:
+def with_embeddings(module: Any, embeddings: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The tower's last hidden state from ready embeddings, by its own `forward`."""
     own = module.embeddings
     module.embeddings = Given(embeddings)
     try:
-        with torch.no_grad():
-            return as_array(module(*args, **kwargs).last_hidden_state)
+        result: torch.Tensor = module(*args, **kwargs).last_hidden_state
+        return result
     finally:
         module.embeddings = own
 
 
 @cache
-def watched(config_class: Any, tower_class: Any, side: int, dtype: torch.dtype) -> tuple[Any, list[Array]]:
+def watched(config_class: Any, tower_class: Any, side: int, dtype: torch.dtype) -> tuple[Any, list[torch.Tensor]]:
     """The class's own embeddings on a table of side x side, and the ids that they look up."""
     sizes = {"hidden_size": 2, "intermediate_size": 2, "num_attention_heads": 1, "num_hidden_layers": 1}
     module = tower_class(config_class(**sizes, num_channels=1, image_size=side, patch_size=1)).to(dtype).embeddings
-    seen: list[Array] = []
+    seen: list[torch.Tensor] = []
 
     def look_up(ids: torch.Tensor) -> torch.Tensor:
-        seen.append(ids.numpy())
+        seen.append(ids)
         return torch.zeros((*ids.shape, 2), dtype=dtype)
 
     module.position_embedding.forward = look_up
     return module, seen
 
 
-def canvas_port(config_class: Any, tower_class: Any, dtype: torch.dtype = torch.float32) -> Canvas:
+def canvas_port(config_class: Any, tower_class: Any, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
     """A tower that takes pictures on a canvas and `patch_attention_mask`."""
+    as_torch = Tensors(torch, dtype)
 
-    def ids(side: int, grid: Array) -> Array:
+    @ids_on_canvas
+    @as_torch.port
+    def position_ids(grid: torch.Tensor, side: int) -> torch.Tensor:
         module, seen = watched(config_class, tower_class, side, dtype)
         seen.clear()
-        with torch.no_grad():
-            module(torch.zeros((len(grid), 1, *grid.shape[1:]), dtype=dtype), patch_attention_mask=torch.tensor(grid))
+        module(torch.zeros((len(grid), 1, *grid.shape[1:]), dtype=dtype), patch_attention_mask=grid)
         return seen[-1]
 
-    def embeddings(model: npembed.Model, pixels: Array, grid: Array) -> Array:
-        module = tower_of(config_class, tower_class, model, dtype)
-        with torch.no_grad():
-            return as_array(module.embeddings(torch.tensor(pixels).to(dtype), patch_attention_mask=torch.tensor(grid)))
+    @on_canvas
+    @as_torch.port
+    def embed(pixels: torch.Tensor, grid: torch.Tensor, model: npembed.Model) -> Any:
+        return tower_of(config_class, tower_class, model, dtype).embeddings(pixels, patch_attention_mask=grid)
 
-    def tower(model: npembed.Model, given: Array, grid: Array) -> Array:
-        module = tower_of(config_class, tower_class, model, dtype)
+    @places_on_canvas
+    @as_torch.port
+    def encode(places: torch.Tensor, grid: torch.Tensor, model: npembed.Model) -> torch.Tensor:
         pixels = torch.zeros((len(grid), 1, *grid.shape[1:]), dtype=dtype)
-        return with_embeddings(module, torch.tensor(given).to(dtype), pixels, patch_attention_mask=torch.tensor(grid))
-
-    return Canvas(ids, embeddings, tower)
-
-
-def packed_port(config_class: Any, tower_class: Any, dtype: torch.dtype = torch.float32) -> Packed:
-    """A tower that takes strips end to end and `target_sizes`; in "16x" slices come out with half their rows and columns."""
-
-    def as_sizes(sizes: Sizes) -> torch.Tensor:
-        return torch.tensor(sizes, dtype=torch.int32)
-
-    def ids(side: int, sizes: Sizes) -> Array:
-        module, seen = watched(config_class, tower_class, side, dtype)
-        seen.clear()
-        with torch.no_grad():
-            module(torch.zeros((1, 1, 1, sum(h * w for h, w in sizes)), dtype=dtype), target_sizes=as_sizes(sizes))
-        return np.concatenate([looked_up.reshape(-1) for looked_up in seen])
-
-    def embeddings(model: npembed.Model, pixels: Array, sizes: Sizes) -> Array:
         module = tower_of(config_class, tower_class, model, dtype)
-        with torch.no_grad():
-            return as_array(module.embeddings(torch.tensor(pixels).to(dtype), target_sizes=as_sizes(sizes))[0])
+        return with_embeddings(module, places, pixels, patch_attention_mask=grid)
+
+    return SimpleNamespace(position_ids=position_ids, embed=embed, encode=encode)
+
+
+def packed_port(config_class: Any, tower_class: Any, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
+    """A tower that takes strips end to end and `target_sizes`; in "16x" slices come out with half their rows and columns."""
+    as_torch = Tensors(torch, dtype)
 
     def merges(model: npembed.Model) -> bool:
         return bool(getattr(model.config, "merges_inside", False))
 
-    def tower(model: npembed.Model, given: Array, sizes: Sizes) -> Array:
-        module = tower_of(config_class, tower_class, model, dtype)
-        options = {"target_sizes": as_sizes(sizes), "use_vit_merger": merges(model)}
-        return np.asarray(with_embeddings(module, torch.tensor(given).to(dtype)[None], torch.zeros(1), **options)[0])
-
-    def after(model: npembed.Model, sizes: Sizes) -> Sizes:
+    def after(sizes: list[tuple[int, int]], model: npembed.Model) -> list[tuple[int, int]]:
         return [(h // 2, w // 2) for h, w in sizes] if merges(model) else sizes
 
-    return Packed(ids, embeddings, tower, after)
+    @packed_ids
+    @as_torch.port
+    def position_ids(tgt_sizes: torch.Tensor, side: int) -> torch.Tensor:
+        module, seen = watched(config_class, tower_class, side, dtype)
+        seen.clear()
+        pixels = torch.zeros((1, 1, 1, int(tgt_sizes.prod(dim=1).sum())), dtype=dtype)
+        module(pixels, target_sizes=tgt_sizes.int())
+        return torch.cat([looked_up.reshape(-1) for looked_up in seen])
+
+    @packed_strips
+    @as_torch.port
+    def embed(pixels: torch.Tensor, tgt_sizes: torch.Tensor, model: npembed.Model) -> Any:
+        return tower_of(config_class, tower_class, model, dtype).embeddings(pixels, target_sizes=tgt_sizes.int())[0]
+
+    @as_torch.port
+    def tower(places: torch.Tensor, ends: torch.Tensor, tgt_sizes: torch.Tensor, model: npembed.Model) -> torch.Tensor:
+        options = {"target_sizes": tgt_sizes.int(), "use_vit_merger": merges(model)}
+        module = tower_of(config_class, tower_class, model, dtype)
+        return with_embeddings(module, places[None], torch.zeros(1), **options)[0]
+
+    return SimpleNamespace(position_ids=position_ids, embed=embed, encode=packed(tower, after))
 
 
-def each_slice(function: Callable[..., torch.Tensor]) -> Callable[..., Array]:
+def each_slice(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     """A connector's (hidden (1, L, D), (h, w), model) -> (1, N, E) -> one of padded hidden states, slice by slice."""
-
-    def connect(hidden: Any, tgt_sizes: Any, model: npembed.Model) -> Array:
-        given = torch.tensor(np.asarray(hidden, dtype=np.float32))
-        with torch.no_grad():
-            rows = [function(row[None, : h * w], (h, w), model)[0] for row, (h, w) in zip(given, pairs(tgt_sizes), strict=True)]
-        return ragged(map(as_array, rows))
-
-    return connect
+    as_torch = Tensors(torch, torch.float32)
+    return slice_by_slice(as_torch.port(lambda places, size, model: function(places[None], size, model)[0]))

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 import torch
-from layouts import Alone, Array, canvas, checked
-from torch_towers import as_array, tower_of, with_embeddings
+from torch_towers import tower_of, with_embeddings
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+
+from npembed.conformance.adapters import Tensors, on_canvas, slice_by_slice
 
 PRECISION = "float32"
 
@@ -22,20 +22,24 @@ def _model(model: Any) -> Any:
     return tower_of(SiglipVisionConfig, _vision_model, model, torch.float32)
 
 
-def embed(strips: Any, tgt_sizes: Any, model: Any, rule: str | None = None) -> Array:
+_AS_TORCH = Tensors(torch, torch.float32)
+
+
+@on_canvas
+@_AS_TORCH.port
+def embed(pixels: Any, grid: Any, model: Any) -> Any:
+    """As npembed's; all pictures are of one size, so that they fill the canvas."""
+    return _model(model).embeddings(pixels)
+
+
+@slice_by_slice
+@_AS_TORCH.port
+def encode(places: Any, size: Any, model: Any) -> Any:
     """As npembed's."""
-    with torch.no_grad():
-        return as_array(_model(model).embeddings(torch.tensor(canvas(strips, checked(strips, tgt_sizes)))))
+    return with_embeddings(_model(model), places[None], torch.zeros(1))[0]
 
 
-def _tower(model: Any, rows: Array) -> Array:
-    return with_embeddings(_model(model), torch.tensor(rows)[None], torch.zeros(1))[0]
-
-
-encode = Alone(_tower).encode
-
-
-def pool(hidden: Any, tgt_sizes: Any, model: Any) -> Array:
+@_AS_TORCH.port
+def pool(hidden: Any, tgt_sizes: Any, model: Any) -> Any:
     """As npembed's, of the family's head."""
-    with torch.no_grad():
-        return as_array(_model(model).head(torch.tensor(np.asarray(hidden, dtype=np.float32))))
+    return _model(model).head(hidden)

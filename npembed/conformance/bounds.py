@@ -172,16 +172,25 @@ def stage_allowed(in_float32: Floats, in_float64: Floats, precision: str = "floa
 HALF_MULTIPLE = 6
 """A port in half precision may be this many times as far from float64 as the furthest of three runs that round as it does.
 
-Right ports were measured at up to half of it: one that rounds to bfloat16 after every operation, and transformers' encoder
-in bfloat16 and float16, over 12 seeds.
+Right ports were measured at a fifth of it, and are held to a third by tests: ones that round after every operation,
+transformers' encoder in bfloat16, float16 and under autocast; by hand, ONNX Runtime in float16 (21 %).
 """
 
 HALF_FLOOR = 2
 """... and never less than so many u * max|y|."""
 
 
+WIDE = 16
+"""The least width of a tower that says anything in half precision: a layer norm of two channels is a sign."""
+
+MANY = 4096
+"""Numbers in a slice from which on one run is enough: its largest distance is no matter of luck."""
+
+
 def half_allowed(function: Callable[..., Floats], args: Sequence[Any], exact: Floats, precision: str) -> Floats:
     """For the encoder and what follows it, in half precision or with int8 weights: (B, 1, ...), the largest distance per slice.
+
+    Infinite where a run overflows, as float16 may: such a slice says nothing.
 
     Parameters
     ----------
@@ -198,7 +207,8 @@ def half_allowed(function: Callable[..., Floats], args: Sequence[Any], exact: Fl
     `HALF_MULTIPLE` times the distance of the runs of `npembed.conformance.half`, plus `HALF_FLOOR` * u * max|y|. Attention
     so sharp that rounding decides which patch is looked at makes those runs differ, and the allowance as wide as they are.
     """
-    runs = [half_run(function, args, precision, seed) for seed in RUNS]
+    seeds = RUNS if exact[0].size < MANY else RUNS[:1]
+    runs = [half_run(function, args, precision, seed) for seed in seeds]
     size = np.abs(exact).max(axis=tuple(range(1, exact.ndim)), keepdims=True)
     distance = half_distance(runs, exact)
     unit = UNIT_ROUNDOFF["float16" if precision == "int8" else precision]
@@ -210,24 +220,33 @@ def precision_factor(precision: str) -> float:
     return max(UNIT_ROUNDOFF[check_precision(precision)] / UNIT_ROUNDOFF["float32"], 1.0)
 
 
+_ERF = "gelu in its erf form, not the tanh form"
+_ALONE = {name: f"eps 1e-5 in {name} alone" for name in ("ln_q", "ln_kv", "ln_post", "layer_norm1", "layer_norm2")}
+_LAST = "eps 1e-5 in post_layernorm alone"
+_LAST_IS_FIXED = "eps 1e-6 in post_layernorm alone, whatever the config says"
+
 INDISTINGUISHABLE: dict[str, dict[str, tuple[str, ...]]] = {
-    "float32": {},
-    "float16": {"encode": (), "resample": ("eps 1e-5 in ln_post alone",)},
-    "bfloat16": {
-        "encode": (
-            "gelu in its erf form, not the tanh form",
-            "eps 1e-5 in post_layernorm alone",
-            "eps 1e-5 in layer_norm2 alone",
-            "eps 1e-6 in post_layernorm alone, whatever the config says",
-        ),
-        "resample": ("eps 1e-5 in ln_q alone", "eps 1e-5 in ln_post alone"),
-    },
-    "int8": {
-        "encode": ("gelu in its erf form, not the tanh form",),
-        "resample": ("eps 1e-5 in ln_q alone", "eps 1e-5 in ln_post alone"),
-    },
+    "float16": {"encode": (), "resample": (_ALONE["ln_post"],)},
+    "bfloat16": {"encode": (_ERF, _LAST, _LAST_IS_FIXED), "resample": (_ALONE["ln_q"], _ALONE["ln_post"])},
+    "int8": {"encode": (_ERF, _ALONE["layer_norm2"], _LAST_IS_FIXED), "resample": (_ALONE["ln_q"], _ALONE["ln_post"])},
 }
 """Per precision and function, the known faults that are less than its rounding, in every input and in all together.
 
 A port with one of them passes at that precision; check it in float32, too.
 """
+
+_EVERY_EPS = ("layer norms with eps 1e-5", "layer_norm_eps of the config is ignored: it is 1e-6")
+_EACH_EPS = (_LAST, _ALONE["layer_norm1"], _ALONE["layer_norm2"], _LAST_IS_FIXED)
+
+INDISTINGUISHABLE_IN_PACKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "float16": {"encode": (), "resample": (_ALONE["ln_kv"], _ALONE["ln_post"])},
+    "bfloat16": {"encode": (_ERF, *_EVERY_EPS, *_EACH_EPS), "resample": (_ALONE["ln_kv"], _ALONE["ln_post"])},
+    "int8": {
+        "encode": (_ERF, *_EVERY_EPS, *_EACH_EPS),
+        "resample": (
+            "layer norms with eps 1e-5",
+            *(_ALONE[name] for name in ("ln_q", "ln_kv", "ln_post")),
+        ),
+    },
+}
+"""The same of MiniCPM-V 2.6's golden pack, which has fewer inputs; the eps of `ln_kv` alone shows in no precision."""

@@ -3,23 +3,24 @@
 A framework in float16 or bfloat16 computes each operation (a linear map, a layer norm, a softmax, an activation, a sum of two
 arrays) in float32 and rounds its result to the type. So does this. How far such a run is from float64, on the very case, is
 what a port in that precision is measured by. Each run rounds another way, to the nearest or at random, so that luck in one of
-them does not make the yardstick short.
+them does not make the yardstick short. Products are summed in one order (`in_order`), so that it is the same for any number
+of threads.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from npembed.conformance.in_order import InOrder, product
 from npembed.conformance.pieces import with_pieces
 from npembed.model import Model
 from npembed.typing import Array, Floats
 
 Function = Callable[..., Any]
 Round = Callable[[Floats], Floats]
-
-BITS = {"float16": 10, "bfloat16": 7}
-"""Of the significand that are stored."""
 
 ACTIVATIONS = {"float16": "float16", "bfloat16": "bfloat16", "int8": "float16"}
 """What a port of that precision computes in; with int8 the weights alone are whole numbers."""
@@ -36,26 +37,51 @@ def rounded(x: Floats, precision: str, rng: np.random.Generator | None = None) -
     >>> rounded(np.array([1 / 3], dtype=np.float32), "bfloat16").tolist(), rounded(np.array([1 / 3]), "float16").tolist()
     ([0.333984375], [0.333251953125])
     """
-    x = np.asarray(x, dtype=np.float32)
+    x = np.array(x, dtype=np.float32, order="C")
     with np.errstate(all="ignore"):
-        _, exponents = np.frexp(x)
-        least = -14 if precision == "float16" else -126
-        step = np.ldexp(np.float32(1), np.maximum(exponents - 1, least) - BITS[precision]).astype(np.float32)
-        units = x / step
-        whole = np.rint(units) if rng is None else np.floor(units + rng.random(x.shape, dtype=np.float32))
-        result = (whole * step).astype(np.float32)
-        overflow = np.float32(65504 if precision == "float16" else np.inf)
-        result = np.where(np.abs(result) > overflow, np.copysign(np.float32(np.inf), result), result)
+        if precision == "float16":
+            result = x.astype(np.float16).astype(np.float32) if rng is None else _to_float16(x, rng)
+        else:
+            result = _without_low_bits(x, 16, 0x7FFF + _bit_16(x) if rng is None else _random_bits(rng, x, 16))
     return np.where(np.isfinite(x), result, x)
 
 
-def quantised(weight: Floats) -> Floats:
-    """A matrix, or kernels, in 255 steps from -max to max of each row: the coarsest weight-only int8 that is released."""
+def _bit_16(x: Floats) -> Array:
+    """The last bit that bfloat16 keeps: of two numbers equally near, the even one is taken."""
+    return np.asarray((x.view(np.uint32) >> 16) & 1)
+
+
+def _to_float16(x: Floats, rng: np.random.Generator) -> Floats:
+    result = _without_low_bits(x, 13, _random_bits(rng, x, 13))
+    small = np.abs(x) < 2.0**-14  # float16's subnormal numbers lie at equal distances
+    if small.any():
+        result[small] = np.floor(x[small] * np.float32(2.0**24) + rng.random(int(small.sum()), np.float32)) * np.float32(
+            2.0**-24
+        )
+    return np.where(np.abs(result) > 65504, np.copysign(np.float32(np.inf), result), result)
+
+
+def _without_low_bits(x: Floats, count: int, added: Array) -> Floats:
+    """What is added to the significand carries into the bits that are kept."""
+    return np.asarray((x.view(np.uint32) + added.astype(np.uint32)) & np.uint32(2**32 - 2**count)).view(np.float32)
+
+
+def _random_bits(rng: np.random.Generator, x: Floats, count: int) -> Array:
+    return rng.integers(0, 2**count, size=x.shape, dtype=np.uint16, endpoint=False)
+
+
+def quantised(weight: Floats, rng: np.random.Generator | None = None) -> Floats:
+    """A matrix, or kernels, in 255 steps from -max to max of each row: the coarsest weight-only int8 that is released.
+
+    To the nearest step; with a generator, to one of the two neighbours at random.
+    """
     if weight.ndim < 2:
         return weight
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1).reshape(-1, *[1] * (weight.ndim - 1))
     step = np.where(largest > 0, largest, 1) / 127
-    return np.asarray(np.rint(weight / step) * step, dtype=weight.dtype)
+    units = weight / step
+    whole = np.rint(units) if rng is None else np.clip(np.floor(units + rng.random(units.shape)), -127, 127)
+    return np.asarray(whole * step, dtype=weight.dtype)
 
 
 class _Rounded(np.ndarray[Any, Any]):
@@ -70,7 +96,7 @@ class _Rounded(np.ndarray[Any, Any]):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         """NumPy's own function on plain arrays, then the rounding."""
         rounding = next(value.round_result for value in (*inputs, *(out or ())) if isinstance(value, _Rounded))
-        result = getattr(ufunc, method)(*map(_plain, inputs), **options)
+        result = _plain(getattr(ufunc, method)(*map(_ordered, inputs), **options))
         if out is not None:
             _plain(out[0])[...] = _wrapped(result, rounding)
             return out[0]
@@ -78,22 +104,32 @@ class _Rounded(np.ndarray[Any, Any]):
 
 
 def _plain(value: Any) -> Any:
-    return value.view(np.ndarray) if isinstance(value, _Rounded) else value
+    return value.view(np.ndarray) if isinstance(value, (_Rounded, InOrder)) else value
+
+
+def _ordered(value: Any) -> Any:
+    """As `_plain`, but its products go by `product`."""
+    return np.asarray(_plain(value)).view(InOrder) if isinstance(value, np.ndarray) else value
 
 
 def _wrapped(result: Any, rounding: Round) -> Any:
     if not isinstance(result, (np.ndarray, np.floating)) or np.asarray(result).dtype.kind != "f":
         return result
-    wrapped = rounding(np.asarray(result)).view(_Rounded)
-    wrapped.round_result = rounding
-    return wrapped
+    return _marked(rounding(np.asarray(result)), rounding)
+
+
+def _marked(array: Array, rounding: Round) -> Any:
+    """An array that is rounded, whose results are to be."""
+    marked = array.view(_Rounded)
+    marked.round_result = rounding
+    return marked
 
 
 def _once(rounding: Round) -> Callable[[Function], Function]:
     """A piece that computes in float32 and rounds its result."""
 
     def change(function: Function) -> Function:
-        return lambda *args: _wrapped(function(*map(_plain, args)), rounding)
+        return lambda *args: _wrapped(_plain(function(*map(_ordered, args))), rounding)
 
     return change
 
@@ -106,9 +142,9 @@ def _attend(rounding: Round) -> Callable[[Function], Function]:
         width, result = q.shape[1] // heads, np.empty_like(q)
         for start in range(0, q.shape[1], width):
             head = slice(start, start + width)
-            scores = rounding(rounding(q[:, head] @ k[:, head].T) * np.float32(width**-0.5))
+            scores = rounding(rounding(product(q[:, head], k[:, head].T)) * np.float32(width**-0.5))
             powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-            result[:, head] = rounding(powers / powers.sum(axis=1, keepdims=True)) @ v[:, head]
+            result[:, head] = product(rounding(powers / powers.sum(axis=1, keepdims=True)), v[:, head])
         return _wrapped(result, rounding)
 
     return lambda original: attend
@@ -129,24 +165,29 @@ def half_run(function: Function, args: Sequence[Any], precision: str, seed: int 
     pieces |= {"npembed.attention.attend": _attend(rounding)}
     pieces |= {"npembed.mergers.attend_in_windows": _once(rounding), "npembed.families.idefics2.rms_norm": _once(rounding)}
     with with_pieces(pieces):
-        result = function(rounded(np.asarray(x), kind), tgt_sizes, _half_model(model, precision, kind, rounding), *rest)
+        result = function(rounded(np.asarray(x), kind), tgt_sizes, _half_model(model, precision, seed, rounding), *rest)
     return np.asarray(_plain(result))
 
 
-def _half_model(model: Model, precision: str, kind: str, rounding: Round) -> Model:
+def _half_model(model: Model, precision: str, seed: int | None, rounding: Round) -> Model:
     """The model with its arrays rounded to the type, whose results are rounded too."""
-    arrays = {name: array.astype(np.float32) for name, array in model.weights.items()}
-    if precision == "int8":
-        arrays = {name: quantised(array) for name, array in arrays.items()}
-    result = Model(model.config, {name: rounded(array, kind) for name, array in arrays.items()})
-    object.__setattr__(result, "weights", {name: _wrapped(array, rounding) for name, array in result.weights.items()})
+    result = copy(_rounded_model(model, precision, seed if precision == "int8" else None))
+    object.__setattr__(result, "weights", {name: _marked(array, rounding) for name, array in result.weights.items()})
     return result
 
 
-def half_distance(runs: Sequence[Array], exact: Array, places: Array | None = None) -> Array:
-    """(B, 1, ...): the largest distance per slice of those runs from float64, over the places that count."""
-    distance = np.abs(np.stack(runs).astype(np.float64) - exact).max(axis=0)
-    distance = np.where(np.isfinite(distance), distance, 0)
-    if places is not None:
-        distance = distance * places.reshape(*places.shape, *[1] * (distance.ndim - places.ndim))
+@lru_cache(maxsize=32)
+def _rounded_model(model: Model, precision: str, seed: int | None) -> Model:
+    arrays = {name: array.astype(np.float32) for name, array in model.weights.items()}
+    if precision == "int8":
+        rng = None if seed is None else np.random.default_rng(seed)
+        arrays = {name: quantised(array, rng) for name, array in arrays.items()}
+    return Model(model.config, {name: rounded(array, ACTIVATIONS[precision]) for name, array in arrays.items()})
+
+
+def half_distance(runs: Sequence[Array], exact: Array) -> Array:
+    """(B, 1, ...): the largest distance per slice of those runs from float64; infinite where one of them overflows."""
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(np.stack(runs).astype(np.float64) - exact).max(axis=0)
+    distance = np.where(np.isfinite(distance), distance, np.inf)
     return np.asarray(distance.max(axis=tuple(range(1, distance.ndim)), keepdims=True))

@@ -24,6 +24,10 @@ SEPARATOR = " / "
 """Between the case and the stage in the name of a golden pack's outcome."""
 
 
+WITHIN_HALF = "within what float16 may be off: something is computed in float16 (llama.cpp does so with im2col and gelu)"
+"""What a failure in float32 suggests that would pass for a float16 port."""
+
+
 class Status(Enum):
     """How a check ended."""
 

@@ -14,7 +14,8 @@ from npembed.conformance import signed
 from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
 from npembed.conformance.compare import Departure
 from npembed.conformance.expressions import call_text
-from npembed.conformance.outcome import Outcome, Status, shown_around, text_diff
+from npembed.conformance.outcome import WITHIN_HALF, Outcome, Status, shown_around, text_diff
+from npembed.conformance.probes import together
 from npembed.conformance.probes.probe import Call, FunctionCheck, copied, dtype_of, same
 from npembed.conformance.results import Results, results_of
 from npembed.conformance.suspects.explain import Tried, explanations, in_part, words
@@ -282,24 +283,21 @@ class Trial:
         """What the place or the size of the difference suggests."""
         hints = [] if self.check.hint is None or one.result is None else self.check.hint(one.call, one.result, departure)
         if self._is_within_half():
-            hints.append(
-                "within what float16 may be off: something is computed in float16 (llama.cpp does so with im2col and gelu)"
-            )
+            hints.append(WITHIN_HALF)
         return " or: ".join(hints) or None
 
     def _is_within_half(self) -> bool:
-        """Whether every float32 failure would pass for a float16 port."""
-        if self.check.allowed is None:
+        """Whether every float32 failure would pass for a float16 port, as far as its input says anything in float16."""
+        if self.check.allowed is None or not all(self._is_off_in_float32(one) for one in self.failures):
             return False
-        return all(
-            one.error is None
-            and not one.call.refused
-            and not one.changed
-            and one.precision == "float32"
-            and self.check.suits(one.call, "float16")
-            and self.check.departure(one.call, one.result, "float16", self.reference) is None
-            for one in self.failures
+        telling = [one for one in self.failures if self.check.suits(one.call, "float16")]
+        return bool(telling) and all(
+            self.check.departure(one.call, one.result, "float16", self.reference) is None for one in telling
         )
+
+    def _is_off_in_float32(self, one: Try) -> bool:
+        """Whether an input failed in float32, and by its numbers alone."""
+        return one.error is None and not one.call.refused and not one.changed and one.precision not in HALF_TYPES
 
     def _signed(self) -> Outcome | None:
         """In half precision: whether the errors of all inputs together point the way of a known fault."""
@@ -311,7 +309,7 @@ class Trial:
         judged = [one for one in self.tries if one.precision in HALF_TYPES and one.error is None and not one.call.refused]
         if not self.check.signed or not judged:
             return None
-        return signed.found(self.check, [(one.call, one.result, one.precision) for one in judged])
+        return together.found(self.check, [(one.call, one.result, one.precision) for one in judged])
 
 
 def _alike(result: Any, expected: Any) -> bool:

@@ -1,7 +1,8 @@
 """From a model of another shape to functions that the kit can check.
 
 - `tensors`: torch's tensors in and out, and a model's arrays into a module.
-- `layouts`: models that take all slices as one sequence, pictures on a canvas with a mask, or pictures in place of strips.
+- `layouts`: models that take all slices as one sequence, pictures or places on a canvas with a mask, one slice at a time, or
+  pictures in place of strips.
 
 A module of transformers becomes a port in about fifteen lines:
 
@@ -18,7 +19,30 @@ A module of transformers becomes a port in about fifteen lines:
         return norm(hidden)
 """
 
-from npembed.conformance.adapters.layouts import from_pictures, on_canvas, packed, sliced
+from npembed.conformance.adapters.layouts import (
+    from_pictures,
+    ids_on_canvas,
+    on_canvas,
+    packed,
+    packed_ids,
+    packed_strips,
+    places_on_canvas,
+    slice_by_slice,
+    sliced,
+    strip_by_strip,
+)
 from npembed.conformance.adapters.tensors import Tensors
 
-__all__ = ["Tensors", "from_pictures", "on_canvas", "packed", "sliced"]
+__all__ = [
+    "Tensors",
+    "from_pictures",
+    "ids_on_canvas",
+    "on_canvas",
+    "packed",
+    "packed_ids",
+    "packed_strips",
+    "places_on_canvas",
+    "slice_by_slice",
+    "sliced",
+    "strip_by_strip",
+]

@@ -61,16 +61,22 @@ class Tensors:
         arrays = ((name.removeprefix(prefix), array) for name, array in model.weights.items() if name.startswith(prefix))
         return {name: self.tensor(array.copy()) for name, array in arrays}
 
-    def load(self, module: Any, model: Model, prefix: str = "") -> Any:
-        """The module in evaluation mode, in the floats' type, with the model's arrays; every one of its own must be there."""
+    def load(self, module: Any, model: Model, prefix: str = "", part: bool = False) -> Any:
+        """The module in evaluation mode, in the floats' type, with the model's arrays whose names begin so.
+
+        Every array of the module must be among them. With `part` the model may be of the first stages alone: what it lacks
+        stays in the module as it is, and every array of the model must have its place instead.
+        """
         state = self.state(model, prefix)
         wanted = module.state_dict()
-        absent = [name for name in wanted if name not in state]
+        absent = [name for name in (state if part else wanted) if name not in (wanted if part else state)]
+        if absent and part:
+            raise ValueError(f"Tensors.load: {type(module).__name__} has no array {absent[0]}, which the model has")
         if absent:
             raise ValueError(f"Tensors.load: the model has no array {prefix}{absent[0]}, which the module needs")
         kind = next(iter(state.values())).dtype
         module = module.to(self.device).to(kind).eval()
-        module.load_state_dict({name: state[name] for name in wanted})
+        module.load_state_dict({name: state[name] for name in wanted if name in state}, strict=not part)
         return module
 
     def mask(self, tgt_sizes: Any) -> Any:

@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from npembed.conformance.bounds import FLOAT16_UNDERFLOW, Scale, patch_conv_scale, stage_allowed
+from npembed.conformance.bounds import (
+    FLOAT16_UNDERFLOW,
+    HALF_TYPES,
+    UNIT_ROUNDOFF,
+    WIDE,
+    Scale,
+    half_allowed,
+    patch_conv_scale,
+    stage_allowed,
+)
 from npembed.conformance.filling import edited, model_at
 from npembed.conformance.in_order import in_order, plain
 from npembed.family import Promise, Stage
@@ -103,8 +112,11 @@ def _componentwise(stage: Stage, values: Mapping[str, Any], model: Model) -> Ans
         "stores": scale.stores,
         "underflow": _rounded_up(scale.underflow.max()),
     }
-    magnitude = np.nextafter(plain(scale.magnitude).astype(np.float32), np.float32(np.inf))
-    return answer(stage, stage.compute(values, in_order(model, "float64")), tolerance, magnitude=magnitude)
+    magnitude, steps = (
+        np.nextafter(plain(array).astype(np.float32), np.float32(np.inf))
+        for array in (scale.magnitude, np.asarray(scale.steps))
+    )
+    return answer(stage, stage.compute(values, in_order(model, "float64")), tolerance, magnitude=magnitude, steps=steps)
 
 
 def _embedding_scale(strips: Sequence[Floats], tgt_sizes: Ids, model: Model, rule: str | None) -> Scale:
@@ -114,21 +126,39 @@ def _embedding_scale(strips: Sequence[Floats], tgt_sizes: Ids, model: Model, rul
     kernels = family.kernels(exact).reshape(-1, vision.num_channels, vision.patch_size, vision.patch_size)
     conv = patch_conv_scale(pad_pixel_values(strips), kernels, exact.weights[name])
     positions = np.abs(family.positions(edited(exact, {name: np.zeros_like}), tgt_sizes, rule))  # (B, Lmax, D)
-    magnitude, underflow = (array[:, :, 0].swapaxes(1, 2) for array in (conv.magnitude, conv.underflow))
-    return Scale(conv.terms + 1, magnitude + positions, underflow + 2 * FLOAT16_UNDERFLOW, stores=2)
+    largest = float(np.abs(exact.weights[f"{model.tower}embeddings.position_embedding.weight"]).max())
+    magnitude, underflow, steps = (
+        np.asarray(array)[:, :, 0].swapaxes(1, 2) for array in (conv.magnitude, conv.underflow, conv.steps)
+    )
+    steps = steps + UNIT_ROUNDOFF["int8"] * largest
+    return Scale(conv.terms + 1, magnitude + positions, underflow + 2 * FLOAT16_UNDERFLOW, stores=2, steps=steps)
 
 
 def _distance(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
     in_float64, in_float32 = (plain(stage.compute(values, in_order(model, dtype))) for dtype in ("float64", "float32"))
     tolerance = {
         "kind": "per slice",
-        "float32": [_rounded_up(number) for number in stage_allowed(in_float32, in_float64).ravel()],
+        "float32": _numbers(stage_allowed(in_float32, in_float64)),
+        **_half_tolerances(stage, values, model, in_float64),
     }
     counts = None
     if stage.sizes is not None and not stage.compares_padding:
         places = model.config.family.places(values["tgt_sizes"])  # those that take part in the tower are results
         counts = stage.sizes(places, model.config).prod(axis=1).tolist()
     return answer(stage, in_float64, tolerance, counts)
+
+
+def _half_tolerances(stage: Stage, values: Mapping[str, Any], model: Model, exact: Array) -> dict[str, list[float]]:
+    """The largest distances in half precision and with int8 weights, where the case says anything in them."""
+    if model.config.vision.hidden_size < WIDE:
+        return {}
+    args = stage.arguments(values, model)
+    allowed = {precision: half_allowed(stage.call, args, exact, precision) for precision in HALF_TYPES}
+    return {precision: _numbers(numbers) for precision, numbers in allowed.items() if np.isfinite(numbers).all()}
+
+
+def _numbers(allowed: Array) -> list[float]:
+    return [_rounded_up(number) for number in allowed.ravel()]
 
 
 _ANSWERS = {Promise.EQUAL: _equal, Promise.COMPONENTWISE: _componentwise, Promise.DISTANCE: _distance}

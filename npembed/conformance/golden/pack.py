@@ -318,7 +318,8 @@ def _fault_of_case(told: dict[str, Any], case: dict[str, Any]) -> str | None:
         slices = stage["shape"][0] if stage["shape"] else 0
         if stage["places"] == "patches" and len(stage.get("counts", ())) != slices:
             return f"case {name}: {stage['stage']} must have a count for each of its {slices} slices"
-        if stage["tolerance"]["kind"] == "per slice" and len(stage["tolerance"]["float32"]) != slices:
+        distances = (told for told in stage["tolerance"].values() if isinstance(told, list))
+        if any(len(each) != slices for each in distances):
             return f"case {name}: {stage['stage']} must have a tolerance for each of its {slices} slices"
     return None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from npembed.conformance.bounds import DISTANCE_FLOOR, DISTANCE_MULTIPLE
+from npembed.conformance.bounds import DISTANCE_FLOOR, DISTANCE_MULTIPLE, HALF_FLOOR, HALF_MULTIPLE, WIDE
 from npembed.conformance.golden.cases import MORE_STAGES
 from npembed.conformance.golden.inputs import INPUTS
 from npembed.families import get_family
@@ -35,6 +35,9 @@ def readme(told: dict[str, Any]) -> str:
         padding=_padding(told, stages),
         multiple=DISTANCE_MULTIPLE,
         floor=DISTANCE_FLOOR,
+        half_multiple=HALF_MULTIPLE,
+        half_floor=HALF_FLOOR,
+        wide=WIDE,
         cases=_rows((f"`{case['name']}`", f"`{case['model']}`", case["about"]) for case in told["cases"]),
     )
 

@@ -2,22 +2,23 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from npembed.conformance.bounds import UNIT_ROUNDOFF, check_precision, precision_factor, relative_bound
+from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF, Scale, check_precision
 from npembed.conformance.compare import Departure, compare
+from npembed.conformance.golden import together
 from npembed.conformance.golden.answers import answer_of
 from npembed.conformance.golden.cases import BUCKET_COORDS, MORE_STAGES, bucket_of
 from npembed.conformance.golden.causes import Tried, cause
 from npembed.conformance.golden.contents import GIVEN
 from npembed.conformance.golden.flat import read_flat
 from npembed.conformance.golden.pack import Pack
-from npembed.conformance.outcome import SEPARATOR, Outcome, Status, around, failed, text_diff
+from npembed.conformance.outcome import SEPARATOR, WITHIN_HALF, Outcome, Status, around, failed, text_diff
 from npembed.families import get_family
 from npembed.family import Family, Stage
 from npembed.files import load_tensors
@@ -45,8 +46,9 @@ def check_outputs(
     outputs : path
         A folder with one file per case, named as the pack's expected file, with its tensor names: .safetensors, .npz, or
         .bin and .txt.
-    precision : {"float32", "float64", "float16", "bfloat16"}, optional
-        What the port computes in. Without it, what each tensor's dtype says, and at least float32.
+    precision : {"float32", "float64", "float16", "bfloat16", "int8"}, optional
+        What the port computes in; int8 is of the weights alone. Without it, what each tensor's dtype says, and at least
+        float32.
     stages : iterable of str
         Look at these alone; at all without any.
     require : iterable of str
@@ -73,11 +75,6 @@ def check_outputs(
         raise ValueError(f"golden check: {folder} is not a folder")
     if precision is not None:
         check_precision(precision)
-    if precision == "int8":
-        raise ValueError(
-            "golden check: precision must be one of float64, float32, float16, bfloat16; packs have no bounds for int8, "
-            "which npembed check judges"
-        )
     if rule is not None:
         _check_rule(pack, rule, model)
     if model is not None:
@@ -262,12 +259,14 @@ def _as_told(pack: Pack, file: str, stages: Sequence[Mapping[str, Any]]) -> dict
 
 @dataclass(frozen=True)
 class _Look:
-    """What became of one stage of one case."""
+    """What became of one stage of one case; where there is a result, what the manifest tells of it and the port's precision."""
 
     outcome: Outcome
     case: _Case
     stage: str
     tried: Tried | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+    at: str = ""
 
 
 def _look(case: _Case, told: dict[str, Any], provided: set[str], required: Collection[str], precision: str | None) -> _Look:
@@ -282,10 +281,17 @@ def _look(case: _Case, told: dict[str, Any], provided: set[str], required: Colle
         return _Look(Outcome(name, Status.FAIL, f"{case.file.name} has no tensor {tensor}; other cases have it"), case, tensor)
     tried, told, at = _tried(case, told, precision)
     departure = compare(tried.came, tried.expected, tried.allowed, tried.places)
-    if departure is None:
-        words = "equal" if told["tolerance"]["kind"] == "equal" else f"within {at}'s bound"
-        return _Look(Outcome(name, Status.PASS, words), case, tensor, tried)
-    return _Look(_failure(name, tensor, tried, departure), case, tensor, tried)
+    outcome = _agreement(name, tried, at) if departure is None else _failure(name, tensor, tried, departure)
+    return _Look(outcome, case, tensor, tried, told, at)
+
+
+def _agreement(name: str, tried: Tried, at: str) -> Outcome:
+    """A case that says nothing at that precision is not judged."""
+    if tried.allowed is None:
+        return Outcome(name, Status.PASS, "equal")
+    if not np.isfinite(tried.allowed).all():
+        return Outcome(name, Status.ABSENT, f"not judged: the case says nothing in {at}")
+    return Outcome(name, Status.PASS, f"within {at}'s bound")
 
 
 def _tried(case: _Case, told: dict[str, Any], precision: str | None) -> tuple[Tried, dict[str, Any], str]:
@@ -320,33 +326,60 @@ def _failure(name: str, tensor: str, tried: Tried, departure: Departure) -> Outc
 
 def _explained(seen: Sequence[_Look]) -> list[Outcome]:
     """The outcomes, each failure with its cause: a fault that explains the stage in every case."""
-    causes: dict[str, str | None] = {}
-    for stage in dict.fromkeys(look.stage for look in seen if look.tried is not None and failed([look.outcome])):
-        looks = [look for look in seen if look.stage == stage]
-        failing, passing = (
-            [look.tried for look in looks if failed([look.outcome]) is wrong and look.tried is not None]
-            for wrong in (True, False)
-        )
+    outcomes = {id(look): look.outcome for look in seen}
+    for stage in dict.fromkeys(look.stage for look in seen):
+        looks = [look for look in seen if look.stage == stage and look.tried is not None]
         record = next(look.case.record(stage) for look in seen if look.stage == stage)
-        if failing and record is not None:
-            causes[stage] = cause(record, failing, passing)
-    return [
-        replace(look.outcome, cause=causes.get(look.stage))
-        if failed([look.outcome]) and look.tried is not None
-        else look.outcome
-        for look in seen
-    ]
+        if record is not None and looks:
+            outcomes |= _explained_stage(record, looks)
+    return list(outcomes.values())
 
 
-def _allowed(tolerance: dict[str, Any], tensor: str, expected: Mapping[str, Array], precision: str) -> Array | None:
-    """The largest distance, element by element, at the port's precision."""
+def _explained_stage(stage: Stage, looks: Sequence[_Look]) -> dict[int, Outcome]:
+    """One stage's failures with their cause. In half precision all its cases together may tell of one that no case shows."""
+    failing = [look for look in looks if failed([look.outcome])]
+    pointed = together.found(stage, [(look.tried, look.at) for look in looks if look.tried is not None])
+    if pointed is not None and not failing:
+        fault, clearest = pointed
+        look = next(look for look in looks if look.tried is clearest)
+        return {id(look): Outcome(look.outcome.name, Status.FAIL, fault.summary, cause=fault.cause)}
+    told = None if not failing else pointed[0].cause if pointed is not None else _cause(stage, looks)
+    return {id(look): replace(look.outcome, cause=told) for look in failing}
+
+
+def _cause(stage: Stage, looks: Sequence[_Look]) -> str | None:
+    """The known faults that explain every case, or what the size of the failures suggests."""
+    failing, passing = (
+        [look.tried for look in looks if failed([look.outcome]) is wrong and look.tried is not None] for wrong in (True, False)
+    )
+    known = cause(stage, failing, passing) if failing else None
+    return known or (WITHIN_HALF if _are_within_half([look for look in looks if failed([look.outcome])]) else None)
+
+
+def _are_within_half(failing: Sequence[_Look]) -> bool:
+    """Whether these failures in float32 would pass for a float16 port, as far as their cases say anything in float16."""
+    found = [within for look in failing if (within := _is_within_half(look)) is not None]
+    return bool(found) and all(found)
+
+
+def _is_within_half(look: _Look) -> bool | None:
+    if look.at != "float32" or look.tried is None or look.tried.allowed is None:
+        return False
+    allowed = _allowed(look.told["tolerance"], look.stage, look.case.expected, "float16")
+    if not np.isfinite(np.asarray(allowed)).all():
+        return None
+    return compare(look.tried.came, look.tried.expected, allowed, look.tried.places) is None
+
+
+def _allowed(tolerance: Mapping[str, Any], tensor: str, expected: Mapping[str, Array], precision: str) -> Array | None:
+    """The largest distance, element by element, at the port's precision; infinite where the case says nothing at it."""
     if tolerance["kind"] == "equal":
         return None
     rounded = UNIT_ROUNDOFF["float32"] * np.abs(expected[tensor].astype(np.float64))  # the pack's own values are float32
     if tolerance["kind"] == "componentwise":
-        bound = relative_bound(tolerance["terms"], precision, tolerance["stores"]) * expected[f"{tensor}.magnitude"].astype(
-            np.float64
-        )
-        return np.asarray(bound + rounded + (tolerance["underflow"] if precision == "float16" else 0.0))
-    per_slice = np.array(tolerance["float32"]).reshape(-1, *[1] * (expected[tensor].ndim - 1))
-    return np.asarray(per_slice * precision_factor(precision) + rounded)
+        magnitude, steps = (expected[f"{tensor}.{name}"].astype(np.float64) for name in ("magnitude", "steps"))
+        underflow = np.asarray(tolerance["underflow"])
+        scale = Scale(tolerance["terms"], magnitude, underflow, tolerance["stores"], steps)
+        return scale.allowed(precision) + rounded
+    numbers = tolerance.get(precision if precision in HALF_TYPES else "float32", [np.inf])
+    return np.asarray(np.array(numbers).reshape(-1, *[1] * (expected[tensor].ndim - 1)) + rounded)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import npembed
 from npembed.conformance import strategies as draw
-from npembed.conformance.bounds import HALF_TYPES, half_allowed, stage_allowed
+from npembed.conformance.bounds import HALF_TYPES, WIDE, half_allowed, stage_allowed
 from npembed.conformance.compare import Departure
 from npembed.conformance.probes.probe import Call, FunctionCheck, at_dtype, call, fill, in_float64, sizes_of
 from npembed.model import Model
@@ -19,9 +19,6 @@ Stage = Callable[..., Array]
 
 INEXACT = ("mixed", "faint", "one sign")
 """What fills the inputs. On whole numbers and their like float32 can be exact by luck, and then it is no yardstick."""
-
-WIDE = 16
-"""The least width that says anything in half precision: a layer norm of two channels is a sign."""
 
 
 def _sweep(until: str) -> Iterator[Call]:
@@ -50,6 +47,7 @@ def _fields(until: str) -> Iterator[Call]:
         yield stage_call(of(peak=peak), "mixed", (3, 4))
         yield stage_call(of(peak=peak), "mixed", (2, 2), (1, 3))
     yield stage_call(of(), "mixed", (1, 80))
+    yield stage_call(of(hidden_size=32), "mixed", (8, 12))  # many places: together they show what rounding hides in each
     for model in (of(), of(layers=2)):
         yield with_empty_padding(stage_call(model, "mixed", (2, 3), (1, 2)))
 
