@@ -82,7 +82,8 @@ CALLS: dict[str, list[tuple[Any, ...]]] = {
         ([np.ones((3, 2, 98)), np.ones((3, 2, 50))], TELLING, small_model(side=70)),
         ([np.ones((3, 2, 196))], [[1, 98]], small_model(side=70)),
     ],
-    "encode": [(HIDDEN, RAGGED, model) for model in (MODEL, EPS, DROPPED, PEAKED)] + [(EMPTY, RAGGED, MODEL)],
+    "encode": [(HIDDEN, RAGGED, model) for model in (MODEL, EPS, DROPPED, PEAKED)]
+    + [(EMPTY, RAGGED, MODEL), (HIDDEN[1:2], [[3, 2]], MODEL)],
     "resample": [
         *((HIDDEN, RAGGED, model) for model in (MODEL, PEAKED)),
         (EMPTY, RAGGED, MODEL),
@@ -93,7 +94,7 @@ CALLS: dict[str, list[tuple[Any, ...]]] = {
     "image_bounds": [([5, 1, 0, 0, 2, 3, 0, 0, 4], [1, 3], [2, 4]), ([1, 0, 2, 1, 0], [1, 3], [2, 4])],
     "scatter_image_embeds": [(np.zeros((6, 2)), RNG.standard_normal((2, 2, 2)), [[1, 3], [4, 6]])],
     "slice_image": [(PICTURE, own) for own in (SMALL, UNEVEN, TWO)]
-    + [(synthetic_picture(34, 10), SMALL), (synthetic_picture(64, 40), SMALL)],
+    + [(synthetic_picture(34, 10), SMALL), (synthetic_picture(64, 40), SMALL), (synthetic_picture(20, 20), SMALL)],
 }
 """Per function, small inputs by hand."""
 
