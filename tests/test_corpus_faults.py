@@ -1,6 +1,7 @@
 """What goes wrong around a corpus: full storage, clusters without workers, other versions, damaged sources."""
 
 import io
+import logging
 import subprocess
 import sys
 import tarfile
@@ -326,3 +327,15 @@ def test_vectors_are_read_by_pyarrow_pandas_and_duckdb(pictures: Path, tmp_path:
     like = "list_cosine_similarity(a.vector, b.vector)"
     pairs = duckdb.sql(f"select {like} from '{path}' a, '{path}' b where a.path = b.path").fetchall()
     assert np.allclose(pairs, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["distributed", "distributed.client", "distributed.gc", "distributed.worker", "distributed.nanny"]
+)
+def test_dask_says_nothing_on_the_screen(name: str, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever level Dask's own settings give its loggers."""
+    logger = logging.getLogger(name)
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    assert logger.isEnabledFor(logging.ERROR)
+    with engine.cluster(None, there):
+        assert not logger.isEnabledFor(logging.ERROR)

@@ -48,7 +48,7 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         distributed: Any = importlib.import_module("distributed")
     except ImportError:
         raise ImportError("a corpus needs Dask: pip install 'npembed[corpus]'") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line of our own
+    _hush()
     if scheduler is not None:
         with _answering(distributed, scheduler) as client:
             yield client
@@ -68,6 +68,14 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         )
         with local, distributed.Client(local, set_as_default=False) as client:
             yield client
+
+
+def _hush() -> None:
+    """Let Dask say nothing on the screen: what matters is said in one line of our own. Some of its loggers have own levels."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("distributed."):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager
