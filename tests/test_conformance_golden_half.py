@@ -17,6 +17,7 @@ from npembed.conformance.golden.cases import CASES
 from npembed.conformance.half import quantised
 from npembed.conformance.suspects.suspect import with_arrays
 from npembed.files import save_tensors
+from npembed.model import Model
 from npembed.typing import Array
 from tests.command_line import done_well
 from tests.command_line import npembed as command
@@ -215,3 +216,17 @@ def test_a_float32_failure_within_float16s_promise_says_so(pack: Pack, tmp_path:
     other = answered(pack, tmp_path / "other", QuickGelu(), "hidden")
     causes = {str(outcome.cause) for outcome in check_outputs(pack, other) if failed([outcome])}
     assert not any("within what float16 may be off" in cause for cause in causes)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_pack_of_given_weights_judges_half_types_with_and_without_them(again: bool, tiny: Model, tmp_path: Path) -> None:
+    write_pack(tmp_path / "pack", model=tiny)
+    pack = read_pack(tmp_path / "pack")
+    (tmp_path / "out").mkdir()
+    for case in pack.manifest["cases"]:
+        floats = {each["stage"] for each in case["stages"] if each["tolerance"]["kind"] != "equal"}
+        right = {name: array for name, array in pack.tensors(case["expected"]).items() if name in floats}
+        save_tensors(tmp_path / "out" / case["expected"], {n: a.astype(ml_dtypes.bfloat16) for n, a in right.items()}, {})
+    outcomes = check_outputs(pack, tmp_path / "out", model=tiny if again else None)
+    assert not failed(outcomes)
+    assert any(outcome.status is Status.PASS and "bfloat16" in outcome.summary for outcome in outcomes)

@@ -46,10 +46,10 @@ def not_told_apart(stage: Stage, tried: Sequence[tuple[Tried, str]], most: float
 
 
 def _telling(stage: Stage, tried: Sequence[tuple[Tried, str]]) -> dict[_Input, tuple[Tried, str]]:
-    """The cases that say something, of those that are alike the first."""
+    """The cases that say something and whose arrays are there, of those that are alike the first."""
     first: dict[_Input, tuple[Tried, str]] = {}
     for one, at in tried:
-        if one.model is not None and _says_something(one):
+        if not one.model.missing(stage) and _says_something(one):
             given = _input(stage, one)
             if given.args[0].size <= MANY:
                 first.setdefault(given, (one, at))
@@ -63,7 +63,6 @@ def _says_something(tried: Tried) -> bool:
 
 
 def _input(stage: Stage, tried: Tried) -> _Input:
-    assert tried.model is not None
     x, sizes, *rest = stage.arguments(tried.values, tried.model)
     return _Input(stage, tried.model, x.tobytes(), sizes.tobytes(), (x, sizes, *rest))
 

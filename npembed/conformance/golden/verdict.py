@@ -343,17 +343,15 @@ def _explained_stage(stage: Stage, looks: Sequence[_Look]) -> dict[int, Outcome]
         fault, clearest = pointed
         look = next(look for look in looks if look.tried is clearest)
         return {id(look): Outcome(look.outcome.name, Status.FAIL, fault.summary, cause=fault.cause)}
-    told = None if not failing else pointed[0].cause if pointed is not None else _cause(stage, looks)
+    told = None if not failing else pointed[0].cause if pointed is not None else _cause(stage, looks, failing)
     return {id(look): replace(look.outcome, cause=told) for look in failing}
 
 
-def _cause(stage: Stage, looks: Sequence[_Look]) -> str | None:
+def _cause(stage: Stage, looks: Sequence[_Look], failing: Sequence[_Look]) -> str | None:
     """The known faults that explain every case, or what the size of the failures suggests."""
-    failing, passing = (
-        [look.tried for look in looks if failed([look.outcome]) is wrong and look.tried is not None] for wrong in (True, False)
-    )
-    known = cause(stage, failing, passing) if failing else None
-    return known or (WITHIN_HALF if _are_within_half([look for look in looks if failed([look.outcome])]) else None)
+    passing = [look for look in looks if not failed([look.outcome])]
+    known = cause(stage, *([look.tried for look in some if look.tried is not None] for some in (failing, passing)))
+    return known or (WITHIN_HALF if _are_within_half(failing) else None)
 
 
 def _are_within_half(failing: Sequence[_Look]) -> bool:
