@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -45,12 +45,17 @@ def peak_memory(strips: Sequence[NDArray[Any]], sizes: Sequence[tuple[int, int]]
     """
     fresh = Model(model.config, dict(model.weights))
     tgt_sizes = np.array(sizes)
+    return _peak(lambda: {"embeddings": npembed.embed(strips, tgt_sizes, fresh)})
+
+
+def _peak(work: Callable[[], Mapping[str, NDArray[Any]]]) -> float:
+    """MB at the peak of that work, beside what there was before and the arrays that it gives."""
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    result = npembed.embed(strips, tgt_sizes, fresh)
+    arrays = work()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return (peak - before - result.nbytes) / MEGABYTE
+    return (peak - before - sum(array.nbytes for array in arrays.values())) / MEGABYTE
 
 
 def pipeline_memory(family: Family, config: FamilyConfig) -> float:
@@ -65,13 +70,7 @@ def pipeline_memory(family: Family, config: FamilyConfig) -> float:
     pixels = np.random.default_rng(0).integers(0, 256, (*reversed(JPEG_SIZE), 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     del pixels
-    tracemalloc.start()
-    before, _ = tracemalloc.get_traced_memory()
-    strips, tgt_sizes = npembed.slice_image(picture, config)
-    arrays = npembed.run(strips, tgt_sizes, model)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return (peak - before - sum(array.nbytes for array in arrays.values())) / MEGABYTE
+    return _peak(lambda: npembed.run(*npembed.slice_image(picture, config), model))
 
 
 def import_times(runs: int) -> tuple[list[float], int]:

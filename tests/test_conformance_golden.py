@@ -20,6 +20,7 @@ from npembed.conformance import Pack, Status, check_outputs, failed, first_depar
 from npembed.conformance.bounds import HALF_TYPES
 from npembed.conformance.golden import pack as pack_module
 from npembed.conformance.golden.cases import cases_of
+from npembed.conformance.golden.contents import FORMAT
 from npembed.files import load_tensors, save_tensors
 from npembed.model import Model
 from tests.answering import answer, at_precision
@@ -389,9 +390,10 @@ def test_an_earlier_pack_that_lost_files_or_is_of_another_format_is_replaced(tmp
     write_pack(tmp_path / "pack")
     (tmp_path / "pack" / "seed.safetensors").unlink()
     write_pack(tmp_path / "pack")
+    assert "seed.safetensors" in os.listdir(tmp_path / "pack")
     change_manifest(tmp_path / "pack", lambda told: told.update(format=0), whole=True)
     write_pack(tmp_path / "pack")
-    read_pack(tmp_path / "pack")
+    assert read_pack(tmp_path / "pack").manifest["format"] == FORMAT
 
 
 @pytest.mark.usefixtures("ready")
