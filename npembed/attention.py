@@ -15,20 +15,20 @@ ROWS_AT_ONCE = 32
 
 
 def linear(x: Floats, weight: Floats, bias: Floats) -> Floats:
-    """(L, K), (N, K), (N,) -> (L, N): x @ weight.T + bias.
+    """(..., K), (N, K), (N,) -> (..., N): x @ weight.T + bias, one product for all the rows.
 
     Examples
     --------
     >>> linear(np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 10.0], [1.0, 1.0]]), np.array([0.0, 0.0, 0.5]))
     array([[ 1. , 20. ,  3.5]])
     """
-    result: Floats = x @ weight.T
+    result: Floats = x.reshape(-1, x.shape[-1]) @ weight.T
     result += bias
-    return result
+    return result.reshape(*x.shape[:-1], -1)
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
-    """(L, D), (D,), (D,) -> (L, D): each row at mean 0 and variance 1, times weight, plus bias.
+    """(..., D), (D,), (D,) -> (..., D): each row at mean 0 and variance 1, times weight, plus bias.
 
     The variance is the biased one, the mean of the squares.
 
@@ -38,7 +38,7 @@ def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
     array([[-1.        ,  0.33333333,  1.66666667,  3.        ]])
     """
     result: Floats = x - x.mean(axis=-1, keepdims=True)
-    variance = np.vecdot(result, result)[:, None] / x.shape[-1]  # (L, 1)
+    variance = np.vecdot(result, result)[..., None] / x.shape[-1]  # (..., 1)
     result /= np.sqrt(variance + eps)
     result *= weight
     result += bias
@@ -99,7 +99,7 @@ def attention_weights(queries: Floats, keys: Floats, heads: int) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """(L, K) -> (L, K): x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x**3))), the tanh form.
+    """(..., K) -> (..., K): x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x**3))), the tanh form.
 
     Examples
     --------
@@ -107,9 +107,10 @@ def gelu(x: Floats) -> Floats:
     array([[-0.1588,  0.    ,  0.8412]])
     """
     slope = math.sqrt(2 / math.pi)
-    result = np.empty_like(x)
-    for start in range(0, len(x), ROWS_AT_ONCE):
-        rows, out = x[start : start + ROWS_AT_ONCE], result[start : start + ROWS_AT_ONCE]
+    flat = x.reshape(-1, x.shape[-1])
+    result = np.empty_like(flat)
+    for start in range(0, len(flat), ROWS_AT_ONCE):
+        rows, out = flat[start : start + ROWS_AT_ONCE], result[start : start + ROWS_AT_ONCE]
         np.square(rows, out=out)
         out *= 0.044715 * slope
         out += slope
@@ -118,7 +119,7 @@ def gelu(x: Floats) -> Floats:
         out += 1
         out *= rows
         out *= 0.5
-    return result
+    return result.reshape(x.shape)
 
 
 def gelu_erf(x: Floats) -> Floats:

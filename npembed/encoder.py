@@ -1,6 +1,6 @@
 """Embeddings -> hidden states: the SigLIP transformer, each slice by itself."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,11 +10,16 @@ from npembed.attention import attend, gelu, layer_norm, linear
 from npembed.config import FamilyConfig
 from npembed.family import Step
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
-from npembed.typing import Floats, Shapes
+from npembed.typing import Floats, Ids, Shapes
 
 
 def encode(
-    embeddings: ArrayLike, tgt_sizes: ArrayLike, model: Model, *, progress: Callable[[int, int], None] | None = None
+    embeddings: ArrayLike,
+    tgt_sizes: ArrayLike,
+    model: Model,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    patches_at_once: int = 1,
 ) -> Floats:
     """(B, Lmax, D), (B, 2) -> (B, Lmax', D): what the vision tower makes of the embeddings.
 
@@ -31,6 +36,10 @@ def encode(
         Its float type is the result's.
     progress : callable, optional
         Called after each step of each slice with how many are done, and of how many.
+    patches_at_once : int
+        Slices of one size that follow each other go through the tower together, as long as they have no more patches than
+        this. It is faster for small slices: a product of few rows takes longer by the row. In the memory so many patches
+        count as one slice.
 
     Returns
     -------
@@ -46,6 +55,7 @@ def encode(
     Notes
     -----
     Source: SPEC 7. With `drop_vision_last_layer` the last layer is left out; the last norm is not. A NaN stays in its slice.
+    Slices that go together do not see each other, but a product may round a row's last bit otherwise beside other rows.
 
     Examples
     --------
@@ -59,19 +69,32 @@ def encode(
     as_model(model, who).require("hidden", who)
     family = model.config.family
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
+    most = arguments.as_count(patches_at_once, "patches_at_once", who)
     given = arguments.as_patches(embeddings, "embeddings", sizes, model.config.vision.hidden_size, who)
     after = family.stage("hidden", who).sizes_of(sizes, model.config)  # (B, 2)
-    most = given.shape[1] if np.array_equal(after, sizes) else int(after.prod(axis=1).max())
-    result = np.zeros((len(given), most, given.shape[2]), dtype=model.dtype)
+    longest = given.shape[1] if np.array_equal(after, sizes) else int(after.prod(axis=1).max())
+    result = np.zeros((len(given), longest, given.shape[2]), dtype=model.dtype)
     steps = family.tower(model)
-    for number, (hidden, places, size) in enumerate(zip(result, given, family.places(sizes).tolist(), strict=True)):
-        x = places[: size[0] * size[1]].astype(model.dtype)  # (L, D), a copy
+    taking_part = family.places(sizes)  # (B, 2)
+    for run in _runs(taking_part, most):
+        h, w = size = tuple(taking_part[run.start].tolist())
+        x = given[run, : h * w].astype(model.dtype)  # (n, L, D), a copy
         for done, step in enumerate(steps, 1):
             x, size = step(x, size)
             if progress is not None:
-                progress(number * len(steps) + done, len(given) * len(steps))
-        hidden[: len(x)] = x
+                progress(run.start * len(steps) + done * len(x), len(given) * len(steps))
+        result[run, : x.shape[1]] = x
     return result
+
+
+def _runs(sizes: Ids, patches: int) -> Iterator[slice]:
+    """(B, 2) -> the rows in order, those together that follow each other and are equal, up to so many patches or one row."""
+    start = 0
+    for end in range(1, len(sizes) + 1):
+        same = end < len(sizes) and (sizes[end] == sizes[start]).all()
+        if not same or (end + 1 - start) * sizes[start].prod() > patches:
+            yield slice(start, end)
+            start = end
 
 
 def tower_layers(model: Model, numbers: Iterable[int]) -> list[Step]:
@@ -90,14 +113,15 @@ def post_layernorm(model: Model) -> Step:
 
 
 def run_layer(x: Floats, model: Model, layer: str, attended: int | None = None) -> Floats:
-    """(L, D) -> (L, D): x + attention(norm1(x)), and to that + mlp(norm2(it)).
+    """(n, L, D) -> (n, L, D): x + attention(norm1(x)), and to that + mlp(norm2(it)).
 
-    Each place attends to all, or to the first `attended`.
+    Each place attends to all of its slice, or to the first `attended`.
     """
     vision = model.config.vision
     normed = layer_norm(x, *model.pair(f"{layer}.layer_norm1"), vision.layer_norm_eps)
     queries, keys, values = (linear(normed, *model.pair(f"{layer}.self_attn.{name}_proj")) for name in "qkv")
-    mixed = attend(queries, keys[:attended], values[:attended], vision.num_attention_heads)
+    of_slices = zip(queries, keys, values, strict=True)
+    mixed = np.stack([attend(q, k[:attended], v[:attended], vision.num_attention_heads) for q, k, v in of_slices])
     x = x + linear(mixed, *model.pair(f"{layer}.self_attn.out_proj"))
     normed = layer_norm(x, *model.pair(f"{layer}.layer_norm2"), vision.layer_norm_eps)
     return x + linear(gelu(linear(normed, *model.pair(f"{layer}.mlp.fc1"))), *model.pair(f"{layer}.mlp.fc2"))

@@ -57,7 +57,7 @@ class Stage:
     by_rule : bool
         Whether the position rule changes it.
     steps : bool
-        Whether `call` takes `progress=`, to be told of its steps.
+        Whether `call` takes `progress=` and `patches_at_once=`, as `encode` does.
     gathers : callable or None
         (tgt_sizes, config) -> per slice int64 (M, K): the patches that each of the M tokens it makes is gathered from, -1 for a
         place that is no patch; None where tokens attend to patches, or are not made of them.
@@ -117,7 +117,7 @@ class Slices:
 
 
 Step = Callable[[Floats, Size], tuple[Floats, Size]]
-"""One step of a vision tower on one slice: (L, D), (rows, columns) -> the same after it."""
+"""One step of a vision tower on n slices of one size: (n, L, D), (rows, columns) -> the same after it."""
 
 
 def _kernels(model: Any) -> Floats:

@@ -76,14 +76,17 @@ def window_merger(model: Model) -> Step:
     vision, name = model.config.vision, f"{model.tower}vit_merger"
 
     def step(x: Floats, size: Size) -> tuple[Floats, Size]:
+        (n, _, width), (h, w) = x.shape, size
+        x, size = x.reshape(-1, width), (n * h, w)  # one slice below the other: no window reaches from one into the next
         normed = layer_norm(x, *model.pair(f"{name}.layer_norm1"), vision.layer_norm_eps)
         queries, keys, values = (windows(linear(normed, *model.pair(f"{name}.self_attn.{part}_proj")), size) for part in "qkv")
         attended = attend_in_windows(queries, keys, values, vision.num_attention_heads)
         attended = linear(attended.reshape(x.shape), *model.pair(f"{name}.self_attn.out_proj"))
-        z = windows(x, size) + attended.reshape(-1, PLACES, x.shape[1])  # (N, 4, D)
+        z = windows(x, size) + attended.reshape(-1, PLACES, width)  # (N, 4, D)
         flat = layer_norm(z.reshape(len(z), -1), *model.pair(f"{name}.pre_norm"), vision.layer_norm_eps)
         inner = gelu(linear(flat, *model.pair(f"{name}.linear_1")))
-        return linear(inner, *model.pair(f"{name}.linear_2")) + z.mean(axis=1), (size[0] // SIDE, size[1] // SIDE)
+        merged = linear(inner, *model.pair(f"{name}.linear_2")) + z.mean(axis=1)
+        return merged.reshape(n, -1, width), (h // SIDE, w // SIDE)
 
     return step
 

@@ -225,6 +225,7 @@ def run(
     rule: str | None = None,
     *,
     progress: Progress | None = None,
+    patches_at_once: int = 1,
 ) -> dict[str, Array]:
     """list of (C, P, L_i*P), (B, 2) -> every stage of the model's family in turn, as arrays by name.
 
@@ -241,6 +242,8 @@ def run(
         A name in `RULES`; without it, the rule of the model's family.
     progress : callable, optional
         Called after each step of a long stage with how many are done, and of how many.
+    patches_at_once : int
+        How many the vision tower takes together, as `encode` says.
 
     Returns
     -------
@@ -266,8 +269,9 @@ def run(
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     stages = family.stages_until(last_stage(model) if until is None else until, who)
     values: dict[str, Any] = {"strips": strips, "tgt_sizes": sizes, "rule": rule}
+    of_steps = {"progress": progress, "patches_at_once": patches_at_once}
     for stage in stages:
-        values[stage.name] = stage.compute(values, model, **({"progress": progress} if stage.steps else {}))
+        values[stage.name] = stage.compute(values, model, **(of_steps if stage.steps else {}))
     return {stage.name: values[stage.name] for stage in stages} | companions(stages, sizes, model, rule)
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from npembed import Config, Model, VisionConfig, embed, encode, load_model, random_model, slice_image
+from npembed import FAMILIES, Config, Model, VisionConfig, embed, encode, load_model, random_model, slice_image
+from npembed.attention import gelu
 from npembed.conformance import strategies as draw
 from tests.oracles import torch_encoder
 from tests.synthetic import synthetic_picture
@@ -143,6 +144,47 @@ def test_nan_stays_in_its_slice():
     assert not after[1, 4:].any()
 
 
+@given(
+    st.lists(st.sampled_from([(2, 3), (3, 2), (1, 1), (2, 2)]), min_size=1, max_size=7), st.integers(1, 30), st.integers(0, 99)
+)
+def test_slices_that_go_together_do_not_see_each_other(tgt_sizes, patches, seed):
+    model, embeddings = small_model(), drawn(tgt_sizes, seed, extra=1)
+    spoilt = seed % len(tgt_sizes)
+    embeddings[spoilt, 0, 0] = np.nan
+    together = encode(embeddings, tgt_sizes, model, patches_at_once=patches)
+    np.testing.assert_allclose(together, encode(embeddings, tgt_sizes, model), rtol=0, atol=1e-12)
+    assert np.flatnonzero(np.isnan(together).any(axis=(1, 2))).tolist() == [spoilt]
+
+
+@pytest.mark.parametrize(
+    ("patches", "runs"),
+    [(1, [1] * 7), (11, [1] * 7), (12, [2, 1, 1, 1, 2]), (18, [3, 1, 1, 2]), (10**9, [3, 1, 1, 2]), (5, [1] * 7)],
+)
+def test_only_slices_of_one_size_that_follow_each_other_go_together(monkeypatch, patches, runs):
+    """(2, 3) and (3, 2) have as many patches, and are not one size: a window would be another."""
+    tgt_sizes, seen = [(2, 3), (2, 3), (2, 3), (3, 2), (2, 3), (3, 2), (3, 2)], []
+    monkeypatch.setattr("npembed.encoder.gelu", lambda x: (seen.append(len(x)), gelu(x))[1])
+    encode(drawn(tgt_sizes), tgt_sizes, small_model(layers=1), patches_at_once=patches)
+    assert seen == runs
+
+
+@pytest.mark.parametrize("key", list(FAMILIES))
+def test_in_every_family_slices_together_come_out_as_alone(key):
+    family = FAMILIES[key]
+    model = random_model(family.small(family), until="hidden")
+    model = Model(model.config, {name: array.astype(np.float64) for name, array in model.weights.items()})
+    sizes = np.tile(family.case_sizes([(8, 4)], model.config)[:1], (4, 1))
+    embeddings = np.random.default_rng(0).standard_normal((4, sizes[0].prod(), model.config.vision.hidden_size))
+    together = encode(embeddings, sizes, model, patches_at_once=10**6)
+    np.testing.assert_allclose(together, encode(embeddings, sizes, model), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("patches", [0, -1, 2.5, "many", None, True])
+def test_a_number_of_patches_that_is_none_is_refused(patches):
+    with pytest.raises((ValueError, TypeError), match="encode: patches_at_once must be"):
+        encode(drawn([(1, 2)]), [(1, 2)], small_model(), patches_at_once=patches)
+
+
 def test_the_last_layer_can_be_dropped():
     """Its arrays are not even needed; the norm after it still runs."""
     dropped, shorter = small_model(layers=3, drop=True), small_model(layers=2)
@@ -157,6 +199,11 @@ def test_progress_is_told_of_each_step_of_each_slice():
     calls = []
     encode(drawn([(1, 2), (2, 2)]), [(1, 2), (2, 2)], small_model(layers=3), progress=lambda *call: calls.append(call))
     assert calls == [(done, 8) for done in range(1, 9)], "two slices, of three layers and a norm each"
+    calls.clear()
+    three = [(1, 2), (1, 2), (2, 2)]
+    words = {"progress": lambda *call: calls.append(call), "patches_at_once": 4}
+    encode(drawn(three), three, small_model(layers=1), **words)
+    assert calls == [(2, 6), (4, 6), (5, 6), (6, 6)], "two together, then one"
     with pytest.raises(TypeError, match="positional"):
         encode(drawn([(1, 2)]), [(1, 2)], small_model(), print)
 

@@ -584,12 +584,10 @@ def head(hidden: NDArray[Any], model: Model, *, query: Any = None, order: str = 
 
 def without_post_layernorm(embeddings: NDArray[Any], tgt_sizes: Any, model: Model) -> NDArray[Any]:
     steps = model.config.family.tower(model)[:-1]
-    results = []
-    for x in embeddings:
-        for step in steps:
-            x, _ = step(x, (G, G))
-        results.append(x)
-    return np.array(results)
+    x = embeddings
+    for step in steps:
+        x, _ = step(x, (G, G))
+    return x
 
 
 PORTS: dict[str, tuple[str, Callable[..., NDArray[Any]]]] = {

@@ -231,10 +231,10 @@ def test_the_towers_attention_is_the_last_layers(key):
     np.testing.assert_array_equal(hidden, npembed.encode(embeddings, slices.tgt_sizes, model))
     for number in (0, len(weights) - 1):
         size, length = tuple(family.places(slices.tgt_sizes)[number].tolist()), lengths[number]
-        x = embeddings[number, : size[0] * size[1]]
+        x = embeddings[[number], : size[0] * size[1]]
         for step in family.tower(model)[:-2]:  # without the last layer and what follows it
             x, size = step(x, size)
-        queries, keys = last_layer(x, model)
+        queries, keys = last_layer(x[0], model)
         for place, row in zip(looking[number], weights[number], strict=True):
             group = np.arange(length)
             if family.groups is not None:  # Phi-4's crops attend to themselves; elsewhere keys may be padding's too

@@ -321,12 +321,12 @@ def tower(model: Model) -> Sequence[Step]:
 
 
 def _with_masked(model: Model) -> Step:
-    """The step (h*w, D) -> (h*w + number of crops, D): after a slice's patches, one masked patch per crop."""
+    """The step (n, h*w, D) -> (n, h*w + number of crops, D): after a slice's patches, one masked patch per crop."""
     kernels, bias = model.pair(f"{model.tower}embeddings.patch_embedding")
     first = model.weights[f"{model.tower}embeddings.position_embedding.weight"][0]
     white = _levels(cast(Config, model.config))[:, 255].astype(model.dtype)  # (C,)
     masked = kernels.sum(axis=(2, 3)) @ white + bias + first  # (D,)
-    return lambda x, size: (np.concatenate([x, np.tile(masked, (len(crops(size)), 1))]), size)
+    return lambda x, size: (np.concatenate([x, np.tile(masked, (len(x), len(crops(size)), 1))], axis=1), size)
 
 
 def _layer(model: Model, layer: str) -> Step:
@@ -336,14 +336,14 @@ def _layer(model: Model, layer: str) -> Step:
         result = np.empty_like(x)
         for number, places in enumerate(crops(size), start=size[0] * size[1]):
             rows = np.append(places, number)
-            result[rows] = run_layer(x[rows], model, layer, attended=places.size)
+            result[:, rows] = run_layer(x[:, rows], model, layer, attended=places.size)
         return result, size
 
     return step
 
 
 def _fill_to_even(x: Floats, size: Size) -> tuple[Floats, Size]:
-    """The step (h*w + number of crops, D) -> (h'*w', D), h' and w' even: what is beyond a crop's patches is masked."""
+    """The step (n, h*w + number of crops, D) -> (n, h'*w', D), h' and w' even: what is beyond a crop's patches is masked."""
     h, w = size
     even = (h + h % 2, w + w % 2)
     taken = np.empty(even, dtype=np.int64)
@@ -351,7 +351,7 @@ def _fill_to_even(x: Floats, size: Size) -> tuple[Floats, Size]:
         r, c = divmod(int(whole[0, 0]), even[1])
         taken[r : r + SIDE, c : c + SIDE] = h * w + number
     taken[:h, :w] = np.arange(h * w).reshape(size)
-    return x[taken.ravel()], even
+    return x[:, taken.ravel()], even
 
 
 def _even(tgt_sizes: Ids, config: Config) -> Ids:

@@ -302,7 +302,8 @@ def _without_step(make: Function) -> Function:
 
     def other(model: Model) -> Any:
         def step(x: Floats, size: Any) -> Any:
-            return mergers.windows(x, size).mean(axis=1), (size[0] // mergers.SIDE, size[1] // mergers.SIDE)
+            means = [mergers.windows(one, size).mean(axis=1) for one in x]
+            return np.stack(means), (size[0] // mergers.SIDE, size[1] // mergers.SIDE)
 
         return step
 
