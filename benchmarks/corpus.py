@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,9 @@ def check(path: Path, peer: Peer) -> None:
     DisagreementError
     """
     with next(frames_of(path.read_bytes(), "it", peer.settings))[0] as picture:
-        ours = compute(picture, peer.model, replace(peer.settings, dtype="")).rows
+        slices = peer.model.config.family.cut(picture, peer.model.config)
+    [packed] = compute([slices], peer.model, peer.settings)
+    ours = np.concatenate(packed.parts)
     theirs = peer.theirs([path])
     if not peer.same:
         print(f"  patches of a picture: {len(ours)}; transformers: {theirs.shape[1]}")

@@ -391,10 +391,10 @@ def test_any_sizes_of_pictures_and_shards_give_the_same_rows(tmp_path: Path, siz
     folder = tmp_path / "packed"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    packer = Packer(Place(str(folder)), 0, "rows", most * 8, {})
+    packer = Packer(Place(str(folder)), 0, "rows", "float32", most * 8, {})
     expected = [np.full((sum(lengths), 2), number, dtype=np.float32) for number, lengths in enumerate(sizes)]
     lies = [packer.add(packed(rows, lengths)) for rows, lengths in zip(expected, sizes, strict=True)]
-    packer.flush()
+    packer.end()
     for rows, lengths, where in zip(expected, sizes, lies, strict=True):
         tensors = load_file(folder / where["shard"])
         first = where["first_row"]
@@ -406,7 +406,8 @@ def test_any_sizes_of_pictures_and_shards_give_the_same_rows(tmp_path: Path, siz
 
 
 def packed(rows: Any, lengths: list[int]) -> Packed:
-    return Packed(rows, np.array(lengths), np.array([[1, n] for n in lengths]), np.zeros((len(lengths), 4)), {})
+    parts = np.split(rows, np.cumsum(lengths)[:-1])
+    return Packed(parts, np.array(lengths), np.array([[1, n] for n in lengths]), np.zeros((len(lengths), 4)), {})
 
 
 @given(

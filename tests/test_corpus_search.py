@@ -18,7 +18,7 @@ from npembed import FAMILIES, Model, random_model
 from npembed.corpus import Settings, search
 from npembed.corpus.index import schema
 from npembed.corpus.nearest import read_again
-from npembed.corpus.vectors import compute_bytes, overview
+from npembed.corpus.vectors import overview, vector_of
 from tests.command_line import assert_refused, done_well
 from tests.command_line import npembed as command
 from tests.corpora import write_pictures
@@ -198,7 +198,8 @@ def test_every_family_has_a_mean_or_says_that_it_has_none(family: str) -> None:
     model = random_model(FAMILIES[family].small(FAMILIES[family]), until="hidden")
     held = BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)).save(held, "PNG")
-    packed = compute_bytes(held.getvalue(), "it", model, Settings(until="hidden", vector="mean"))
-    assert packed.rows.shape == (1, model.config.vision.hidden_size)
-    number = overview(packed.boxes)
-    assert packed.boxes[number, 2:] - packed.boxes[number, :2] == pytest.approx(packed.boxes[:, 2:].max(axis=0), rel=0.1)
+    vector = vector_of(held.getvalue(), "it", model, Settings(until="hidden", vector="mean"))
+    assert vector.shape == (model.config.vision.hidden_size,)
+    boxes = FAMILIES[family].cut(Image.open(held), model.config).boxes
+    number = overview(boxes)
+    assert boxes[number, 2:] - boxes[number, :2] == pytest.approx(boxes[:, 2:].max(axis=0), rel=0.1)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npembed import Config, Model, SlicingConfig, VisionConfig, random_model
+from npembed import FAMILIES, Config, Model, SlicingConfig, VisionConfig, random_model, run, slice_image
+from npembed.corpus import vectors
 from npembed.corpus.place import Place
 from npembed.corpus.settings import Settings, describe, limited, numbers_digest, refuse_other, weights_digest
-from npembed.corpus.shards import map_tensors
+from npembed.corpus.shards import Packer, map_tensors
 from npembed.corpus.sources import Item, list_pictures
-from npembed.corpus.vectors import _stored
-from npembed.corpus.work import compute_group, try_picture, versions
+from npembed.corpus.vectors import Packed, compute, refuse_unfit
+from npembed.corpus.work import _computed, compute_group, try_picture, versions
 from npembed.files import write_safetensors
 
 SETTINGS = Settings(shard_mb=1)
@@ -115,20 +116,19 @@ def test_every_change_that_changes_numbers_changes_the_digest_and_is_refused(mod
         ("float16", -65_520.0, False),
         ("float32", 3e38, True),
         ("float32", np.inf, False),
-        ("", -np.inf, False),
-        ("", np.nan, False),
+        ("float32", -np.inf, False),
+        ("float32", np.nan, False),
         ("float16", np.nan, False),
     ],
 )
 def test_what_the_stored_type_cannot_hold_is_refused(dtype: str, value: float, fits: bool) -> None:
     parts = [np.ones((2, 3), np.float32), np.array([[0, value, -1]], np.float32)]
     if fits:
-        stored = _stored(parts, Settings(dtype=dtype))
-        assert np.array_equal(stored, np.concatenate(parts).astype(dtype))
-        assert stored.dtype == dtype
+        refuse_unfit(parts, np.dtype(dtype))
+        assert np.isfinite(np.concatenate(parts).astype(dtype)).all()
     else:
-        with pytest.raises(ValueError, match=rf"a value of size \S+ does not fit {dtype or 'float32'}"):
-            _stored(parts, Settings(dtype=dtype))
+        with pytest.raises(ValueError, match=rf"a value of size \S+ does not fit {dtype}"):
+            refuse_unfit(parts, np.dtype(dtype))
 
 
 def test_a_picture_that_is_tried_leaves_nothing(tmp_path: Path, model: Model, items: list[Item]) -> None:
@@ -137,3 +137,184 @@ def test_a_picture_that_is_tried_leaves_nothing(tmp_path: Path, model: Model, it
     assert try_picture(prepared, items[0])
     assert try_picture(prepared, Item("gone", str(tmp_path / "gone"))), "what is wrong with it does not matter"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# Several small pictures in one call
+
+HIDDEN = Settings(until="hidden")
+
+
+@pytest.fixture(scope="module")
+def wide() -> Model:
+    """A picture is one slice of about 256 patches, of which three or four go together."""
+    vision = VisionConfig(hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    return random_model(Config(vision=vision, slicing=SlicingConfig(scale_resolution=224, max_slice_nums=1)), until="hidden")
+
+
+def written(folder: Path, sizes: list[tuple[int, int]]) -> list[Item]:
+    """Pictures of those widths and heights; (0, 0) is a broken one."""
+    rng = np.random.default_rng(0)
+    for number, (width, height) in enumerate(sizes):
+        picture = Image.fromarray(rng.integers(0, 256, (height or 9, width or 9, 3), dtype=np.uint8))
+        picture.save(folder / f"{number:02d}.png")
+        if not width:
+            (folder / f"{number:02d}.png").write_bytes((folder / f"{number:02d}.png").read_bytes()[:60])
+    return list_pictures([str(folder)]).items
+
+
+def alone(item: Item, model: Model, settings: Settings) -> Packed:
+    with Image.open(item.path) as picture:
+        return compute([model.config.family.cut(picture.convert("RGB"), model.config)], model, settings)[0]
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many slices each call computes from now on."""
+    seen: list[int] = []
+    run = vectors.run
+    monkeypatch.setattr(
+        vectors, "run", lambda strips, *args, **words: (seen.append(len(strips)), run(strips, *args, **words))[1]
+    )
+    return seen
+
+
+def test_small_pictures_of_one_size_go_together_and_keep_their_rows(
+    tmp_path: Path, wide: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [(100, 100)] * 5 + [(0, 0)] + [(100, 100)] * 2 + [(200, 100)] + [(100, 100)] + [(0, 0)]
+    items, calls = written(tmp_path, sizes), calls_of(monkeypatch)
+    found = list(_computed(items, wide, HIDDEN))
+    assert calls == [4, 1, 2, 1, 1]
+    assert [row["path"] for row, _ in found] == [item.path for item in items]
+    assert [row["status"] for row, _ in found] == ["ok" if width else "failed" for width, _ in sizes]
+    for item, (row, packed) in zip(items, found, strict=True):
+        assert (packed is None) == (row["status"] == "failed")
+        if packed is not None:
+            expected = alone(item, wide, HIDDEN)
+            assert np.array_equal(packed.tgt_sizes, expected.tgt_sizes)
+            assert np.abs(packed.parts[0] - expected.parts[0]).max() < 1e-5 * np.abs(expected.parts[0]).max()
+
+
+def test_embeddings_are_the_same_to_the_last_bit(tmp_path: Path, wide: Model) -> None:
+    items = written(tmp_path, [(100, 100)] * 3 + [(200, 100)])
+    for item, (_, packed) in zip(items, _computed(items, wide, Settings()), strict=True):
+        assert packed is not None
+        assert np.array_equal(packed.parts[0], alone(item, wide, Settings()).parts[0])
+
+
+def test_a_picture_that_fails_fails_alone(tmp_path: Path, wide: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the call fails for one of several, and where its result is not finite."""
+    items = written(tmp_path, [(100, 100)] * 4)
+    cut, run = wide.config.family.cut, vectors.run
+    bad = cut(Image.open(items[2].path), wide.config).strips[0]
+
+    def refusing(strips: Any, *args: Any, **words: Any) -> Any:
+        if any(np.array_equal(strip, bad) for strip in strips):
+            raise ValueError("it is the third")
+        return run(strips, *args, **words)
+
+    def spoiling(strips: Any, *args: Any, **words: Any) -> Any:
+        result = run(strips, *args, **words)
+        for number, strip in enumerate(strips):
+            if np.array_equal(strip, bad):
+                result["hidden"][number, 0, 0] = np.nan
+        return result
+
+    for faulty, said in ((refusing, "it is the third"), (spoiling, "corpus: a value of size nan does not fit float32")):
+        monkeypatch.setattr(vectors, "run", faulty)
+        found = [row for row, _ in _computed(items, wide, HIDDEN)]
+        assert [row["status"] for row in found] == ["ok", "ok", "failed", "ok"]
+        assert found[2]["error"] == said
+
+
+@pytest.mark.parametrize("key", list(FAMILIES))
+def test_in_every_family_a_picture_s_numbers_are_its_own(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where padding takes part in the tower, and where a picture's slices are joined."""
+    family = FAMILIES[key]
+    for name, most in (("WIDE", 1), ("PATCHES_AT_ONCE", 10**5)):
+        monkeypatch.setattr(vectors, name, most)
+    items, calls = written(tmp_path, [(60, 60)] * 3 + [(90, 50)] * 2), calls_of(monkeypatch)
+    for stage in family.vision_stages:
+        model, wanted = random_model(family.small(family), until=stage.name), Settings(until=stage.name)
+        found = list(_computed(items, model, wanted))
+        for item, (row, packed) in zip(items, found, strict=True):
+            assert packed is not None, row["error"]
+            expected = alone(item, model, wanted)
+            assert [len(part) for part in packed.parts] == [len(part) for part in expected.parts]
+            ours, own = np.concatenate(packed.parts), np.concatenate(expected.parts)
+            assert np.abs(ours - own).max() < 2e-5 * np.abs(own).max()
+    first, last = (family.cut(Image.open(items[number].path), model.config).tgt_sizes.tolist() for number in (0, -1))
+    if len(first) == 1:
+        assert calls[0] == (5 if first == last else 3), "the calls for the pictures alone come later"
+
+
+def test_a_narrow_tower_takes_each_slice_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So there the numbers are the same to the last bit."""
+    vision = VisionConfig(hidden_size=48, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    small = random_model(Config(vision=vision, slicing=SlicingConfig(scale_resolution=112)), until="hidden")
+    items, calls = written(tmp_path, [(100, 100)] * 3 + [(300, 300)]), calls_of(monkeypatch)
+    found = list(_computed(items, small, HIDDEN))
+    assert calls[:3] == [1, 1, 1]
+    assert calls[3] > 1
+    for item, (_, packed) in zip(items, found, strict=True):
+        strips, sizes = slice_image(Image.open(item.path), small.config)
+        expected = run(strips, sizes, small, "hidden")["hidden"]
+        assert packed is not None
+        for number, part in enumerate(packed.parts):
+            assert np.array_equal(part, expected[number, : len(part)])
+
+
+# The memory of a shard
+
+
+def shard_of(tmp_path: Path, group: int, most: int = 1000) -> Packer:
+    return Packer(Place(str(tmp_path)), group, "rows", "float32", most, {})
+
+
+def rows_of(value: float, count: int) -> Packed:
+    return Packed([np.full((count, 5), value, np.float32)], np.array([count]), np.array([[1, count]]), np.zeros((1, 4)), {})
+
+
+def test_two_groups_at_a_time_do_not_share_memory(tmp_path: Path) -> None:
+    for group in range(2):  # what the first leaves is there for one of the next two
+        shard_of(tmp_path, 7).add(rows_of(7, 3))
+        first, second = shard_of(tmp_path, 2 * group), shard_of(tmp_path, 2 * group + 1)
+        first.add(rows_of(1, 3))
+        second.add(rows_of(2, 4))
+        first.end()
+        second.end()
+        for number, (value, count) in ((2 * group, (1, 3)), (2 * group + 1, (2, 4))):
+            rows = map_tensors(tmp_path / f"part-{number:05d}.safetensors")["rows"]
+            assert rows.tolist() == [[value] * 5] * count
+
+
+def test_memory_is_used_again_unless_one_picture_is_larger_than_a_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare: list[Any] = []
+    monkeypatch.setattr("npembed.corpus.shards._SPARE", spare)
+    packer = shard_of(tmp_path, 0)
+    packer.add(rows_of(1, 3))
+    packer.end()
+    [kept] = spare
+    again = shard_of(tmp_path, 1)
+    assert not spare
+    again.add(rows_of(2, 50))
+    again.end()
+    assert spare == [kept]
+    large = shard_of(tmp_path, 2)
+    large.add(rows_of(3, 51))
+    large.end()
+    assert not spare
+    for group, (value, count) in enumerate([(1, 3), (2, 50), (3, 51)]):
+        assert map_tensors(tmp_path / f"part-{group:05d}.safetensors")["rows"].tolist() == [[value] * 5] * count
+
+
+@pytest.mark.parametrize("advised", [True, False])
+def test_a_file_that_is_not_kept_in_memory_is_whole_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advised: bool
+) -> None:
+    """Where the system can be told so, and where it cannot."""
+    if not advised:
+        monkeypatch.delattr("os.posix_fadvise", raising=False)
+    Place(str(tmp_path)).write("a", lambda path: path.write_bytes(b"x" * 100_000), kept=False)
+    assert (tmp_path / "a").read_bytes() == b"x" * 100_000

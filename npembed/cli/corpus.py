@@ -210,7 +210,7 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
     from npembed.corpus import Settings
     from npembed.corpus.nearest import read_again
     from npembed.corpus.settings import weights_digest
-    from npembed.corpus.vectors import compute_bytes
+    from npembed.corpus.vectors import vector_of
 
     if not there.has_vectors:
         next(there.vectors())  # says what is missing
@@ -224,7 +224,7 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
     model, _ = _model(given, settings)
     if weights_digest(model) != made["weights"]["sha256"]:
         raise ValueError(f"corpus: {given or 'the random weights'} are not the weights that {there.shown} was made with")
-    vector: Array = compute_bytes(read_again(picture), picture, model, settings).rows[0]
+    vector: Array = vector_of(read_again(picture), picture, model, settings)
     return vector
 
 

@@ -88,8 +88,8 @@ class Place:
         content: bytes = self._system.cat_file(self._below(name))
         return content
 
-    def write(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Let `write` fill a file, which then takes its name.
+    def write(self, name: str, write: Callable[[Path], Any], *, kept: bool = True) -> None:
+        """Let `write` fill a file, which then takes its name; without `kept`, the system need not keep it in memory as well.
 
         Raises
         ------
@@ -97,14 +97,14 @@ class Place:
             The storage's refusal, in words.
         """
         if self._system is None:
-            self._write_here(name, write)
+            self._write_here(name, write, kept)
             return
         with tempfile.TemporaryDirectory(prefix="npembed-") as folder:
             here = Path(folder, _last(name))
             write(here)
             self._put(here, name)
 
-    def _write_here(self, name: str, write: Callable[[Path], Any]) -> None:
+    def _write_here(self, name: str, write: Callable[[Path], Any], kept: bool) -> None:
         """As `replacing`, but nothing is swept: without locks, that would delete what another machine's worker writes."""
         path = self.path(name)
         try:
@@ -112,6 +112,8 @@ class Place:
             with file_beside(path) as beside:
                 write(beside)
                 _to_disk(beside)
+                if not kept:
+                    _out_of_memory(beside)
                 os.replace(beside, path)
         except OSError as error:
             raise ValueError(f"corpus: {self.shown}/{name} cannot be written: {error.strerror or error}") from None
@@ -182,3 +184,10 @@ def _to_disk(path: Path) -> None:
     """So that a machine that loses its power has the old file or the whole new one."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _out_of_memory(path: Path) -> None:
+    """Let the system's copy of a file go, so that a corpus that is larger than the memory does not push out all else."""
+    if hasattr(os, "posix_fadvise"):  # Linux and its like
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -2,11 +2,13 @@
 
 import mmap
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npembed.corpus.place import Place
 from npembed.corpus.vectors import Packed
@@ -15,6 +17,10 @@ from npembed.typing import Array
 from npembed.weights.safetensors_header import header_length, parse_header
 
 _TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
+
+
+_SPARE: list[Array] = []
+"""Memory of groups that are done, for the next: the system takes longer to give out new memory than a shard to be filled."""
 
 
 def part_name(group: int, overflow: int = 0) -> str:
@@ -29,7 +35,7 @@ def part_name(group: int, overflow: int = 0) -> str:
 
 
 class Packer:
-    """Takes a group's pictures one by one and writes a shard whenever one is full.
+    """Takes a group's pictures one by one and writes a shard whenever one is full; `end` writes the last.
 
     Beside the picture that is added, it holds one shard.
 
@@ -39,16 +45,21 @@ class Packer:
     group : int
     name : str
         Of the array of rows.
+    dtype : dtype
+        In which they are stored.
     most_bytes : int
         Of rows in one shard.
     metadata : mapping of str to str
     """
 
-    def __init__(self, place: Place, group: int, name: str, most_bytes: int, metadata: Mapping[str, str]) -> None:
-        self._place, self._group, self._name, self._most, self._metadata = place, group, name, most_bytes, dict(metadata)
+    def __init__(
+        self, place: Place, group: int, name: str, dtype: DTypeLike, most_bytes: int, metadata: Mapping[str, str]
+    ) -> None:
+        self._place, self._group, self._name, self._metadata = place, group, name, dict(metadata)
+        self._dtype, self._most = np.dtype(dtype), most_bytes
         self.written: list[tuple[str, int]] = []
         """Name and size of each shard."""
-        self._buffer: Array | None = None
+        self._buffer = _SPARE.pop() if _SPARE else np.empty((0, 0))
         self._begin()
 
     def _begin(self) -> None:
@@ -57,33 +68,39 @@ class Packer:
 
     def add(self, picture: Packed) -> dict[str, Any]:
         """Take one picture, and say where in which shard it lies."""
-        rows = picture.rows
-        most = max(1, self._most // rows[0].nbytes)
-        if self._pictures and self._filled + len(rows) > most:
+        count, width = sum(map(len, picture.parts)), picture.parts[0].shape[1]
+        most = max(1, self._most // (width * self._dtype.itemsize))
+        if self._pictures and self._filled + count > most:
             self.flush()
-        capacity = max(most, len(rows))  # a picture that is larger than a shard has one of its own
-        if self._buffer is None or len(self._buffer) != capacity:
-            self._buffer = np.empty((capacity, rows.shape[1]), dtype=rows.dtype)
-        self._buffer[self._filled : self._filled + len(rows)] = rows
+        capacity = max(most, count)  # a picture that is larger than a shard has one of its own
+        if self._buffer.shape != (capacity, width) or self._buffer.dtype != self._dtype:
+            self._buffer = np.empty((capacity, width), dtype=self._dtype)
+        end = self._filled + count
+        np.concatenate(picture.parts, out=self._buffer[self._filled : end], casting="same_kind")
         lies = {
             "shard": part_name(self._group, len(self.written)),
             "image": len(self._pictures),
             "first_slice": sum(len(own.tgt_sizes) for own in self._pictures) if len(picture.lengths) else 0,
             "first_row": self._filled,
-            "rows": len(rows),
+            "rows": count,
         }
-        self._filled += len(rows)
-        self._pictures.append(Packed(rows[:0], picture.lengths, picture.tgt_sizes, picture.boxes, picture.more))
+        self._filled = end
+        self._pictures.append(replace(picture, parts=[]))
         return lies
+
+    def end(self) -> None:
+        """Write what there is, and leave the memory to the next group; nothing is added afterwards."""
+        self.flush()
+        if self._buffer.nbytes <= self._most:
+            _SPARE.append(self._buffer)
 
     def flush(self) -> None:
         """Write what there is."""
         if not self._pictures:
             return
-        assert self._buffer is not None
         name = part_name(self._group, len(self.written))
         tensors = {self._name: self._buffer[: self._filled], **self._companions()}
-        self._place.write(name, partial(write_safetensors, arrays=tensors, metadata=self._metadata))
+        self._place.write(name, partial(write_safetensors, arrays=tensors, metadata=self._metadata), kept=False)
         self.written.append((name, self._place.size(name)))
         self._begin()
 

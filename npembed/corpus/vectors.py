@@ -1,10 +1,10 @@
-"""One picture -> what a shard holds of it: its rows without padding, or one vector."""
+"""A picture, or a few small ones -> what a shard holds of each: its rows without padding, or one vector."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +15,15 @@ from npembed.images import read_frames
 from npembed.model import Model
 from npembed.pooling import unit_length
 from npembed.stages import run
-from npembed.typing import Array, Floats, Ids
+from npembed.typing import Array, Floats, Ids, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+
+PATCHES_AT_ONCE = 1024
+"""Small slices go through the vision tower together, up to so many patches: a product of few rows takes longer by the row."""
+WIDE = 256
+"""Channels of a tower whose weights are so large that this is so; in a narrower one each slice goes by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +32,8 @@ class Packed:
 
     Attributes
     ----------
-    rows : (K, width)
-        Its slices' rows one after the other, or one row.
+    parts : sequence of (K_i, width)
+        The rows of each of its results, of which padding is no part; or one row. In the model's own type.
     lengths : int64 (N,)
         How many rows each result has; empty for a vector.
     tgt_sizes : int64 (B, 2)
@@ -37,17 +42,19 @@ class Packed:
         What else goes with the stage, as `hidden_sizes`.
     """
 
-    rows: Array
+    parts: Sequence[Array]
     lengths: Ids
     tgt_sizes: Ids
     boxes: Floats
     more: Mapping[str, Array]
 
 
-def compute_bytes(content: bytes, name: str, model: Model, settings: Settings) -> Packed:
-    """The first picture in a file's bytes through the stages."""
+def vector_of(content: bytes, name: str, model: Model, settings: Settings) -> Array:
+    """(D,): the vector of the first picture in a file's bytes, in the type that is stored."""
     with closing(frames_of(content, name, settings)) as frames:
-        return compute(next(frames)[0], model, settings)
+        [packed] = compute([model.config.family.cut(next(frames)[0], model.config)], model, settings)
+    vector: Array = packed.parts[0][0].astype(stored_type(model, settings))
+    return vector
 
 
 def frames_of(content: bytes, name: str, settings: Settings) -> Generator[tuple["Picture", bool]]:
@@ -56,26 +63,59 @@ def frames_of(content: bytes, name: str, settings: Settings) -> Generator[tuple[
     return read_frames(BytesIO(content), name, upright=settings.upright, every=every, most_pixels=settings.max_pixels)
 
 
-def compute(picture: "Picture", model: Model, settings: Settings) -> Packed:
-    """A picture through the stages, its padding left out, in the type that is stored.
+def patches_at_once(config: FamilyConfig) -> int:
+    """How many patches of several slices go through the family's tower together; 1 where each slice goes by itself."""
+    return PATCHES_AT_ONCE if config.vision.hidden_size >= WIDE else 1
+
+
+def together(slices: Slices, patches: int) -> Size | None:
+    """The size of a picture's only slice, if another of that size would be together with it no more than so many patches.
+
+    With slices of one size, what a family computes of one does not depend on the others, padding included (SPEC 13.2).
+
+    Examples
+    --------
+    >>> together(Slices([], np.array([[14, 14]]), np.zeros((1, 4))), patches=1024)
+    (14, 14)
+    >>> together(Slices([], np.array([[28, 37]]), np.zeros((1, 4))), patches=1024) is None
+    True
+    """
+    if len(slices.tgt_sizes) > 1 or 2 * slices.tgt_sizes.prod() > patches:
+        return None
+    h, w = slices.tgt_sizes[0].tolist()
+    return h, w
+
+
+def compute(pictures: Sequence[Slices], model: Model, settings: Settings) -> list[Packed]:
+    """Cut pictures through the stages, in one call. Several must each have one slice, of one size.
 
     Raises
     ------
     ValueError, TypeError
         What the stages refuse; a result that the stored type cannot hold, or that is not finite.
     """
+    stage = model.config.family.stage(settings.until, WHO)
+    strips = [strip for slices in pictures for strip in slices.strips]
+    tgt_sizes = np.concatenate([slices.tgt_sizes for slices in pictures])
+    at_once = patches_at_once(model.config)
+    result = run(strips, tgt_sizes, model, settings.until, settings.rule, patches_at_once=at_once)[settings.until]
+    each = zip(np.split(result, len(pictures)), pictures, strict=True)
+    return [_packed(own, slices, stage, model, settings) for own, slices in each]
+
+
+def _packed(result: Array, slices: Slices, stage: Stage, model: Model, settings: Settings) -> Packed:
+    """One picture's results, as a shard has them."""
     config = model.config
-    slices = config.family.cut(picture, config)
-    stage = config.family.stage(settings.until, WHO)
-    result = run(slices.strips, slices.tgt_sizes, model, settings.until, settings.rule)[settings.until]
-    more = stage.companions(slices.tgt_sizes, config)
     if one_vector(settings, stage):
-        vector = _vector(result, slices, stage, config)
-        vectors = unit_length(vector[None]) if settings.normalize else vector[None]
-        return Packed(_stored([vectors], settings), np.empty(0, np.int64), slices.tgt_sizes, slices.boxes, {})
-    lengths = stage.sizes_of(slices.tgt_sizes, config).prod(axis=1)
-    rows = [own[:length] for own, length in zip(result, lengths.tolist(), strict=True)]
-    return Packed(_stored(rows, settings), lengths, slices.tgt_sizes, slices.boxes, more)
+        vectors = _vector(result, slices, stage, config)[None]
+        parts = [unit_length(vectors) if settings.normalize else vectors]
+        lengths, more = np.empty(0, np.int64), {}
+    else:
+        lengths = stage.sizes_of(slices.tgt_sizes, config).prod(axis=1)
+        parts = [own[:length] for own, length in zip(result, lengths.tolist(), strict=True)]
+        more = stage.companions(slices.tgt_sizes, config)
+    refuse_unfit(parts, stored_type(model, settings))
+    return Packed(parts, lengths, slices.tgt_sizes, slices.boxes, more)
 
 
 def _vector(result: Array, slices: Slices, stage: Stage, config: FamilyConfig) -> Array:
@@ -100,12 +140,15 @@ def overview(boxes: Floats) -> int:
     return int(sides.prod(axis=1).argmax())
 
 
-def _stored(parts: Sequence[Array], settings: Settings) -> Array:
-    """The rows, one part after the other, in the type that they are stored in."""
-    stored = np.dtype(settings.dtype or parts[0].dtype)
+def stored_type(model: Model, settings: Settings) -> np.dtype[Any]:
+    """Of what a shard holds."""
+    return np.dtype(settings.dtype or model.dtype)
+
+
+def refuse_unfit(parts: Sequence[Array], stored: np.dtype[Any]) -> None:
+    """An error if a value would be infinite in the type that is stored, or is not finite now."""
     ends = np.array([end for part in parts for end in (part.min(), part.max())])
     with np.errstate(over="ignore"):  # the next line refuses what came out wrong
         fit = np.isfinite(ends.astype(stored))
     if not fit.all():  # what lies between two numbers that fit fits, too; what is not a number is the smallest and the largest
         raise ValueError(f"{WHO}: a value of size {np.abs(ends).max():g} does not fit {stored}")
-    return np.concatenate(parts, dtype=stored, casting="same_kind")

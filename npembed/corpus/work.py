@@ -6,7 +6,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from typing import Any
 import numpy as np
 
 import npembed
+from npembed.config import FamilyConfig
 from npembed.corpus.index import FAILED, MOST_ERROR, OK, parts_of, write_rows
 from npembed.corpus.place import Place
 from npembed.corpus.settings import Settings, digest_of
 from npembed.corpus.shards import Packer, map_tensors
 from npembed.corpus.sources import Item
-from npembed.corpus.vectors import Packed, compute, frames_of
+from npembed.corpus.vectors import Packed, compute, frames_of, patches_at_once, stored_type, together
 from npembed.families import get_family
+from npembed.family import Slices
 from npembed.model import Model
+from npembed.typing import Size
 
 Job = Mapping[str, Any]
 """What all groups have in common: `out`, `made` (as in manifest.json), `model` (a file in the corpus), `digest`, `versions`."""
@@ -55,9 +59,13 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
     """
     model, settings = _prepared(job)
     place = Place(job["out"])
-    packer = Packer(place, group, settings.name, settings.shard_mb * 10**6, _metadata(job))
-    rows = [row for item in items for row in _rows(item, model, settings, packer)]
-    packer.flush()
+    packer = Packer(place, group, settings.name, stored_type(model, settings), settings.shard_mb * 10**6, _metadata(job))
+    rows = []
+    for row, packed in _computed(items, model, settings):
+        if packed is not None:
+            row |= {"slices": len(packed.tgt_sizes), **packer.add(packed)}  # storage that refuses is not the picture's fault
+        rows.append(row)
+    packer.end()
     before = parts_of(place, group) or []
     write_rows(place, group, rows, group_digest(job["digest"], items), packer.written)
     for name in set(before) - {name for name, _ in packer.written}:  # of an earlier list of pictures
@@ -67,8 +75,7 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
 
 def try_picture(job: Job, item: Item) -> bool:
     """Compute what is in one file and keep none of it; True. A process that does not outlive it says nothing."""
-    model, settings = _prepared(job)
-    for _ in _pictures(item, {"frame": 0}, model, settings):
+    for _ in _computed([item], *_prepared(job)):
         pass
     return True
 
@@ -94,29 +101,76 @@ def _metadata(job: Job) -> dict[str, str]:
     return texts | {"weights": made["weights"]["sha256"]}
 
 
-def _rows(item: Item, model: Model, settings: Settings, packer: Packer) -> Iterator[dict[str, Any]]:
-    """A row for each picture in a file; its results go to the packer."""
+@dataclass
+class _Cut:
+    """A picture that was read and cut, or the error that this ended with."""
+
+    row: dict[str, Any]
+    """As far as it is known."""
+    result: Slices | Exception
+    size: Size | None
+    """That others must have to be computed with it; None where it goes alone."""
+    seconds: float
+
+    @property
+    def slices(self) -> Slices:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+def _computed(items: Sequence[Item], model: Model, settings: Settings) -> Iterator[tuple[dict[str, Any], Packed | None]]:
+    """The row of each picture in those files, in order, with what was computed; None if it failed, and the row says why."""
+    patches = patches_at_once(model.config)
+    for cuts in _batches((cut for item in items for cut in _cut(item, model.config, settings, patches)), patches):
+        start = time.perf_counter()
+        results = _results(cuts, model, settings)
+        each = (time.perf_counter() - start) / len(cuts)
+        for cut, result in zip(cuts, results, strict=True):
+            row = cut.row | {"status": OK, "seconds": cut.seconds + each}
+            if isinstance(result, Exception):
+                yield row | {"status": FAILED, "error": _one_line(result)}, None
+            else:
+                yield row, result
+
+
+def _cut(item: Item, config: FamilyConfig, settings: Settings, patches: int) -> Iterator[_Cut]:
+    """Each picture in a file; the last has the error, if there was one."""
     row: dict[str, Any] = {"path": _as_utf8(item.path), "bytes": item.size if item.size >= 0 else None, "frame": 0}
-    for found in _pictures(item, row, model, settings):
-        packed = found.pop("packed")
-        if packed is not None:
-            found |= {"slices": len(packed.tgt_sizes), **packer.add(packed)}  # storage that refuses is not the picture's fault
-        yield found
-
-
-def _pictures(item: Item, row: dict[str, Any], model: Model, settings: Settings) -> Iterator[dict[str, Any]]:
-    """The row of each picture in a file, with what was computed under `packed`; the last has the error, if there was one."""
     start = time.perf_counter()
     try:
         content = item.read()
         row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for picture, _ in frames_of(content, "it", settings):
             row |= {"width": picture.width, "height": picture.height}
-            packed: Packed = compute(picture, model, settings)
-            yield row | {"status": OK, "seconds": time.perf_counter() - start, "packed": packed}
+            slices = config.family.cut(picture, config)
+            yield _Cut(row, slices, together(slices, patches), time.perf_counter() - start)
             row, start = row | {"frame": row["frame"] + 1}, time.perf_counter()
     except Exception as error:  # whatever is wrong with one picture, the others go on
-        yield row | {"status": FAILED, "error": _one_line(error), "seconds": time.perf_counter() - start, "packed": None}
+        yield _Cut(row, error, None, time.perf_counter() - start)
+
+
+def _batches(cuts: Iterable[_Cut], patches: int) -> Iterator[list[_Cut]]:
+    """The pictures in order, those together that follow each other and go together, up to so many patches."""
+    batch: list[_Cut] = []
+    for cut in cuts:
+        if batch and cut.size != batch[0].size:
+            yield batch
+            batch = []
+        batch.append(cut)
+        if cut.size is None or (len(batch) + 1) * cut.size[0] * cut.size[1] > patches:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _results(cuts: Sequence[_Cut], model: Model, settings: Settings) -> list[Packed | Exception]:
+    """What each gives, or its error. Those that fail together are computed one by one, so that none fails for another."""
+    try:
+        return [*compute([cut.slices for cut in cuts], model, settings)]
+    except Exception as error:
+        return [error] if len(cuts) == 1 else [result for cut in cuts for result in _results([cut], model, settings)]
 
 
 def _one_line(error: Exception) -> str:
