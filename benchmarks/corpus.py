@@ -1,4 +1,4 @@
-"""`python -m benchmarks.corpus`: pictures per second of a corpus, of transformers and of one process, and where time goes.
+"""`python -m benchmarks.corpus`: pictures per second of a corpus, of transformers, of one `npembed embed`; and where time goes.
 
 python -m benchmarks.corpus                    # a fifth of the pictures: some minutes
 python -m benchmarks.corpus --share 1          # 200 photos of 12 megapixels and 500 pictures of 640×480
@@ -9,6 +9,9 @@ Exit code 0: measured, whatever came out; 1: the contestants do not compute the 
 
 import argparse
 import io
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,11 +38,12 @@ from benchmarks.pipelines import TOLERANCE, load_module
 from npembed import Model
 from npembed.corpus import Settings, Watcher, build
 from npembed.corpus.vectors import compute, frames_of
+from npembed.files import write_safetensors
 
 CASES = {"photos": (200, (4000, 3000)), "small": (500, (640, 480))}
 """How many pictures of which width and height."""
 BATCH = 8
-ALONE = 20
+FEW = 20
 """Pictures that are enough to see what one process does."""
 
 Contestant = Callable[[Sequence[Path]], Any]
@@ -90,7 +94,7 @@ def minicpm() -> Peer:
             pixels = processor(_opened(paths), return_tensors="pt")
             return module(pixels["pixel_values"], target_sizes=pixels["target_sizes"]).numpy()
 
-    return Peer(model, Settings(dtype="float16"), theirs, same=False)
+    return Peer(model, Settings(), theirs, same=False)
 
 
 MODELS: dict[str, Callable[[], Peer]] = {"siglip": siglip, "minicpm-v-2.6": minicpm}
@@ -145,8 +149,39 @@ def in_batches(paths: Sequence[Path], theirs: Contestant) -> float:
     return time.perf_counter() - start
 
 
-def alone(paths: Sequence[Path], peer: Peer) -> dict[str, float]:
-    """Seconds that one process with one thread takes, by what it does."""
+def write_weights(folder: Path, model: Model) -> Path:
+    """A checkpoint's folder of that model."""
+    folder.mkdir()
+    config, preprocessor = model.config.family.as_json(model.config)
+    (folder / "config.json").write_text(json.dumps(config), encoding="ascii")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="ascii")
+    arrays = {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
+    write_safetensors(folder / "model.safetensors", arrays, {})
+    return folder
+
+
+def one_process(paths: Sequence[Path], peer: Peer, weights: Path) -> float:
+    """Seconds for those pictures that `npembed embed` with one thread takes beside what it takes for one picture."""
+
+    def seconds(count: int) -> float:
+        out = weights.parent / "embed.safetensors"
+        words = ["--weights", str(weights), "--until", peer.settings.until, "-o", str(out)]
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "npembed", "embed", *map(str, paths[:count]), *words],
+            env=os.environ | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
+            check=True,
+            capture_output=True,
+        )
+        taken = time.perf_counter() - start
+        out.unlink()
+        return taken
+
+    return (seconds(len(paths)) - seconds(1)) * len(paths) / (len(paths) - 1)
+
+
+def bare(paths: Sequence[Path], peer: Peer) -> dict[str, float]:
+    """Seconds by what is done, in a bare loop with one thread, which writes every result into the same file."""
     model, settings, spent = peer.model, peer.settings, dict.fromkeys(("read", "decode", "resize", "product", "write"), 0.0)
     with tempfile.TemporaryDirectory(dir=paths[0].parent.parent) as out, threadpool_limits(1):
         for path in paths:
@@ -185,22 +220,28 @@ def check(path: Path, peer: Peer) -> None:
         raise DisagreementError(f"{distance:.2g} from transformers, whose largest value is {np.abs(theirs).max():.2g}")
 
 
-def measure(paths: Sequence[Path], peer: Peer) -> None:
-    """Print what comes out for these pictures."""
+def measure(paths: Sequence[Path], peer: Peer, weights: Path) -> None:
+    """Print what comes out for these pictures. What the corpus is compared with is timed before it and after it."""
     check(paths[0], peer)
-    few = paths[: min(ALONE, len(paths))]
+    few, half = paths[: min(FEW, len(paths))], len(paths) // 2
     in_batches(few[:BATCH], peer.theirs)  # its first touches
-    theirs = in_batches(paths, peer.theirs) / len(paths)
-    spent = alone(few, peer)
-    one = sum(spent.values()) / len(few)
+    theirs = in_batches(paths[:half], peer.theirs)
+    process, loop = one_process(few, peer, weights), bare(few, peer)
     made = corpus(paths, peer, cores())
-    ours = made.computed / len(paths)
-    shares = ", ".join(f"{what} {100 * part / one / len(few):.0f} %" for what, part in spent.items())
-    print(f"  npembed corpus, {cores()} workers: {1 / ours:.2f} pictures/s (after {made.started:.1f} s to start)")
-    print(f"  transformers, batches of {BATCH}, {cores()} threads: {1 / theirs:.2f} pictures/s")
-    print(f"  one process, one thread: {1 / one:.2f} pictures/s: {shares}")
-    print(f"  the corpus over transformers: {theirs / ours:.2f}, target at least 1.3")
-    print(f"  the corpus over one process and the number of cores: {one / ours / cores():.2f}, target at least 0.9", flush=True)
+    for what, seconds in bare(few, peer).items():
+        loop[what] += seconds
+    process += one_process(few, peer, weights)
+    theirs += in_batches(paths[half:], peer.theirs)
+    ours, whole = len(paths) / made.computed, sum(loop.values())
+    others = len(paths) / theirs, 2 * len(few) / process, 2 * len(few) / whole
+    shares = ", ".join(f"{what} {100 * part / whole:.0f} %" for what, part in loop.items())
+    print(f"  npembed corpus, {cores()} workers: {ours:.2f} pictures/s (after {made.started:.1f} s to start)")
+    print(f"  transformers, batches of {BATCH}, {cores()} threads: {others[0]:.2f} pictures/s")
+    print(f"  one npembed embed, one thread: {others[1]:.2f} pictures/s")
+    print(f"  a bare loop, one thread: {others[2]:.2f} pictures/s: {shares}")
+    print(f"  the corpus over transformers: {ours / others[0]:.2f}, target at least 1.3")
+    print(f"  the corpus over one npembed embed and the number of cores: {ours / others[1] / cores():.2f}, target at least 0.9")
+    print(f"  the corpus over the bare loop and the number of cores: {ours / others[2] / cores():.2f}", flush=True)
 
 
 def main() -> int:
@@ -212,13 +253,14 @@ def main() -> int:
     words = parser.parse_args()
     peers = {name: MODELS[name]() for name in words.model or MODELS}
     with tempfile.TemporaryDirectory() as folder:
+        weights = {name: write_weights(Path(folder, name), peer.model) for name, peer in peers.items()}
         for case in words.case or CASES:
             count, size = CASES[case]
             paths = write_pictures(Path(folder, case), max(BATCH, round(count * words.share)), size)
             for name, peer in peers.items():
                 print(f"{name}, {len(paths)} pictures of {size[0]}×{size[1]}")
                 try:
-                    measure(paths, peer)
+                    measure(paths, peer, weights[name])
                 except DisagreementError as error:
                     print(f"benchmarks.corpus: {name}: {error}", file=sys.stderr)
                     return 1

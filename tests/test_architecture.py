@@ -235,9 +235,16 @@ class Pattern:
         kinds = {"": True, "float": array.dtype.kind == "f"}
         if not kinds.get(self.dtype, array.dtype.name == self.dtype):
             raise ArrowError(f"{where} is of {array.dtype}, not {self.dtype}")
-        if array.ndim != len(self.dims):
+        dims, shape = self.dims, array.shape
+        if dims[:1] == ("...",):  # axes of any number, the same wherever they are written
+            dims = dims[1:]
+            shape = array.shape[max(0, array.ndim - len(dims)) :]
+            before = array.shape[: array.ndim - len(shape)]
+            if lengths.setdefault("...", before) != before:
+                raise ArrowError(f"{where} has the axes {before} before its own, not {lengths['...']}")
+        if len(shape) != len(dims):
             raise ArrowError(f"{where} has shape {array.shape}, not ({', '.join(self.dims)})")
-        for dim, length in sorted(zip(self.dims, array.shape, strict=True), key=lambda pair: not _is_letter(pair[0])):
+        for dim, length in sorted(zip(dims, shape, strict=True), key=lambda pair: not _is_letter(pair[0])):
             _bind(dim, length, lengths, f"{where}, {dim}")
 
 
@@ -398,14 +405,14 @@ CALLS: dict[str, list[Call]] = {
     "encode": [Call((HIDDEN, SIZES, MODEL), {"Lmax'": LMAX})],
     "flattened_position_ids": [Call((SIZES, 7), {"Lmax": LMAX})],
     "fractional_coords": [Call((n,)) for n in (1, 25, 70)],
-    "gelu": [Call((zeros(3, 4),))],
+    "gelu": [Call((zeros(3, 4),)), Call((zeros(2, 3, 4),))],
     "gelu_erf": [Call((zeros(3, 4),))],
     "image_bounds": [
         Call((np.array([290, 294, 291]), [290], [291]), {"N": 1}),
         Call((TEXT.input_ids, TEXT.start_ids, TEXT.end_ids), {"N": 2}),
     ],
-    "layer_norm": [Call((zeros(3, 4), zeros(4), zeros(4), 1e-6))],
-    "linear": [Call((zeros(3, 4), zeros(5, 4), zeros(5)))],
+    "layer_norm": [Call((zeros(*shape, 4), zeros(4), zeros(4), 1e-6)) for shape in ((3,), (2, 3))],
+    "linear": [Call((zeros(*shape, 4), zeros(5, 4), zeros(5))) for shape in ((3,), (2, 3))],
     "merge_patches": [Call((zeros(2, 8, 16), [[4, 8], [4, 4]], MERGING), {"most": 2, "E": 24})],
     "pad_pixel_values": [Call((STRIPS,), {"B": 3}), Call((STRIPS[1:2],), {"B": 1})],
     "patch_attention_mask": [Call((SIZES,), {"Lmax": LMAX})],
@@ -416,7 +423,7 @@ CALLS: dict[str, list[Call]] = {
     "position_ids": [Call((SIZES, 7), {"Lmax": LMAX})],
     "resample": [Call((HIDDEN, SIZES, MODEL), {"Q": 5, "E": 128})],
     "resize": [Call((Image.fromarray(PIXELS), (5, 9)), {"H": 9, "W": 5})],
-    "run_layer": [Call((zeros(6, 4), MODEL, "vpm.encoder.layers.0"))],
+    "run_layer": [Call((zeros(2, 6, 4), MODEL, "vpm.encoder.layers.0"))],
     "scatter_image_embeds": [Call((zeros(8, 4), zeros(2, 3, 4), [[0, 3], [4, 7]]))],
     "shrink_bicubic": [Call((zeros(3, 6, 8), 4, 2), {"columns": 4, "rows": 2, "H": 3, "W": 2})],
     "slice_image": [
@@ -467,6 +474,9 @@ WRONG_ARROWS = [
     ("windows", "(h*w, D), (h, w) -> (h*w/2, 4, D)", "result 0, h\\*w/2 is 2, not 4"),
     ("token_places", "(N,), (T,) -> int64 (N, 2)", "result 0, N is 2, not 8"),
     ("gelu", "(L, K), (L, K), (L, K) -> (L, K)", "the arrow has 3 arguments; the call 1"),
+    ("gelu", "(..., 2*K) -> (..., K)", "is 4, not 2"),
+    ("linear", "(..., K), (N, K), (N,) -> (N,)", "has shape"),
+    ("linear", "(..., K), (..., K), (N,) -> (..., N)", "has the axes"),
 ]
 
 

@@ -341,6 +341,7 @@ def test_the_contest_of_corpora_catches_other_vectors_and_shares_out_all_the_tim
     corpus.check(paths[0], peer)
     with pytest.raises(DisagreementError, match="from transformers, whose largest value is"):
         corpus.check(paths[0], replace(peer, theirs=pooled(0.001)))
-    spent = corpus.alone(paths, peer)
+    corpus.one_process(paths, peer, corpus.write_weights(tmp_path / "weights", model))  # a command that fails is an error
+    spent = corpus.bare(paths, peer)
     assert list(spent) == ["read", "decode", "resize", "product", "write"]
     assert min(spent.values()) > 0

@@ -186,7 +186,7 @@ def test_garbage_is_refused(suffix: str, content: bytes) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder, "a" + suffix)
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read: "):
+        with pytest.raises(ValueError, match=r"cannot be read: |is a git-lfs pointer"):  # Hypothesis knows how one begins
             load_tensors(path)
 
 
