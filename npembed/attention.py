@@ -24,7 +24,7 @@ def linear(x: Floats, weight: Floats, bias: Floats) -> Floats:
     """
     result: Floats = x.reshape(-1, x.shape[-1]) @ weight.T
     result += bias
-    return result.reshape(*x.shape[:-1], -1)
+    return result.reshape(*x.shape[:-1], len(weight))
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:

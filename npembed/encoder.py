@@ -38,8 +38,8 @@ def encode(
         Called after each step of each slice with how many are done, and of how many.
     patches_at_once : int
         Slices of one size that follow each other go through the tower together, as long as they have no more patches than
-        this. It is faster for small slices: a product of few rows takes longer by the row. In the memory so many patches
-        count as one slice.
+        this. It is faster for small slices: a product of few rows takes longer by the row. It takes the memory of one slice of
+        so many patches.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def encode(
     Notes
     -----
     Source: SPEC 7. With `drop_vision_last_layer` the last layer is left out; the last norm is not. A NaN stays in its slice.
-    Slices that go together do not see each other, but a product may round a row's last bit otherwise beside other rows.
+    Slices that go together do not see each other, but the last bit of a row may depend on how many rows a product has.
 
     Examples
     --------

@@ -27,7 +27,8 @@ KEEPS_MEMORY = {
 }
 """Dask has glibc give memory back from 64 KiB on: a worker then asks for each array's pages anew, a quarter slower."""
 UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
-"""Dask notes a hundred times a second which line its workers are at, for a page of the dashboard: 4 % of their time."""
+"""Dask notes a hundred times a second which line its workers are at, and fifty times how fast their loop turns, for pages of
+the dashboard: 4 % of their time."""
 NEVER_GIVEN_UP = {"distributed.deploy.lost-worker-timeout": "365 days"}
 """A process that dies is started anew. Dask looks that long afterwards whether it is there, and if it has just died again,
 never starts it any more: with the usual 15 s, a few deadly pictures would end all workers."""

@@ -113,7 +113,7 @@ class Place:
                 write(beside)
                 _to_disk(beside)
                 if not kept:
-                    _out_of_memory(beside)
+                    _out_of_cache(beside)
                 os.replace(beside, path)
         except OSError as error:
             raise ValueError(f"corpus: {self.shown}/{name} cannot be written: {error.strerror or error}") from None
@@ -186,8 +186,8 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _out_of_memory(path: Path) -> None:
+def _out_of_cache(path: Path) -> None:
     """Let the system's copy of a file go, so that a corpus that is larger than the memory does not push out all else."""
     if hasattr(os, "posix_fadvise"):  # Linux and its like
-        with path.open("rb") as file:
+        with path.open("rb") as file, suppress(OSError):  # it is advice
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -20,7 +20,7 @@ _TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 
 
 _SPARE: list[Array] = []
-"""Memory of groups that are done, for the next: the system takes longer to give out new memory than a shard to be filled."""
+"""Memory of groups that are done, for the next: the system takes longer to give out new memory than it takes to fill it."""
 
 
 def part_name(group: int, overflow: int = 0) -> str:

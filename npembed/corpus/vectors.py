@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATCHES_AT_ONCE = 1024
 """Small slices go through the vision tower together, up to so many patches: a product of few rows takes longer by the row."""
 WIDE = 256
-"""Channels of a tower whose weights are so large that this is so; in a narrower one each slice goes by itself."""
+"""From so many channels on that is worth it; a narrower tower takes each slice by itself."""
 
 
 @dataclass(frozen=True, eq=False)

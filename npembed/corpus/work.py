@@ -64,6 +64,7 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
     for row, packed in _computed(items, model, settings):
         if packed is not None:
             row |= {"slices": len(packed.tgt_sizes), **packer.add(packed)}  # storage that refuses is not the picture's fault
+        del packed
         rows.append(row)
     packer.end()
     before = parts_of(place, group) or []
@@ -103,39 +104,41 @@ def _metadata(job: Job) -> dict[str, str]:
 
 @dataclass
 class _Cut:
-    """A picture that was read and cut, or the error that this ended with."""
+    """A picture that was read and cut, or what went wrong.
+
+    In words: an error that is kept keeps all that the functions held that it came through, the picture among it.
+    """
 
     row: dict[str, Any]
     """As far as it is known."""
-    result: Slices | Exception
+    slices: Slices | str
     size: Size | None
     """That others must have to be computed with it; None where it goes alone."""
     seconds: float
-
-    @property
-    def slices(self) -> Slices:
-        if isinstance(self.result, Exception):
-            raise self.result
-        return self.result
 
 
 def _computed(items: Sequence[Item], model: Model, settings: Settings) -> Iterator[tuple[dict[str, Any], Packed | None]]:
     """The row of each picture in those files, in order, with what was computed; None if it failed, and the row says why."""
     patches = patches_at_once(model.config)
     for cuts in _batches((cut for item in items for cut in _cut(item, model.config, settings, patches)), patches):
-        start = time.perf_counter()
-        results = _results(cuts, model, settings)
-        each = (time.perf_counter() - start) / len(cuts)
-        for cut, result in zip(cuts, results, strict=True):
-            row = cut.row | {"status": OK, "seconds": cut.seconds + each}
-            if isinstance(result, Exception):
-                yield row | {"status": FAILED, "error": _one_line(result)}, None
-            else:
-                yield row, result
+        yield from _rows(cuts, model, settings)
+        del cuts  # or they would be there while the next picture is read
+
+
+def _rows(cuts: Sequence[_Cut], model: Model, settings: Settings) -> Iterator[tuple[dict[str, Any], Packed | None]]:
+    start = time.perf_counter()
+    results = _results(cuts, model, settings)
+    each = (time.perf_counter() - start) / len(cuts)
+    for cut, result in zip(cuts, results, strict=True):
+        row = cut.row | {"status": OK, "seconds": cut.seconds + each}
+        if isinstance(result, str):
+            yield row | {"status": FAILED, "error": result}, None
+        else:
+            yield row, result
 
 
 def _cut(item: Item, config: FamilyConfig, settings: Settings, patches: int) -> Iterator[_Cut]:
-    """Each picture in a file; the last has the error, if there was one."""
+    """Each picture in a file; the last says what reading or cutting ended with, if that failed."""
     row: dict[str, Any] = {"path": _as_utf8(item.path), "bytes": item.size if item.size >= 0 else None, "frame": 0}
     start = time.perf_counter()
     try:
@@ -145,32 +148,41 @@ def _cut(item: Item, config: FamilyConfig, settings: Settings, patches: int) -> 
             row |= {"width": picture.width, "height": picture.height}
             slices = config.family.cut(picture, config)
             yield _Cut(row, slices, together(slices, patches), time.perf_counter() - start)
+            del slices
             row, start = row | {"frame": row["frame"] + 1}, time.perf_counter()
+        return
     except Exception as error:  # whatever is wrong with one picture, the others go on
-        yield _Cut(row, error, None, time.perf_counter() - start)
+        said = _one_line(error)
+    yield _Cut(row, said, None, time.perf_counter() - start)
 
 
 def _batches(cuts: Iterable[_Cut], patches: int) -> Iterator[list[_Cut]]:
-    """The pictures in order, those together that follow each other and go together, up to so many patches."""
+    """Pictures of one size that follow each other, up to so many patches at a time; one without a size goes alone."""
     batch: list[_Cut] = []
     for cut in cuts:
-        if batch and cut.size != batch[0].size:
+        size = cut.size
+        if batch and size != batch[0].size:
             yield batch
             batch = []
         batch.append(cut)
-        if cut.size is None or (len(batch) + 1) * cut.size[0] * cut.size[1] > patches:
+        del cut
+        if size is None or (len(batch) + 1) * size[0] * size[1] > patches:
             yield batch
             batch = []
     if batch:
         yield batch
 
 
-def _results(cuts: Sequence[_Cut], model: Model, settings: Settings) -> list[Packed | Exception]:
-    """What each gives, or its error. Those that fail together are computed one by one, so that none fails for another."""
+def _results(cuts: Sequence[_Cut], model: Model, settings: Settings) -> list[Packed | str]:
+    """What each gives, or why not. Those that fail together are computed one by one, so that none fails for another."""
+    slices = [cut.slices for cut in cuts if not isinstance(cut.slices, str)]
+    if not slices:
+        return [cut.slices for cut in cuts if isinstance(cut.slices, str)]
     try:
-        return [*compute([cut.slices for cut in cuts], model, settings)]
+        return [*compute(slices, model, settings)]
     except Exception as error:
-        return [error] if len(cuts) == 1 else [result for cut in cuts for result in _results([cut], model, settings)]
+        said = _one_line(error)
+    return [said] if len(cuts) == 1 else [result for cut in cuts for result in _results([cut], model, settings)]
 
 
 def _one_line(error: Exception) -> str:
