@@ -38,7 +38,7 @@ from benchmarks.pipelines import TOLERANCE, load_module
 from npembed import Model
 from npembed.corpus import Settings, Watcher, build
 from npembed.corpus.vectors import compute, frames_of
-from npembed.files import write_safetensors
+from npembed.files import save_tensors
 
 CASES = {"photos": (200, (4000, 3000)), "small": (500, (640, 480))}
 """How many pictures of which width and height."""
@@ -155,8 +155,7 @@ def write_weights(folder: Path, model: Model) -> Path:
     config, preprocessor = model.config.family.as_json(model.config)
     (folder / "config.json").write_text(json.dumps(config), encoding="ascii")
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="ascii")
-    arrays = {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
-    write_safetensors(folder / "model.safetensors", arrays, {})
+    save_tensors(folder / "model.safetensors", model.weights, {})
     return folder
 
 
@@ -223,7 +222,7 @@ def check(path: Path, peer: Peer) -> None:
 def measure(paths: Sequence[Path], peer: Peer, weights: Path) -> None:
     """Print what comes out for these pictures. What the corpus is compared with is timed before it and after it."""
     check(paths[0], peer)
-    few, half = paths[: min(FEW, len(paths))], len(paths) // 2
+    few, half = paths[:FEW], len(paths) // 2
     in_batches(few[:BATCH], peer.theirs)  # its first touches
     theirs = in_batches(paths[:half], peer.theirs)
     process, loop = one_process(few, peer, weights), bare(few, peer)

@@ -15,7 +15,7 @@ from npembed.images import read_frames
 from npembed.model import Model
 from npembed.pooling import unit_length
 from npembed.stages import run
-from npembed.typing import Array, Floats, Ids, Size
+from npembed.typing import Array, Floats, Ids
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -66,24 +66,6 @@ def frames_of(content: bytes, name: str, settings: Settings) -> Generator[tuple[
 def patches_at_once(config: FamilyConfig) -> int:
     """How many patches of several slices go through the family's tower together; 1 where each slice goes by itself."""
     return PATCHES_AT_ONCE if config.vision.hidden_size >= WIDE else 1
-
-
-def together(slices: Slices, patches: int) -> Size | None:
-    """The size of a picture's only slice, if another of that size would be together with it no more than so many patches.
-
-    With slices of one size, what a family computes of one does not depend on the others, padding included (SPEC 13.2).
-
-    Examples
-    --------
-    >>> together(Slices([], np.array([[14, 14]]), np.zeros((1, 4))), patches=1024)
-    (14, 14)
-    >>> together(Slices([], np.array([[28, 37]]), np.zeros((1, 4))), patches=1024) is None
-    True
-    """
-    if len(slices.tgt_sizes) > 1 or 2 * slices.tgt_sizes.prod() > patches:
-        return None
-    h, w = slices.tgt_sizes[0].tolist()
-    return h, w
 
 
 def compute(pictures: Sequence[Slices], model: Model, settings: Settings) -> list[Packed]:

@@ -21,7 +21,7 @@ from npembed.corpus.place import Place
 from npembed.corpus.settings import Settings, digest_of
 from npembed.corpus.shards import Packer, map_tensors
 from npembed.corpus.sources import Item
-from npembed.corpus.vectors import Packed, compute, frames_of, patches_at_once, stored_type, together
+from npembed.corpus.vectors import Packed, compute, frames_of, patches_at_once, stored_type
 from npembed.families import get_family
 from npembed.family import Slices
 from npembed.model import Model
@@ -112,15 +112,24 @@ class _Cut:
     row: dict[str, Any]
     """As far as it is known."""
     slices: Slices | str
-    size: Size | None
-    """That others must have to be computed with it; None where it goes alone."""
     seconds: float
+
+    @property
+    def size(self) -> Size | None:
+        """Of its only slice: others of that size may be computed with it. None where it goes alone.
+
+        With slices of one size, what a family computes of one does not depend on the others, padding included (SPEC 13.2).
+        """
+        if isinstance(self.slices, str) or len(self.slices.tgt_sizes) > 1:
+            return None
+        h, w = self.slices.tgt_sizes[0].tolist()
+        return h, w
 
 
 def _computed(items: Sequence[Item], model: Model, settings: Settings) -> Iterator[tuple[dict[str, Any], Packed | None]]:
     """The row of each picture in those files, in order, with what was computed; None if it failed, and the row says why."""
     patches = patches_at_once(model.config)
-    for cuts in _batches((cut for item in items for cut in _cut(item, model.config, settings, patches)), patches):
+    for cuts in _batches((cut for item in items for cut in _cut(item, model.config, settings)), patches):
         yield from _rows(cuts, model, settings)
         del cuts  # or they would be there while the next picture is read
 
@@ -137,7 +146,7 @@ def _rows(cuts: Sequence[_Cut], model: Model, settings: Settings) -> Iterator[tu
             yield row, result
 
 
-def _cut(item: Item, config: FamilyConfig, settings: Settings, patches: int) -> Iterator[_Cut]:
+def _cut(item: Item, config: FamilyConfig, settings: Settings) -> Iterator[_Cut]:
     """Each picture in a file; the last says what reading or cutting ended with, if that failed."""
     row: dict[str, Any] = {"path": _as_utf8(item.path), "bytes": item.size if item.size >= 0 else None, "frame": 0}
     start = time.perf_counter()
@@ -147,13 +156,13 @@ def _cut(item: Item, config: FamilyConfig, settings: Settings, patches: int) -> 
         for picture, _ in frames_of(content, "it", settings):
             row |= {"width": picture.width, "height": picture.height}
             slices = config.family.cut(picture, config)
-            yield _Cut(row, slices, together(slices, patches), time.perf_counter() - start)
+            yield _Cut(row, slices, time.perf_counter() - start)
             del slices
             row, start = row | {"frame": row["frame"] + 1}, time.perf_counter()
         return
     except Exception as error:  # whatever is wrong with one picture, the others go on
         said = _one_line(error)
-    yield _Cut(row, said, None, time.perf_counter() - start)
+    yield _Cut(row, said, time.perf_counter() - start)
 
 
 def _batches(cuts: Iterable[_Cut], patches: int) -> Iterator[list[_Cut]]:
