@@ -354,9 +354,9 @@ def test_an_unknown_rule_gets_an_error_that_lists_the_known_ones(name: object) -
 
 
 def test_the_table_cannot_be_changed() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="does not support item assignment"):
         RULES["mine"] = RULES["arange"]  # type: ignore[index]
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="cannot assign to field 'sound'"):
         RULES["arange"].sound = False  # type: ignore[misc]
 
 
