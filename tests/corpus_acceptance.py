@@ -83,11 +83,12 @@ def write_folder(folder: Path, count: int) -> list[tuple[Path, Path]]:
 
 
 def _nearly(picture: Image.Image, stem: Path, number: int) -> Path:
-    """Smaller, or of low quality as a JPEG or a WebP."""
-    smaller = picture.resize((picture.width // 2, picture.height // 2))
-    path = stem.with_suffix((".png", ".jpg", ".webp")[number % 3])
-    (smaller if number % 3 == 0 else picture).save(path, quality=30)
-    return path
+    """Smaller, or of low quality as a JPEG or a WebP. Of a large one always smaller: no other WebP takes so much memory."""
+    kind = (".png", ".jpg", ".webp")[number % 3]
+    if kind == ".png" or picture.width > 1600:
+        picture = picture.resize((picture.width // 2, picture.height // 2))
+    picture.save(stem.with_suffix(kind), quality=30)
+    return stem.with_suffix(kind)
 
 
 class Watched:

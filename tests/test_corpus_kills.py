@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from distributed import Client
 from PIL import Image
 
 from npembed.corpus import engine
@@ -159,6 +160,16 @@ def test_while_one_run_writes_a_second_is_refused_and_a_killed_one_leaves_no_loc
     third = Run(pictures, tmp_path / "out", there)
     assert third.said().startswith("begin")
     third.kill()
+
+
+def test_a_worker_has_one_heap_that_it_keeps(there: str) -> None:
+    """As the environment told glibc before the worker began: a heap for each thread made its peak another one in each run."""
+    with Client(there, set_as_default=False) as client:
+        environments = client.run(lambda: dict(os.environ))
+    assert len(environments) == 2
+    for environment in environments.values():
+        assert environment["MALLOC_ARENA_MAX"] == "1"
+        assert all(int(environment[f"MALLOC_{name}_THRESHOLD_"]) >= 2**25 for name in ("TRIM", "MMAP"))
 
 
 def test_a_killed_worker_is_made_up_for(
