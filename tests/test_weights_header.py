@@ -147,6 +147,11 @@ def test_a_mutated_header_is_read_or_refused(noise, at):
         ("https://host/m?X-Amz-Signature=secret#secret", "https://host/m"),
         ("a\x1b[31m", "a?[31m"),
         ("/home/me/a@b?", "/home/me/a@b?"),
+        ("ann:secret@host:m", "host:m"),
+        ("ann:se:cr:et@host/m", "host/m"),
+        (":secret@host/bob:secret@m", "host/m"),
+        ("host:80/m", "host:80/m"),
+        pytest.param("a:" * 50_000, "a:" * 50_000, id="a long text"),
     ],
 )
 def test_an_address_is_shown_without_credentials(address, shown):

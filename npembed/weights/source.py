@@ -87,6 +87,10 @@ class Source(Protocol):
         """One array: float32, half and quantised types widened, or float64."""
 
 
+_SECRET = re.compile(r"(?<![^/@])[^/:@]*:[^/@]*@")
+"""user:password@, looked for only where it may begin: from every letter on, a text of 100,000 took ten seconds."""
+
+
 def public(address: str) -> str:
     """An address as it may be shown: without user, password, query or fragment, and without control characters.
 
@@ -97,7 +101,7 @@ def public(address: str) -> str:
     """
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")[2]
-    bare = urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.netloc else re.sub(r"[^/:@]+:[^/@]*@", "", address)
+    bare = urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.netloc else _SECRET.sub("", address)
     return printable(bare)
 
 
