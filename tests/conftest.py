@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from npembed import Model, load_model
+from npembed.conformance import Pack, read_pack, write_pack
 
 pytest.register_assert_rewrite("tests.command_line")
 from tests.command_line import saved, state  # noqa: E402
@@ -35,6 +36,15 @@ def data() -> Path:
 def tiny() -> Model:
     """The small checkpoint that upstream's answers were made with."""
     return load_model(DATA / "tiny-minicpmv")
+
+
+@pytest.fixture(scope="session")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pack]:
+    """MiniCPM-V 2.6's golden pack, which no test may change."""
+    folder = tmp_path_factory.mktemp("golden") / "pack"
+    write_pack(folder)
+    yield read_pack(folder)
+    read_pack(folder)  # its digests are still right
 
 
 # Of the command line

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npembed.conformance import Pack, Status, check_outputs, read_pack, write_pack
+from npembed.conformance import Pack, Status, check_outputs
 from npembed.files import save_tensors
 from npembed.typing import Array
 
@@ -41,13 +41,6 @@ def read_flat(stem: Path) -> dict[str, Array]:
         lengths = [int(n) for n in shape.split(",")]
         tensors[name] = np.frombuffer(content[int(offset) : int(offset) + int(size)], dtype).reshape(lengths)
     return tensors
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    folder = tmp_path_factory.mktemp("golden") / "pack"
-    write_pack(folder)
-    return read_pack(folder)
 
 
 def built(language: str, folder: Path) -> list[str]:

@@ -27,13 +27,6 @@ from tests.answering import answer, at_precision
 from tests.ports import RIGHT_PORTS, as_module
 
 
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    folder = tmp_path_factory.mktemp("golden") / "pack"
-    write_pack(folder)
-    return read_pack(folder)
-
-
 def run_port(pack: Pack, port: SimpleNamespace, folder: Path, *, chained: bool, precision: str = "float32") -> Path:
     """A port's own files: each stage from the pack's values, or (chained) from what the port itself gave before."""
     return answer(pack, at_precision(port, precision), folder, chained=chained)

@@ -36,13 +36,6 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    folder = tmp_path_factory.mktemp("golden") / "pack"
-    write_pack(folder)
-    return read_pack(folder)
-
-
-@pytest.fixture(scope="module")
 def families_packs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pack]:
     """A family's pack of a few small cases, written once."""
 

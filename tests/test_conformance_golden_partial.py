@@ -22,13 +22,6 @@ from tests.command_line import npembed as command
 SIDES = {"models/small": 70, "models/peaked": 70, "models/patch14": 70, "models/varied": 27, "models/same-width": 12}
 
 
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    folder = tmp_path_factory.mktemp("golden") / "pack"
-    write_pack(folder)
-    return read_pack(folder)
-
-
 def answered(pack: Pack, folder: Path, answer: Callable[[dict[str, Any], dict[str, Array]], Mapping[str, Array]]) -> Path:
     """A port's folder: of each case the tensors that (case, its inputs) gives, or no file."""
     folder.mkdir()

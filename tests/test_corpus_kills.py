@@ -93,6 +93,8 @@ def cluster() -> Iterator[Any]:
     """Two worker processes, over tcp on loopback, as a run starts them; one that is killed is started anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "PRELOAD", [*engine.PRELOAD, corpus_killer.__name__])
+        for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+            patch.delenv(name)  # Dask leaves there what it told the workers of an earlier cluster
         with engine.cluster(2, None) as client:
             yield client.cluster
 

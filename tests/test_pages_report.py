@@ -10,7 +10,7 @@ import pytest
 
 import npembed
 from npembed import FAMILIES, cli, load_model, position_ids, random_model
-from npembed.conformance import IsolatedPort, Outcome, Status, check_function, check_outputs, compare, read_pack, write_pack
+from npembed.conformance import IsolatedPort, Outcome, Status, check_function, check_outputs, compare
 from npembed.conformance.results import MOST, Results, results_of
 from npembed.files import load_tensors, save_tensors
 from npembed.pages.report import depends_on, error_units, golden_results, kinds_of, panels, report_page
@@ -298,20 +298,17 @@ def test_the_arrays_come_from_the_ports_own_process(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory):
+def checked(pack, tmp_path_factory):
     """A pack, and a port's files whose ids are by another rule."""
-    folder = tmp_path_factory.mktemp("golden")
-    write_pack(folder / "pack")
-    pack = read_pack(folder / "pack")
-    (folder / "out").mkdir()
+    out = tmp_path_factory.mktemp("out")
     for case in pack.manifest["cases"]:
         expected = pack.tensors(case["expected"])
         tensors = {stage["stage"]: expected[stage["stage"]] for stage in case["stages"]}
         if "position_ids" in tensors:
             side = load_model(pack.folder / case["model"]).config.vision.num_patches_per_side
             tensors["position_ids"] = position_ids(pack.tensors(case["input"])["tgt_sizes"], side, "exact")
-        save_tensors(folder / "out" / case["expected"], tensors, {})
-    return pack, folder / "out"
+        save_tensors(out / case["expected"], tensors, {})
+    return pack, out
 
 
 def test_the_arrays_of_a_golden_check_are_the_files(checked):
