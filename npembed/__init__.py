@@ -7,6 +7,7 @@ ports. `cli`: the command line.
 """
 
 import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from npembed import stops
@@ -38,16 +39,30 @@ from npembed.positions import (
 )
 from npembed.resampler import resample
 from npembed.stages import run
-from npembed.weights import load_model, random_model, read_config
+
+if _TYPE_CHECKING:
+    from npembed.weights import load_model, random_model, read_config
 
 __version__ = "0.1.0"
 
+_LATER = {"conformance": "", "corpus": "", "weights": ""} | dict.fromkeys(
+    ("load_model", "random_model", "read_config"), "weights"
+)
+"""Modules, and functions with their module, that are imported when they are first asked for: it takes its time."""
+
 
 def __getattr__(name: str) -> _Any:
-    """The conformance kit, which is imported when it is asked for."""
-    if name == "conformance":
-        return _importlib.import_module("npembed.conformance")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What is imported later."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _importlib.import_module(f"{__name__}.{_LATER[name] or name}")
+    globals()[name] = found = getattr(module, name) if _LATER[name] else module
+    return found
+
+
+def __dir__() -> list[str]:
+    """With what is imported later."""
+    return sorted({*globals(), *_LATER})
 
 
 __all__ = [

@@ -94,6 +94,21 @@ def test_importing_the_package_imports_neither_scipy_nor_an_extra() -> None:
     assert set(json.loads(ran.stdout)).isdisjoint(watched)
 
 
+def test_what_takes_long_to_import_is_there_when_it_is_asked_for() -> None:
+    later = ("conformance", "corpus", "weights")
+    ran = run(
+        f"""
+import sys, npembed
+later = {later!r}
+print(sorted(name for name in sys.modules if name.startswith(tuple("npembed." + name for name in later))))
+print(set(dir(npembed)) >= {{*later, *npembed.__all__}})
+print([getattr(npembed, name).__name__ for name in later], npembed.load_model is npembed.weights.load_model)
+print("load_model" in vars(npembed), hasattr(npembed, "wheights"))
+"""
+    )
+    assert (ran.stdout, ran.stderr) == (f"[]\nTrue\n{[f'npembed.{name}' for name in later]} True\nTrue False\n", "")
+
+
 MISSING = [
     ("npembed.corpus.build([], 'out', npembed.random_model())", "a corpus needs pyarrow: pip install 'npembed[corpus]'"),
     ("npembed.corpus.engine.cluster(1, None).__enter__()", "a corpus needs Dask: pip install 'npembed[corpus]'"),
