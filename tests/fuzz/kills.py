@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from npembed import stops
@@ -118,6 +118,7 @@ class _Site:
 
     def kill(self, sent: signal.Signals, rng: random.Random) -> tuple[int, list[str]]:
         """One signal at a random moment of a run, and what is wrong then and after the next run."""
+        before = set(os.listdir(self.place))  # what an earlier SIGKILL left lies there until a run comes so far that it sweeps
         child = _start(self.command.words, self.place)
         time.sleep(rng.uniform(0, 1.1 * self.seconds))  # when it comes does not matter
         os.kill(child, sent)
@@ -128,7 +129,7 @@ class _Site:
         if code == 128 + sent and (self.folder / "err").read_bytes() != b"npembed: stopped\n":
             faults.append(f"says {(self.folder / 'err').read_bytes()!r}")
         if sent != signal.SIGKILL:
-            faults += self._litter()
+            faults += self._litter(before)
         elif rng.random() < 0.2:
             next_run = _ended(_start(self.command.words, self.place))
             faults += self._faults() + self._litter() + ([] if next_run in (0, 1) else [f"the next run ends with {next_run}"])
@@ -145,6 +146,6 @@ class _Site:
             return ["other files than before"]
         return []
 
-    def _litter(self) -> list[str]:
-        left = sorted(set(os.listdir(self.place)) - {"p.png", self.command.target})
+    def _litter(self, before: Set[str] = frozenset()) -> list[str]:
+        left = sorted(set(os.listdir(self.place)) - before - {"p.png", self.command.target})
         return [f"left lying: {left}"] if left else []
