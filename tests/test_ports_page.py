@@ -380,6 +380,20 @@ def test_the_rule_of_a_ports_ids_is_found(rule: str) -> None:
     assert fitting in ([rule], ["quotient", "exact"])
 
 
+@pytest.mark.parametrize("rule", ["shrunk-float16", "step-float16"])
+def test_rules_that_part_beyond_the_sizes_are_told_apart_there(rule: str) -> None:
+    port = SimpleNamespace(position_ids=lambda sizes, side: npembed.position_ids(sizes, side, rule))
+    assert which_rule().told_apart(port, ["shrunk-float16", "step-float16"]) == [rule]
+    assert which_rule().rules_of(port)["judged_by"] == rule
+
+
+def test_rules_stay_that_never_part_or_that_a_port_leaves_together() -> None:
+    quotient = SimpleNamespace(position_ids=lambda sizes, side: npembed.position_ids(sizes, side, "quotient"))
+    assert which_rule().told_apart(quotient, ["quotient", "exact"]) == ["quotient", "exact"]
+    neither = SimpleNamespace(position_ids=lambda sizes, side: npembed.position_ids(sizes, side, "step-float16") + 1)
+    assert which_rule().told_apart(neither, ["shrunk-float16", "step-float16"]) == ["shrunk-float16", "step-float16"]
+
+
 def test_ids_that_no_row_stands_for_are_found_too_and_wrong_ones_fit_no_rule() -> None:
     def digitized(sizes: Any, side: int) -> Any:
         buckets = [[npembed.bucket_coords(n, side, "digitize") for n in size] for size in sizes.tolist()]

@@ -1,7 +1,8 @@
 """Which of the released position rules a port's ids follow.
 
-`rules` are the names of all that fit on every size; `judged_by` the first of them, or None where its ids are no rows of the
-table; `nearest` the rule that fits on the most sizes, with how many it misses, or None without ids.
+`rules` are the names of all that fit on every size, and where several do, on the first sizes beyond on which they part;
+`judged_by` the first of them, or None where its ids are no rows of the table; `nearest` the rule that fits on the most sizes,
+with how many it misses, or None without ids.
 """
 
 from functools import cache
@@ -14,6 +15,9 @@ import npembed
 SIDE = 70
 MOST = 300
 """Rows or columns of patches."""
+
+FARTHEST = 4096
+"""Columns of patches, for rules that are one up to `MOST`: those in float16 part beyond 2,048."""
 
 
 def misses(port: Any) -> dict[str, int]:
@@ -47,8 +51,20 @@ def rules_of(port: Any) -> dict[str, Any]:
         return {"rules": [], "judged_by": None, "nearest": None}
     counts = misses(port)
     nearest = min(counts, key=counts.__getitem__)
-    rules = [rule for rule, count in counts.items() if not count]
+    rules = told_apart(port, [rule for rule, count in counts.items() if not count])
     return {"rules": rules, "judged_by": next(filter(_has_rows, rules), None), "nearest": [nearest, counts[nearest]]}
+
+
+def told_apart(port: Any, rules: list[str]) -> list[str]:
+    """Those of the rules that the port still follows where they part, beyond `MOST`; all of them if it follows none there."""
+    for n in range(MOST + 1, FARTHEST + 1):
+        if len(rules) < 2:
+            break
+        first, *others = (_buckets(n, rule) for rule in rules)
+        if not all(np.array_equal(first, other) for other in others):
+            [ids] = np.asarray(port.position_ids(np.array([(1, n)]), SIDE))
+            rules = [rule for rule in rules if _agrees(ids, (1, n), rule)] or rules
+    return rules
 
 
 def _has_rows(rule: str) -> bool:
