@@ -7,8 +7,7 @@ ports. `cli`: the command line.
 """
 
 import importlib as _importlib
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+import typing as _typing
 
 from npembed import stops
 
@@ -40,8 +39,12 @@ from npembed.positions import (
 from npembed.resampler import resample
 from npembed.stages import run
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
+    from npembed import weights as weights
     from npembed.weights import load_model, random_model, read_config
+
+    conformance: _typing.Any  # these two are above this file: it knows nothing of them
+    corpus: _typing.Any
 
 __version__ = "0.1.0"
 
@@ -51,13 +54,15 @@ _LATER = {"conformance": "", "corpus": "", "weights": ""} | dict.fromkeys(
 """Modules, and functions with their module, that are imported when they are first asked for: it takes its time."""
 
 
-def __getattr__(name: str) -> _Any:
-    """What is imported later."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _importlib.import_module(f"{__name__}.{_LATER[name] or name}")
-    globals()[name] = found = getattr(module, name) if _LATER[name] else module
-    return found
+if not _typing.TYPE_CHECKING:  # a checker of types would take any name for one that is there
+
+    def __getattr__(name: str) -> _typing.Any:
+        """What is imported later."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = _importlib.import_module(f"{__name__}.{_LATER[name] or name}")
+        globals()[name] = found = getattr(module, name) if _LATER[name] else module
+        return found
 
 
 def __dir__() -> list[str]:

@@ -43,8 +43,9 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pack]:
     """MiniCPM-V 2.6's golden pack, which no test may change."""
     folder = tmp_path_factory.mktemp("golden") / "pack"
     write_pack(folder)
-    yield read_pack(folder)
-    read_pack(folder)  # its digests are still right
+    pack = read_pack(folder)
+    yield pack
+    assert read_pack(folder).manifest == pack.manifest, "a test has changed the pack that all share"
 
 
 # Of the command line

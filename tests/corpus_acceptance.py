@@ -101,10 +101,10 @@ class Watched:
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._self = psutil.Process(self._process.pid)
 
-    def look(self, others: Sequence[psutil.Process] = ()) -> None:
+    def look(self) -> None:
         """The peaks until now, which the system keeps."""
         with suppress(psutil.Error):
-            for one in (self._self, *self._self.children(recursive=True), *others):
+            for one in (self._self, *self._self.children(recursive=True)):
                 self._of[one.pid] = max(peak_of(one.pid), self._of.get(one.pid, 0.0))
         self.peaks["run"] = self._of.get(self._process.pid, 0.0)
         self.peaks["worker"] = max([0.0, *(peak for pid, peak in self._of.items() if pid != self._process.pid)])
@@ -122,10 +122,10 @@ class Watched:
             time.sleep(0.02)
         return False
 
-    def end(self, others: Sequence[psutil.Process] = ()) -> tuple[int, str, float]:
+    def end(self) -> tuple[int, str, float]:
         """Let it end: its exit code, what it said and the seconds it took."""
         while self._process.poll() is None:
-            self.look(others)
+            self.look()
             time.sleep(0.1)
         said = self._process.communicate()[0]
         return self._process.returncode, said, time.perf_counter() - self._start
@@ -150,8 +150,8 @@ def digests(out: Path) -> dict[str, str]:
 
 
 @contextmanager
-def own_cluster(folder: Path) -> Iterator[tuple[str, list[psutil.Process]]]:
-    """A Dask scheduler and two workers, started as one starts them by hand: its address, and the processes."""
+def own_cluster(folder: Path) -> Iterator[str]:
+    """The address of a Dask scheduler with two workers, started as one starts them by hand."""
     told, address = folder / "scheduler.json", None
     begin = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     work = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard"]
@@ -163,7 +163,7 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[psutil.Process]]]:
             with suppress(OSError, ValueError):
                 address = json.loads(told.read_text(encoding="utf-8"))["address"]
         begun += [subprocess.Popen([*work, address, "--local-directory", str(folder)], **quiet) for _ in range(2)]  # type: ignore[call-overload]
-        yield address, [psutil.Process(one.pid) for one in begun]
+        yield address
     finally:
         for one in reversed(begun):
             one.terminate()
@@ -224,10 +224,10 @@ def check_kills(here: Path, whole: Mapping[str, str], report: Report) -> None:
 def check_cluster(here: Path, whole: Mapping[str, str], report: Report) -> None:
     """By `--scheduler`."""
     pictures = here / "pictures"
-    with own_cluster(here) as (address, processes):
+    with own_cluster(here) as address:
         words = [str(pictures), str(here / "cluster"), *HALVES, "--scheduler", address]
         run = Watched(words, here / "cluster")
-        code, said, seconds = run.end([child for one in processes for child in (one, *one.children(recursive=True))])
+        code, said, seconds = run.end()
     same = digests(here / "cluster") == whole
     report.say(f"--scheduler, two workers: {seconds:.0f} s: {said.splitlines()[-2]}", code == 1)
     report.say(f"  its shards {EQUAL[same]} those of the local run, byte by byte", same)

@@ -96,8 +96,8 @@ def test_every_family_has_packs(key: str, families_packs: Callable[[str], Pack],
         assert first_departing(pack, check_outputs(pack, folder)) == stage
 
 
-ONE_OF_A_KIND = {tuple(stage.call for stage in family.stages): key for key, family in FAMILIES.items()}.values()
-"""A family for each row of functions; the others have other sizes."""
+ONE_OF_A_KIND = {(family.frames, *(stage.call for stage in family.stages)): key for key, family in FAMILIES.items()}.values()
+"""A family for each row of functions, with groups of frames and without; the others differ in sizes and in how they cut."""
 
 
 @pytest.mark.usefixtures("few")

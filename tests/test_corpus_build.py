@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,99 @@ def test_a_group_whose_pictures_all_went_goes_with_them(tmp_path: Path, small: M
         (tmp_path / f"{number:02d}.png").unlink()
     assert build(sources, str(out), small, scheduler=scheduler, update=True).pictures == 24
     assert list(shards(out)) == ["part-00001.safetensors", "part-00002.safetensors"]
+
+
+def test_what_is_open_knows_that_it_was_changed(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:
+    """And what is opened anew has the new arrays, in one process too."""
+    out = tmp_path / "out"
+    build([str(few)], str(out), small, scheduler=scheduler)
+    before = npembed.corpus.open(out)
+    first, second = [row["path"] for row in rows(out) if row["status"] == "ok"][:2]
+    old = np.array(before[first]["embeddings"])
+    Image.new("RGB", (300, 200)).save(first)
+    build([str(few)], str(out), small, scheduler=scheduler, update=True)
+    for path in (first, second):
+        with pytest.raises(ValueError, match="was changed since it was opened; open it again"):
+            before[path]
+    after = npembed.corpus.open(out)
+    assert not np.array_equal(after[first]["embeddings"], old)
+    for path in (first, second):
+        assert np.array_equal(after[path]["embeddings"], np.concatenate(alone(path, small, "embeddings")[0]))
+
+
+def test_a_corpus_that_another_run_makes_meanwhile_is_not_written_over(
+    few: Path, tmp_path: Path, small: Model, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, module = tmp_path / "out", sys.modules[build.__module__]
+    listed = module.list_pictures  # type: ignore[attr-defined]
+
+    def slow(*words: Any) -> Any:
+        monkeypatch.setattr(module, "list_pictures", listed)
+        build([str(few)], str(out), small, scheduler=scheduler)
+        return listed(*words)
+
+    monkeypatch.setattr(module, "list_pictures", slow)
+    with pytest.raises(ValueError, match="was made with until 'embeddings', not 'hidden'"):
+        build([str(few)], str(out), small, settings=Settings(until="hidden"), scheduler=scheduler)
+    assert json.loads((out / "manifest.json").read_text())["settings"]["until"] == "embeddings"
+    npembed.corpus.open(out)
+
+
+def test_an_update_that_is_stopped_leaves_a_manifest_that_says_so_and_the_next_run_leaves_no_stray(
+    tmp_path: Path, small: Model, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{number:02d}.png")
+    out, sources, module = tmp_path / "out", [str(tmp_path / "*.png")], sys.modules[build.__module__]
+    build(sources, str(out), small, scheduler=scheduler)
+    for number in range(17):
+        (tmp_path / f"{number:02d}.png").unlink()
+    kept = out / "part-00000-7.safetensors"
+    kept.write_bytes(b"no shard of npembed's")
+
+    def stopped(*words: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_computed", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build(sources, str(out), small, scheduler=scheduler, update=True)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["complete"] is False
+    assert "pictures" not in manifest
+    assert build(sources, str(out), small, scheduler=scheduler, update=True).pictures == 23
+    assert list(shards(out)) == [kept.name, "part-00001.safetensors", "part-00002.safetensors"]
+    assert sorted(path.name for path in (out / "rows").iterdir()) == ["part-00001.parquet", "part-00002.parquet"]
+
+
+def test_a_manifest_has_the_versions_of_all_that_computed(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:
+    out = tmp_path / "out"
+
+    def versions_of(path: Path) -> tuple[Any, Any]:
+        manifest = json.loads((path / "manifest.json").read_text())
+        return manifest["versions"], manifest["earlier_versions"]
+
+    now = work_module.versions()
+    assert set(now) >= {"npembed", "numpy", "scipy", "Pillow"}
+    build([str(few)], str(out), small, scheduler=scheduler)
+    assert versions_of(out) == (now, [])
+    manifest = json.loads((out / "manifest.json").read_text())
+    old = now | {"numpy": "0.1"}
+    (out / "manifest.json").write_text(json.dumps(manifest | {"versions": old}))
+    build([str(few)], str(out), small, scheduler=scheduler)
+    assert versions_of(out) == (old, []), "nothing was computed"
+    next(iter(out.glob("part-*"))).unlink()
+    build([str(few)], str(out), small, scheduler=scheduler)
+    assert versions_of(out) == (now, [old])
+
+
+def test_a_corpus_of_failures_alone_has_vectors_if_it_was_made_for_them(tmp_path: Path, scheduler: str) -> None:
+    family = FAMILIES["siglip"]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nhalf")
+    model = random_model(family.small(family), until="pooled")
+    build([str(tmp_path / "a.png")], str(tmp_path / "out"), model, settings=Settings(until="pooled"), scheduler=scheduler)
+    corpus = npembed.corpus.open(tmp_path / "out")
+    assert (corpus.has_vectors, list(corpus.vectors())) == (True, [])
 
 
 OTHER: list[tuple[dict[str, Any], str]] = [

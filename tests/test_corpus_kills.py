@@ -93,8 +93,6 @@ def cluster() -> Iterator[Any]:
     """Two worker processes, over tcp on loopback, as a run starts them; one that is killed is started anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "PRELOAD", [*engine.PRELOAD, corpus_killer.__name__])
-        for name in [name for name in os.environ if name.startswith("MALLOC_")]:
-            patch.delenv(name)  # Dask leaves there what it told the workers of an earlier cluster
         with engine.cluster(2, None) as client:
             yield client.cluster
 
@@ -164,14 +162,26 @@ def test_while_one_run_writes_a_second_is_refused_and_a_killed_one_leaves_no_loc
     third.kill()
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="glibc's settings, seen where Linux shows them")
 def test_a_worker_has_one_heap_that_it_keeps(there: str) -> None:
     """As the environment told glibc before the worker began: a heap for each thread made its peak another one in each run."""
     with Client(there, set_as_default=False) as client:
-        environments = client.run(lambda: dict(os.environ))
-    assert len(environments) == 2
-    for environment in environments.values():
-        assert environment["MALLOC_ARENA_MAX"] == "1"
-        assert all(int(environment[f"MALLOC_{name}_THRESHOLD_"]) >= 2**25 for name in ("TRIM", "MMAP"))
+        began = client.run(lambda: Path("/proc/self/environ").read_bytes())  # what it began with, not what was put there later
+    assert len(began) == 2
+    for environment in began.values():
+        found = dict(line.decode().split("=", 1) for line in environment.split(b"\0") if line.startswith(b"MALLOC_"))
+        assert found["MALLOC_ARENA_MAX"] == "1"
+        assert all(int(found[f"MALLOC_{name}_THRESHOLD_"]) >= 2**25 for name in ("TRIM", "MMAP"))
+
+
+def test_a_cluster_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")  # as a cluster of Dask's own leaves it
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    before = dict(os.environ)
+    with engine._own_environment(["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "OMP_NUM_THREADS"]):
+        assert os.environ.keys().isdisjoint({"MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"})
+        os.environ.update(MALLOC_TRIM_THRESHOLD_="1", MALLOC_ARENA_MAX="1", OMP_NUM_THREADS="9", PYTHONHASHSEED="6640")
+    assert dict(os.environ) == before
 
 
 def test_a_killed_worker_is_made_up_for(

@@ -1,8 +1,11 @@
 """One group of pictures in this process: its memory, and that doing it again gives the same bytes."""
 
 import gc
+import os
+import tempfile
 import tracemalloc
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from npembed.corpus.settings import Settings, describe, limited, numbers_digest,
 from npembed.corpus.shards import Packer, map_tensors
 from npembed.corpus.sources import Item, list_pictures
 from npembed.corpus.vectors import Packed, compute, refuse_unfit
-from npembed.corpus.work import _computed, compute_group, try_picture, versions
+from npembed.corpus.work import _computed, _model, compute_group, let_go, try_picture, versions
 from npembed.files import write_safetensors
 
 SETTINGS = Settings(shard_mb=1)
@@ -66,7 +69,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, model:
 
 def test_a_group_that_is_done_again_gives_the_same_bytes(tmp_path: Path, model: Model, items: list[Item]) -> None:
     prepared = job(tmp_path, model)
-    assert compute_group(prepared, 3, items[:10]) == {"pictures": 10, "failed": 0}
+    assert compute_group(prepared, 3, items[:10]) == {"files": 10, "failed": 0}
     first = {path.name: path.read_bytes() for path in tmp_path.glob("part-*")}
     assert sorted(first) == [*(f"part-00003-{n}.safetensors" for n in (1, 2, 3)), "part-00003.safetensors"]
     compute_group(prepared, 3, items[:10])
@@ -139,6 +142,68 @@ def test_a_picture_that_is_tried_leaves_nothing(tmp_path: Path, model: Model, it
     assert try_picture(prepared, items[0])
     assert try_picture(prepared, Item("gone", str(tmp_path / "gone"))), "what is wrong with it does not matter"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_page_that_cannot_be_read_has_no_size(model: Model, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(content: bytes, name: str, settings: Settings) -> Iterator[tuple[Image.Image, bool]]:
+        yield Image.new("RGB", (40, 9)), True
+        yield Image.new("RGB", (41, 9)), True
+        raise ValueError("no")
+
+    monkeypatch.setattr(work, "frames_of", broken)
+    found = [row for row, _ in _computed(items[:1], model, Settings(pages="all"))]
+    sizes = [(row["frame"], row["width"], row["height"], row["status"]) for row in found]
+    assert sizes == [(0, 40, 9, "ok"), (1, 41, 9, "ok"), (2, None, None, "failed")]
+
+
+def test_an_error_shows_no_password(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads from URLs quotes them."""
+
+    def refuse(item: Item) -> bytes:
+        raise FileNotFoundError("gone: https://ann:secret@host/a.png")
+
+    monkeypatch.setattr(Item, "read", refuse)
+    [(row, _)] = _computed([Item("https://host/a.png", "https://ann:secret@host/a.png")], model, SETTINGS)
+    assert row["error"] == "gone: https://host/a.png"
+
+
+# The copy of a model in storage far away
+
+
+@pytest.fixture
+def far(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A job whose corpus is reached by a URL."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "out").mkdir()
+    yield job(tmp_path / "out", model) | {"out": f"file://{tmp_path}/out"}
+    let_go()
+
+
+def test_a_copy_goes_when_the_run_is_over(far: dict[str, Any], tmp_path: Path, items: list[Item]) -> None:
+    assert compute_group(far, 0, items[:2]) == {"files": 2, "failed": 0}
+    (copy,) = tmp_path.glob("npembed-*/*")
+    assert copy.stat().st_mode & 0o077 == 0 or copy.parent.stat().st_mode & 0o077 == 0
+    let_go()
+    assert not copy.exists()
+
+
+def test_a_copy_of_another_model_is_not_used(far: dict[str, Any], tmp_path: Path, model: Model, items: list[Item]) -> None:
+    assert compute_group(far, 0, items[:2]) == {"files": 2, "failed": 0}
+    (copy,) = tmp_path.glob("npembed-*/*")
+    _model.cache_clear()
+    wrong = {name: array + 1 for name, array in model.weights.items()}
+    write_safetensors(copy, wrong, {})
+    with pytest.raises(ValueError, match=r"the copy of the model at .* was another; it is deleted: try again"):
+        compute_group(far, 1, items[:2])
+    assert compute_group(far, 1, items[:2]) == {"files": 2, "failed": 0}
+
+
+def test_a_folder_that_others_may_write_to_holds_no_copy(far: dict[str, Any], tmp_path: Path, items: list[Item]) -> None:
+    folder = tmp_path / f"npembed-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(ValueError, match="is not this user's alone"):
+        compute_group(far, 0, items[:2])
 
 
 # Several small pictures in one call
@@ -298,7 +363,7 @@ def test_memory_is_used_again_unless_one_picture_is_larger_than_a_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spare: list[Any] = []
-    monkeypatch.setattr("npembed.corpus.shards._SPARE", spare)
+    monkeypatch.setattr("npembed.corpus.shards.SPARE", spare)
     packer = shard_of(tmp_path, 0)
     packer.add(rows_of(1, 3))
     packer.end()

@@ -24,9 +24,10 @@ from npembed.corpus.settings import (
     refuse_other,
     weights_digest,
 )
+from npembed.corpus.shards import is_part
 from npembed.corpus.sources import Item, Listing, list_pictures
 from npembed.corpus.work import group_digest, versions
-from npembed.files import write_safetensors
+from npembed.files import is_own_output, write_safetensors
 from npembed.model import Model
 from npembed.typing import Array
 
@@ -71,11 +72,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Whom a run tells how it goes: `begin` with the number of pictures to compute and the dashboard's address, and `done`
-    with the pictures and the failures of each group."""
+    """Whom a run tells how it goes: `begin` with the number of files to compute and the dashboard's address, and `done`
+    with the files and the failures of each group."""
 
-    begin: Callable[[int, str], None] = lambda pictures, dashboard: None
-    done: Callable[[int, int], None] = lambda pictures, failed: None
+    begin: Callable[[int, str], None] = lambda files, dashboard: None
+    done: Callable[[int, int], None] = lambda files, failed: None
 
 
 def build(
@@ -126,16 +127,19 @@ def build(
         scheduler that does not answer; storage that refuses. What is finished stays.
     ImportError
         Without the extra `corpus`.
+
+    Notes
+    -----
+    Its own workers are new processes. A script that calls this must do so under `if __name__ == "__main__":`, or each of them
+    would run the script from its beginning.
     """
     settings = settings or Settings()
     stage = check_stage(settings, model.config.family)
     model.require(stage.name, WHO)
     index.arrow()
     place = Place(out)
-    _refuse_foreign(place)
     made = describe(settings, model, origin, weights_digest(model))
-    if place.size(MANIFEST) >= 0:
-        refuse_other(_read_manifest(place), made, place.shown)
+    if _refuse_foreign(place, made):
         with place.locked():  # known before the sources are read, which may take long
             pass
     listing = list_pictures(sources, include, exclude, place.out)
@@ -143,15 +147,21 @@ def build(
         raise ValueError(f"{WHO}: no picture found in {', '.join(sources)} ({listing.no_pictures} other files)")
     place.make()
     with place.locked():
+        _refuse_foreign(place, made)  # once more: another run may have made it meanwhile
         place.sweep()
         groups = _planned(place, listing, made, model.config, settings, update)
         return _computed(place, groups, listing, made, model, workers, scheduler, watch or Watcher())
 
 
-def _refuse_foreign(place: Place) -> None:
+def _refuse_foreign(place: Place, made: Mapping[str, Any]) -> bool:
+    """An error for a folder of something else, or a corpus made with something else; whether there is one to go on with."""
     names = place.names()
-    if MANIFEST not in names and any(not name.startswith(".npembed-") for name in names):
+    if MANIFEST in names:
+        refuse_other(_read_manifest(place), made, place.shown)
+        return True
+    if any(not name.startswith(".npembed-") for name in names):
         raise ValueError(f"{WHO}: {place.shown} is not empty and no corpus; give a new or an empty folder")
+    return False
 
 
 def _read_manifest(place: Place) -> dict[str, Any]:
@@ -172,7 +182,7 @@ def _planned(
     most = _pictures_in_group(len(listing.items), config, settings)
     if before is None:
         groups = dict(enumerate(_cut(listing.items, most)))
-        _write_manifest(place, made, {"complete": False})
+        _take_index(place, made)
         _write_list(place, groups)
         return groups
     changes = _changes(before, listing.items)
@@ -180,12 +190,18 @@ def _planned(
         raise ValueError(f"{WHO}: since {place.shown} was made {changes}; --update takes that in")
     groups = _regrouped(before, listing.items, most)
     if changes:
-        place.remove(index.INDEX)
+        _take_index(place, made)
         _write_list(place, groups)
-        for number in {group for group, _, _ in before.values()} - groups.keys():
-            for name in [*(index.parts_of(place, number) or []), index.rows_name(number)]:
-                place.remove(name)
     return groups
+
+
+def _take_index(place: Place, made: Mapping[str, Any]) -> None:
+    """No index, and a manifest that says so, before a shard or the list is written: what is open knows that it changes."""
+    place.remove(index.INDEX)
+    before = _read_manifest(place) if place.size(MANIFEST) >= 0 else {}
+    now = versions()
+    earlier = [each for each in (*before.get("earlier_versions", []), before.get("versions", now)) if each != now]
+    _write_manifest(place, made, {"versions": now, "earlier_versions": earlier, "complete": False})
 
 
 def _cut(items: Sequence[Item], most: int) -> Iterable[list[Item]]:
@@ -264,19 +280,23 @@ def _computed(
     name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
     place.remove(name)  # of a run that was killed
     if todo:
-        place.remove(index.INDEX)
+        _take_index(place, made)
         job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}
         try:
             place.write(name, partial(write_safetensors, arrays=_contiguous(model), metadata={}))
             with cluster(workers, scheduler) as client:
                 watch.begin(sum(map(len, todo.values())), client.dashboard_link)
-                unfinished = run_groups(client, job, todo, lambda done: watch.done(done["pictures"], done["failed"]))
+                unfinished = run_groups(client, job, todo, lambda done: watch.done(done["files"], done["failed"]))
         finally:
             place.remove(name)
+    _remove_strays(place, groups)
     settings = Settings(**made["settings"])
     has_vectors = one_vector(settings, model.config.family.stage(settings.until, WHO))
     counts = index.write_index(place, sorted(groups), settings.name if has_vectors else "", made["dtype"])
-    _write_manifest(place, made, {"complete": not unfinished, **counts, "no_pictures": listing.no_pictures})
+    before = _read_manifest(place)
+    computed_with = {name: before[name] for name in ("versions", "earlier_versions") if name in before}
+    state = {"complete": not unfinished, **counts, "no_pictures": listing.no_pictures}
+    _write_manifest(place, made, computed_with | state)
     kept = sum(len(items) for number, items in groups.items() if number not in todo)
     return Summary(
         **counts,
@@ -288,10 +308,22 @@ def _computed(
     )
 
 
+def _remove_strays(place: Place, groups: Iterable[int]) -> None:
+    """Delete shards and rows that no group has: of an earlier list, or of a run that was killed as it wrote others."""
+    named = {name for group in groups for name in index.parts_of(place, group) or []}
+    for name in place.names():
+        if is_part(name) and name not in named and (not place.is_local or is_own_output(place.path(name))):
+            place.remove(name)
+    wanted = {index.rows_name(group) for group in groups}
+    for name in place.names("rows"):
+        if is_part(name) and f"rows/{name}" not in wanted:
+            place.remove(f"rows/{name}")
+
+
 def _contiguous(model: Model) -> dict[str, Array]:
     return {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
 
 
 def _write_manifest(place: Place, made: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    manifest = {"corpus": FORMAT, "npembed": npembed.__version__, **made, "versions": versions(), **state}
+    manifest = {"corpus": FORMAT, "npembed": npembed.__version__, **made, **state}
     place.write(MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="ascii"))

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -12,7 +13,7 @@ from typing import Any
 
 from npembed.corpus.settings import WHO
 from npembed.corpus.sources import Item
-from npembed.corpus.work import Job, compute_group, try_picture, versions
+from npembed.corpus.work import MUST_AGREE, Job, compute_group, let_go, try_picture, versions
 
 SECONDS_TO_ANSWER = 10
 RETRIES = 2
@@ -22,8 +23,10 @@ SECONDS_WITHOUT_WORKERS = 300
 """A cluster may be without workers so long, as one is that starts them when there is work."""
 PRELOAD = ["npembed.corpus.quiet"]
 """Modules that a worker on this machine loads as it starts."""
+FOR_WORKERS = "distributed.nanny.pre-spawn-environ"
+"""Dask's setting of what the environment of a worker is before it begins."""
 KEEPS_MEMORY = {
-    f"distributed.nanny.pre-spawn-environ.{name}": value
+    f"{FOR_WORKERS}.{name}": value
     for name, value in (("MALLOC_TRIM_THRESHOLD_", 2**26), ("MALLOC_MMAP_THRESHOLD_", 2**25), ("MALLOC_ARENA_MAX", 1))
 }
 """Dask has glibc give memory back from 64 KiB on: a worker then asks for each array's pages anew, a quarter slower. And glibc
@@ -63,10 +66,14 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     _hush()
     if scheduler is not None:
         with _answering(distributed, scheduler) as client:
-            yield client
+            try:
+                yield client
+            finally:
+                with suppress(Exception):  # workers, or the whole cluster, may be gone
+                    client.run(let_go, on_error="ignore")
         return
     dask: Any = importlib.import_module("dask")
-    with dask.config.set(KEEPS_MEMORY | UNWATCHED | NEVER_GIVEN_UP):
+    with dask.config.set(KEEPS_MEMORY | UNWATCHED | NEVER_GIVEN_UP), _own_environment(dask.config.get(FOR_WORKERS)):
         local = distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -78,6 +85,26 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         )
         with local, distributed.Client(local, set_as_default=False) as client:
             yield client
+
+
+@contextmanager
+def _own_environment(names: Iterable[str]) -> Iterator[None]:
+    """Dask puts what is meant for its workers into this process's environment, leaves it there, and what is there wins.
+
+    So what an earlier cluster left about memory is taken out first, and all is as it was afterwards.
+    """
+    names = {*names, "PYTHONHASHSEED"}
+    before = {name: os.environ.get(name) for name in names}
+    for name in names:
+        if name.startswith("MALLOC_"):
+            os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _hush() -> None:
@@ -111,7 +138,7 @@ def _refuse_versions(client: Any) -> None:
     except Exception as error:  # a worker without npembed cannot even read the question
         raise ValueError(f"{WHO}: the workers cannot run npembed {mine['npembed']}: {error}") from None
     for address, found in theirs.items():
-        for name in ("npembed", "numpy", "Pillow"):
+        for name in MUST_AGREE:
             if found[name] != mine[name]:
                 raise ValueError(f"{WHO}: the worker {address} has {name} {found[name]}, but here it is {mine[name]}")
 

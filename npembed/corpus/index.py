@@ -96,10 +96,10 @@ def read_rows(place: Place, group: int) -> Any:
 
 
 def open_index(path: Path) -> Any:
-    """index.parquet on this machine, memory-mapped, as a pyarrow table."""
+    """index.parquet on this machine as a pyarrow table, without the vectors, which the shards have."""
     with path.open("rb") as file:
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return arrow().parquet.read_table(arrow().BufferReader(whole))
+    return arrow().parquet.read_table(arrow().BufferReader(whole), columns=schema().names)
 
 
 def write_index(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> dict[str, int]:

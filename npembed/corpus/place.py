@@ -10,6 +10,7 @@ from typing import Any
 
 from npembed.beside import file_beside, sweep
 from npembed.corpus.sources import _filesystem, without_credential
+from npembed.words import shown
 
 try:
     import fcntl
@@ -51,22 +52,31 @@ class Place:
                 os.makedirs(self._root, exist_ok=True)
             except OSError as error:
                 raise ValueError(f"corpus: {self.shown} cannot be made: {error.strerror}") from None
-        else:
-            self._system.makedirs(self._root, exist_ok=True)
-
-    def names(self) -> list[str]:
-        """What lies in the folder itself, without the lock; nothing if there is no folder."""
+            return
         try:
-            found = os.listdir(self._root) if self._system is None else [_last(p) for p in self._listed()]
+            self._system.makedirs(self._root, exist_ok=True)
+        except Exception as error:
+            raise ValueError(f"corpus: {self.shown} cannot be made: {_words(error)}") from None
+
+    def names(self, folder: str = "") -> list[str]:
+        """What lies in the folder itself, or in one within it, without the lock; nothing if there is no folder.
+
+        Raises
+        ------
+        ValueError
+            The storage's refusal, in words.
+        """
+        try:
+            found = os.listdir(self.path(folder)) if self._system is None else [_last(p) for p in self._listed(folder)]
         except FileNotFoundError:
             return []
-        except OSError as error:
-            raise ValueError(f"corpus: {self.shown} cannot be read as a folder: {error.strerror}") from None
+        except Exception as error:  # every kind of storage has errors of its own
+            raise ValueError(f"corpus: {self.shown} cannot be read as a folder: {_words(error)}") from None
         return sorted(name for name in found if name != LOCK)
 
-    def _listed(self) -> list[str]:
+    def _listed(self, folder: str) -> list[str]:
         self._system.invalidate_cache()
-        listed: list[str] = self._system.ls(self._root, detail=False)
+        listed: list[str] = self._system.ls(self._below(folder).rstrip("/"), detail=False)
         return listed
 
     def size(self, name: str) -> int:
@@ -133,7 +143,7 @@ class Place:
         except Exception as error:  # every kind of storage has errors of its own
             with suppress(Exception):
                 self._system.rm_file(beside)
-            raise ValueError(f"corpus: {self.shown}/{name} cannot be written: {error or type(error).__name__}") from None
+            raise ValueError(f"corpus: {self.shown}/{name} cannot be written: {_words(error)}") from None
 
     def remove(self, name: str) -> None:
         """Delete a file of the corpus, if it is there."""
@@ -160,7 +170,7 @@ class Place:
 
         Notes
         -----
-        A folder that is reached by a URL has no such lock, nor has Windows.
+        A folder that is reached by a URL has no such lock, nor have Windows and some file systems of a network.
         """
         if self._system is not None or fcntl is None:
             yield
@@ -171,9 +181,17 @@ class Place:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(f"corpus: another run is writing to {self.shown}; wait for it or stop it") from None
+            except OSError:  # a file system without locks
+                pass
             yield
         finally:
             os.close(lock)
+
+
+def _words(error: Exception) -> str:
+    """What a storage says, which may quote a URL."""
+    said = getattr(error, "strerror", None) or str(error)
+    return shown(without_credential(said)) if said else type(error).__name__
 
 
 def _last(name: str) -> str:

@@ -9,8 +9,9 @@ from npembed import arguments
 from npembed.corpus.build import MANIFEST, _read_manifest
 from npembed.corpus.index import FAILED, INDEX, OK, open_index
 from npembed.corpus.place import Place
-from npembed.corpus.settings import WHO
+from npembed.corpus.settings import WHO, Settings, one_vector
 from npembed.corpus.shards import map_tensors
+from npembed.families import get_family
 from npembed.typing import Array
 
 _LOOKED_UP = ("tgt_sizes", "slice_boxes")
@@ -29,12 +30,12 @@ class Corpus:
     manifest : dict
         What manifest.json says.
     index : pyarrow.Table
-        index.parquet: one row per picture.
+        index.parquet: one row per picture, without the column of vectors: `vectors` gives them.
 
     Raises
     ------
     ValueError
-        No corpus; one that is not finished.
+        No corpus; one that is not finished. Later, when arrays are asked for: one that was changed since it was opened.
     ImportError
         Without the extra `corpus`.
     """
@@ -48,6 +49,7 @@ class Corpus:
         self.manifest = _read_manifest(self._place)
         if self._place.size(INDEX) < 0:
             raise ValueError(f"{WHO}: {out} is not finished; the command that began it goes on with it")
+        self._stamp = self._stamp_now()
         self.index = open_index(self._place.path(INDEX))
         self.name: str = "pooled" if self.manifest["settings"]["vector"] else self.manifest["settings"]["until"]
         """Of the array of rows."""
@@ -130,14 +132,27 @@ class Corpus:
     @property
     def has_vectors(self) -> bool:
         """Whether there is one vector for each picture."""
-        return "vector" in self.index.schema.names
+        settings = Settings(**self.manifest["settings"])
+        return one_vector(settings, get_family(self.manifest["family"], WHO).stage(settings.until, WHO))
 
     def _tensors(self, name: str) -> dict[str, Array]:
-        return _mapped(self._place.path(name))
+        tensors = _mapped(self._place.path(name), self._stamp)
+        if self._stamp_now() != self._stamp:  # a run takes the index away before it writes a shard
+            raise ValueError(f"{WHO}: {self._place.shown} was changed since it was opened; open it again")
+        return tensors
+
+    def _stamp_now(self) -> tuple[int, ...]:
+        """What changes when another index takes the place of the one that was opened."""
+        try:
+            found = self._place.path(INDEX).stat()
+        except OSError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=64)
-def _mapped(path: Path) -> dict[str, Array]:
+def _mapped(path: Path, stamp: tuple[int, ...]) -> dict[str, Array]:
+    """A shard's arrays, kept for as long as the corpus has that index."""
     return map_tensors(path)
 
 

@@ -1,6 +1,7 @@
 """Pictures' rows -> shards: files of bounded size in which every row is real."""
 
 import mmap
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from npembed.weights.safetensors_header import header_length, parse_header
 _TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 
 
-_SPARE: list[Array] = []
+SPARE: list[Array] = []
 """Memory of groups that are done, for the next: the system takes longer to give out new memory than it takes to fill it."""
 
 
@@ -32,6 +33,17 @@ def part_name(group: int, overflow: int = 0) -> str:
     ('part-00007.safetensors', 'part-00007-1.safetensors')
     """
     return f"part-{group:05d}{f'-{overflow}' if overflow else ''}.safetensors"
+
+
+def is_part(name: str) -> bool:
+    """Whether a group's shards or rows may be called so.
+
+    Examples
+    --------
+    >>> is_part(part_name(7, 1)), is_part("part-00007.parquet"), is_part("part-7.safetensors")
+    (True, True, False)
+    """
+    return re.fullmatch(r"part-\d{5,}(-\d+)?\.(safetensors|parquet)", name) is not None
 
 
 class Packer:
@@ -59,7 +71,7 @@ class Packer:
         self._dtype, self._most = np.dtype(dtype), most_bytes
         self.written: list[tuple[str, int]] = []
         """Name and size of each shard."""
-        self._buffer = _SPARE.pop() if _SPARE else np.empty((0, 0))
+        self._buffer = SPARE.pop() if SPARE else np.empty((0, 0))
         self._begin()
 
     def _begin(self) -> None:
@@ -92,7 +104,7 @@ class Packer:
         """Write what there is, and leave the memory to the next group; nothing is added afterwards."""
         self.flush()
         if self._buffer.nbytes <= self._most:
-            _SPARE.append(self._buffer)
+            SPARE.append(self._buffer)
 
     def flush(self) -> None:
         """Write what there is."""

@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ import npembed
 from npembed.config import FamilyConfig
 from npembed.corpus.index import FAILED, MOST_ERROR, OK, parts_of, write_rows
 from npembed.corpus.place import Place
-from npembed.corpus.settings import Settings, digest_of
-from npembed.corpus.shards import Packer, map_tensors
-from npembed.corpus.sources import Item
+from npembed.corpus.settings import Settings, digest_of, weights_digest
+from npembed.corpus.shards import SPARE, Packer, map_tensors
+from npembed.corpus.sources import Item, without_credential
 from npembed.corpus.vectors import Packed, compute, frames_of, patches_at_once, stored_type
 from npembed.families import get_family
 from npembed.family import Slices
@@ -39,8 +41,13 @@ def versions() -> dict[str, str]:
         "npembed": npembed.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "scipy": version("scipy"),
         "Pillow": PIL.__version__,
     }
+
+
+MUST_AGREE = ("npembed", "numpy", "scipy", "Pillow")
+"""Of `versions`: a worker that has others than the run is refused."""
 
 
 def group_digest(job_digest: str, items: Sequence[Item]) -> str:
@@ -49,7 +56,7 @@ def group_digest(job_digest: str, items: Sequence[Item]) -> str:
 
 
 def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]:
-    """Write the shards of a group of pictures, then its rows; how many rows, and how many of them failed.
+    """Write the shards of a group of pictures, then its rows; of how many files, and how many of the rows failed.
 
     Raises
     ------
@@ -71,7 +78,7 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
     write_rows(place, group, rows, group_digest(job["digest"], items), packer.written)
     for name in set(before) - {name for name, _ in packer.written}:  # of an earlier list of pictures
         place.remove(name)
-    return {"pictures": len(rows), "failed": sum(row["status"] == FAILED for row in rows)}
+    return {"files": len(items), "failed": sum(row["status"] == FAILED for row in rows)}
 
 
 def try_picture(job: Job, item: Item) -> bool:
@@ -89,7 +96,7 @@ def _prepared(job: Job) -> tuple[Model, Settings]:
 def refuse_versions(wanted: Mapping[str, str]) -> None:
     """An error if this process has other versions."""
     mine = versions()
-    for name in ("npembed", "numpy", "Pillow"):
+    for name in MUST_AGREE:
         if mine[name] != wanted[name]:
             raise ValueError(f"corpus: a worker has {name} {mine[name]}, but the run was started with {wanted[name]}")
 
@@ -158,7 +165,7 @@ def _cut(item: Item, config: FamilyConfig, settings: Settings) -> Iterator[_Cut]
             slices = config.family.cut(picture, config)
             yield _Cut(row, slices, time.perf_counter() - start)
             del slices
-            row, start = row | {"frame": row["frame"] + 1}, time.perf_counter()
+            row, start = row | {"frame": row["frame"] + 1, "width": None, "height": None}, time.perf_counter()
         return
     except Exception as error:  # whatever is wrong with one picture, the others go on
         said = _one_line(error)
@@ -196,7 +203,7 @@ def _results(cuts: Sequence[_Cut], model: Model, settings: Settings) -> list[Pac
 
 def _one_line(error: Exception) -> str:
     text = "".join(character if character.isprintable() else " " for character in _as_utf8(str(error)))
-    return " ".join(text.split())[:MOST_ERROR] or type(error).__name__
+    return without_credential(" ".join(text.split()))[:MOST_ERROR] or type(error).__name__
 
 
 def _as_utf8(text: str) -> str:
@@ -211,13 +218,45 @@ def _model(out: str, name: str, described: str) -> Model:
     family = get_family(made["family"], "corpus")
     config = family.read_config(made["config"], made["preprocessor"], family)
     arrays = map_tensors(place.path(name) if place.is_local else _fetched(place, name))
-    return Model(family.layout(config, list(arrays)), arrays)
+    model = Model(family.layout(config, list(arrays)), arrays)
+    if not place.is_local and weights_digest(model) != made["weights"]["sha256"]:
+        _copy_of(name).unlink(missing_ok=True)
+        raise ValueError(f"corpus: the copy of the model at {_copy_of(name)} was another; it is deleted: try again")
+    return model
+
+
+def let_go() -> None:
+    """Give back what this process keeps from one group to the next: a cluster's workers outlive a run."""
+    _model.cache_clear()
+    SPARE.clear()
+    for path in _FETCHED:
+        path.unlink(missing_ok=True)
+    _FETCHED.clear()
+
+
+_FETCHED: set[Path] = set()
+"""Copies on this machine of models in storage far away."""
+
+
+def _copy_of(name: str) -> Path:
+    """Where the workers of one user share a copy; its name follows from the arrays."""
+    return Path(tempfile.gettempdir(), f"npembed-{os.getuid() if hasattr(os, 'getuid') else 0}", Path(name).name)
 
 
 def _fetched(place: Place, name: str) -> Path:
-    """A copy on this machine of the model in storage far away; its name follows from its bytes."""
-    path = Path(tempfile.gettempdir(), f"npembed-{os.getuid() if hasattr(os, 'getuid') else 0}", Path(name).name)
+    """A copy on this machine of the model in storage far away.
+
+    Raises
+    ------
+    ValueError
+        A folder for it that somebody else has made, who could put another model there.
+    """
+    path = _copy_of(name)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    found = path.parent.lstat()
+    if hasattr(os, "getuid") and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022):
+        raise ValueError(f"corpus: the folder {path.parent} is not this user's alone, so the model is not put there")
     if not path.exists() or path.stat().st_size != place.size(name):
-        path.parent.mkdir(mode=0o700, exist_ok=True)
         Place(str(path.parent)).write(path.name, lambda beside: beside.write_bytes(place.read(name)))
+    _FETCHED.add(path)
     return path
