@@ -275,13 +275,14 @@ def test_pictures_that_came_changed_or_went_are_taken_in_when_asked(
     shutil.copy(changed, few / "came.jpg")
     with pytest.raises(ValueError, match=r"pictures were altered: 1 came, 1 changed, 1 went; --update takes that in"):
         build([str(few)], str(out), small, scheduler=scheduler)
-    build([str(few)], str(out), small, scheduler=scheduler, update=True)
+    updated = build([str(few)], str(out), small, scheduler=scheduler, update=True)
+    assert any(note.endswith("pictures were altered: 1 came, 1 changed, 1 went; that is taken in") for note in updated.notes)
     build([str(few)], str(tmp_path / "fresh"), small, scheduler=scheduler)
-    updated, fresh = npembed.corpus.open(out), npembed.corpus.open(tmp_path / "fresh")
-    assert sorted(updated.index["path"].to_pylist()) == fresh.index["path"].to_pylist()
+    now, fresh = npembed.corpus.open(out), npembed.corpus.open(tmp_path / "fresh")
+    assert sorted(now.index["path"].to_pylist()) == fresh.index["path"].to_pylist()
     for path, status in zip(fresh.index["path"].to_pylist(), fresh.index["status"].to_pylist(), strict=True):
         if status == "ok":
-            assert np.array_equal(updated[path]["embeddings"], fresh[path]["embeddings"])
+            assert np.array_equal(now[path]["embeddings"], fresh[path]["embeddings"])
 
 
 def test_a_group_whose_pictures_all_went_goes_with_them(tmp_path: Path, small: Model, scheduler: str) -> None:
@@ -387,6 +388,45 @@ def test_a_corpus_of_failures_alone_has_vectors_if_it_was_made_for_them(tmp_path
     build([str(tmp_path / "a.png")], str(tmp_path / "out"), model, settings=Settings(until="pooled"), scheduler=scheduler)
     corpus = npembed.corpus.open(tmp_path / "out")
     assert (corpus.has_vectors, list(corpus.vectors())) == (True, [])
+
+
+def test_a_file_that_was_away_for_a_moment_is_tried_again(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:
+    out, module = tmp_path / "out", sys.modules[build.__module__]
+    listed, picture = module.list_pictures, next(few.rglob("picture*"))  # type: ignore[attr-defined]
+
+    def then_away(*words: Any) -> Any:
+        found = listed(*words)
+        picture.rename(tmp_path / "away")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "list_pictures", then_away)
+        first = build([str(few)], str(out), small, scheduler=scheduler)
+    (tmp_path / "away").rename(picture)
+    second = build([str(few)], str(out), small, scheduler=scheduler)
+    assert (second.failed, second.kept) == (first.failed - 1, 0)
+    third = build([str(few)], str(out), small, scheduler=scheduler)
+    assert (third.failed, third.kept) == (second.failed, third.pictures)
+
+
+def test_a_start_that_failed_does_not_bind_the_folder(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:
+    out = str(tmp_path / "out")
+    with pytest.raises(ValueError, match="the scheduler nowhere does not answer"):
+        build([str(few)], out, small, settings=Settings(until="hidden"), scheduler="nowhere")
+    build([str(few)], out, small, scheduler=scheduler)
+    assert npembed.corpus.open(out).name == "embeddings"
+
+
+@pytest.mark.parametrize(
+    "manifest", ['{"corpus": 1}', '{"corpus": 1, "settings": 5}', '{"corpus": 1, "settings": {"a": 1}}', "[]"]
+)
+def test_a_manifest_of_something_else_is_one_line(few: Path, tmp_path: Path, small: Model, manifest: str) -> None:
+    (tmp_path / "out/rows").mkdir(parents=True)
+    (tmp_path / "out/rows/part-00000.parquet").write_bytes(b"")
+    (tmp_path / "out/manifest.json").write_text(manifest)
+    for use in (lambda: build([str(few)], str(tmp_path / "out"), small), lambda: npembed.corpus.open(tmp_path / "out")):
+        with pytest.raises(ValueError, match=r"manifest\.json is no corpus's: [^\n]+$"):
+            use()
 
 
 OTHER: list[tuple[dict[str, Any], str]] = [

@@ -118,7 +118,7 @@ def test_other_weights_are_refused(corpus: Path, tmp_path: Path, tiny: Model, da
     [
         (("gone", "a.png"), "gone is no corpus: it has no manifest.json"),
         (("OUT", "a.png"), "the source a.png does not exist"),
-        (("OUT", "text"), "text is no picture that can be read"),
+        (("OUT", "text"), "text is not an image that Pillow can read"),
         (("file:///x", "a.png"), "must be a folder on this machine"),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +245,113 @@ def test_what_is_no_picture_is_known_too(first: bytes) -> None:
 def test_a_credential_is_not_shown() -> None:
     assert without_credential("s3://key:secret@bucket/a b") == "s3://bucket/a b"
     assert without_credential("hf://datasets/me/photos@main/a.png") == "hf://datasets/me/photos@main/a.png"
+
+
+def test_a_password_with_an_at_sign_is_not_shown_either() -> None:
+    assert without_credential("ftp://me:p@ss@host/a@b.jpg") == "ftp://host/a@b.jpg"
+    assert without_credential("gone: ftp://me:p@ss@host/a, ftp://host/b?c@d") == "gone: ftp://host/a, ftp://host/b?c@d"
+
+
+# What would go without a word
+
+
+@pytest.mark.parametrize(
+    ("damage", "note"),
+    [
+        (lambda whole, second: whole[:second], "ends too soon; 1 files begin in it"),
+        (lambda whole, second: whole[: second + 100], "ends too soon; 1 files begin in it"),
+        (lambda whole, second: whole[: second + 150] + b"9" + whole[second + 151 :], "is damaged; 1 files begin in it"),
+        (lambda whole, second: whole, None),
+    ],
+    ids=["between members", "in a header", "a changed header", "whole"],
+)
+def test_a_tar_says_where_it_is_damaged(folder: Path, damage: Callable[[bytes, int], bytes], note: str | None) -> None:
+    whole = write_tar(folder / "a.tar", dict.fromkeys(("1.png", "2.png", "3.png"), content())).read_bytes()
+    with tarfile.open(folder / "a.tar") as archive:
+        second = archive.getmember("2.png").offset
+    (folder / "a.tar").write_bytes(damage(whole, second))
+    found = list_pictures(["a.tar"])
+    assert found.notes == ([f"a.tar {note}"] if note else [])
+    assert len(found.items) == (1 if note else 3)
+
+
+def test_links_in_a_tar_are_pictures_too(folder: Path) -> None:
+    def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, target
+        return info
+
+    write_tar(folder / "a.tar", {"d/1.png": content()})
+    with tarfile.open(folder / "a.tar", "a") as archive:
+        archive.addfile(link("hard.png", "d/1.png", tarfile.LNKTYPE))
+        archive.addfile(link("d/soft.png", "../hard.png", tarfile.SYMTYPE))
+        archive.addfile(link("lost.png", "nothing.png", tarfile.SYMTYPE))
+        archive.addfile(link("round.png", "round.png", tarfile.SYMTYPE))
+    found = list_pictures(["a.tar"])
+    assert paths(found) == [f"a.tar::{name}" for name in ("d/1.png", "d/soft.png", "hard.png")]
+    assert {item.read() for item in found.items} == {content()}
+    assert found.notes == [f"a.tar has a link {name} that leads to no file in it" for name in ("lost.png", "round.png")]
+
+
+@pytest.mark.parametrize("line", ["IMG[1].png", "memory://nothing/here.png", "bad.zip", "a.tar.gz", "gone.png"])
+def test_a_bad_line_of_a_list_is_a_row_with_its_error(folder: Path, line: str) -> None:
+    (folder / "bad.zip").write_bytes(b"no" * 99)
+    (folder / "a.tar.gz").write_bytes(b"\x1f\x8b")
+    (folder / "l.txt").write_text(f"p/a.png\n{line}\np/b.png\n")
+    found = list_pictures(["l.txt"])
+    assert set(paths(found)) == {"p/a.png", "p/b.png", line}
+    assert [item.path for item in found.items if item.error] == [line]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_a_list_may_begin_with_the_mark_of_its_encoding(folder: Path, encoding: str) -> None:
+    (folder / "l.txt").write_text("p/a.png\np/b.png\n", encoding=encoding)
+    assert [(item.path, item.error) for item in list_pictures(["l.txt"]).items] == [("p/a.png", ""), ("p/b.png", "")]
+
+
+def test_a_list_in_utf_16_is_not_taken_for_names_of_one_letter(folder: Path) -> None:
+    """Among them would be the root of all folders."""
+    (folder / "l.txt").write_bytes("/p/a.png\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"the list l\.txt is in UTF-16; write it in UTF-8"):
+        list_pictures(["l.txt"])
+
+
+def test_standard_input_that_is_closed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="standard input, which is closed"):
+        list_pictures(["-"])
+
+
+def test_a_quoted_glob_is_what_the_shells_is(folder: Path) -> None:
+    write_tar(folder / "p/t.tar", {"in.png": content()})
+    assert paths(list_pictures(["p/*"])) == ["p/a.png", "p/b.png", "p/deep/c.png", "p/t.tar::in.png"]
+    assert paths(list_pictures(["p"])) == ["p/a.png", "p/b.png", "p/deep/c.png"], "what merely lies in a folder"
+    found = list_pictures(["p/**"])
+    assert (paths(found), found.repeated) == (["p/a.png", "p/b.png", "p/deep/c.png", "p/t.tar::in.png"], 0)
+
+
+def test_globs_choose_among_all_files(folder: Path) -> None:
+    assert paths(list_pictures(["p/*"], exclude=["b*"])) == ["p/a.png", "p/deep/c.png"]
+    assert paths(list_pictures(["p/a.png", "p/b.png"], exclude=["b*"])) == ["p/a.png"]
+    (folder / "l.txt").write_text("p/a.png\np/deep/c.png\n")
+    assert paths(list_pictures(["l.txt"], exclude=["*/deep/*"])) == ["p/a.png"]
+
+
+def test_urls_are_as_folders_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    archive = write_tar(folder / "z.tar", {"in.png": content()}).read_bytes()
+    memory.pipe({"/far/summer/a.png": content(), "/far/winter/b.png": content(), "/far/z.tar": archive})
+    assert paths(list_pictures(["memory://far"], include=["summer/*"])) == ["memory:///far/summer/a.png"]
+    assert paths(list_pictures(["memory://far"])) == ["memory:///far/summer/a.png", "memory:///far/winter/b.png"]
+    opened = type(memory).open
+
+    def refuse(self: object, path: str, *words: object, **options: object) -> object:
+        if path.endswith("a.png"):
+            raise OSError("no memory://me:secret@far")
+        return opened(self, path, *words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(memory), "open", refuse)
+    found = list_pictures(["memory://far"])
+    assert [item.error for item in found.items] == ["it cannot be read: no memory://far", ""]
+    memory.rm("/far", recursive=True)

@@ -1,5 +1,6 @@
 """The command line: `npembed corpus`, and `npembed corpus search`."""
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ def _heading(model: "Model", settings: "Settings", origin: str) -> str:
     rule = settings.rule or model.config.family.rule
     words = f"npembed {npembed.__version__}, {model.config.family.title}, {f'rule {rule}, ' if rule else ''}weights: {origin}"
     if settings.vector:
-        words += "\nThe mean of what the model makes of a picture was not trained for search; near-duplicates are found by it."
+        words += ".\nThe mean of what the model makes of a picture was not trained for search; near-duplicates are found by it."
     return words
 
 
@@ -193,7 +194,7 @@ def search(
         from npembed.pages.corpus import search_page
         from npembed.pages.page import check_extra
 
-        check_output(html_file, inputs=[picture])
+        check_output(html_file, (".html", ".htm"), inputs=[picture])
         check_extra()
     there = open_corpus(folder)
     neighbours = find(there, _vector_of(there, picture, weights), k)
@@ -214,7 +215,7 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
 
     if not there.has_vectors:
         next(there.vectors())  # says what is missing
-    if there.has(picture):
+    if there.has(picture) and _is_still(picture, there.row(picture)["sha256"]):
         stored: Array = there[picture][there.name][0]
         return stored
     made = there.manifest
@@ -226,6 +227,16 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
         raise ValueError(f"corpus: {given or 'the random weights'} are not the weights that {there.shown} was made with")
     vector: Array = vector_of(read_again(picture), picture, model, settings)
     return vector
+
+
+def _is_still(picture: str, sha256: str) -> bool:
+    """Whether what has that name is what the corpus was made of, or is not there to be looked at."""
+    from npembed.corpus.nearest import read_again
+
+    try:
+        return hashlib.sha256(read_again(picture)).hexdigest() == sha256
+    except (OSError, ValueError, ImportError):
+        return True
 
 
 def _print_neighbours(neighbours: "Sequence[Neighbour]", picture: str) -> None:

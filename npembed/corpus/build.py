@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -157,11 +158,17 @@ def _refuse_foreign(place: Place, made: Mapping[str, Any]) -> bool:
     """An error for a folder of something else, or a corpus made with something else; whether there is one to go on with."""
     names = place.names()
     if MANIFEST in names:
-        refuse_other(_read_manifest(place), made, place.shown)
+        if _is_begun(place):  # else nothing was computed with other settings
+            refuse_other(_read_manifest(place), made, place.shown)
         return True
     if any(not name.startswith(".npembed-") for name in names):
         raise ValueError(f"{WHO}: {place.shown} is not empty and no corpus; give a new or an empty folder")
     return False
+
+
+def _is_begun(place: Place) -> bool:
+    """Whether anything was computed. A run whose cluster did not answer leaves a manifest and a list alone."""
+    return place.size(index.INDEX) >= 0 or bool(place.names("rows"))
 
 
 def _read_manifest(place: Place) -> dict[str, Any]:
@@ -169,7 +176,14 @@ def _read_manifest(place: Place) -> dict[str, Any]:
         made: dict[str, Any] = json.loads(place.read(MANIFEST))
         if made["corpus"] != FORMAT:
             raise ValueError(f"its format is {made['corpus']}; this version of npembed reads {FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        Settings(**made["settings"])
+        for name in ("family", "rule", "dtype", "config", "preprocessor"):
+            made[name]
+        for name in ("sha256", "source"):
+            made["weights"][name]
+    except KeyError as error:
+        raise ValueError(f"{WHO}: {place.shown}/{MANIFEST} is no corpus's: it has no {error}") from None
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{WHO}: {place.shown}/{MANIFEST} is no corpus's: {error}") from None
     return made
 
@@ -178,7 +192,7 @@ def _planned(
     place: Place, listing: Listing, made: Mapping[str, Any], config: FamilyConfig, settings: Settings, update: bool
 ) -> dict[int, list[Item]]:
     """The groups by number: those of an earlier run, or new ones, written down before anything is computed."""
-    before = _read_list(place) if place.size(MANIFEST) >= 0 else None
+    before = _read_list(place) if _is_begun(place) else None
     most = _pictures_in_group(len(listing.items), config, settings)
     if before is None:
         groups = dict(enumerate(_cut(listing.items, most)))
@@ -190,6 +204,7 @@ def _planned(
         raise ValueError(f"{WHO}: since {place.shown} was made {changes}; --update takes that in")
     groups = _regrouped(before, listing.items, most)
     if changes:
+        listing.notes.append(f"since {place.shown} was made {changes}; that is taken in")
         _take_index(place, made)
         _write_list(place, groups)
     return groups
@@ -237,7 +252,8 @@ def _read_list(place: Place) -> Listed | None:
     except FileNotFoundError:
         return None
     try:
-        return {path: (group, size, stamp) for path, group, size, stamp in map(json.loads, content.splitlines())}
+        lines = [json.loads(line) for line in content.splitlines()]
+        return {str(path): (operator.index(group), operator.index(size), str(stamp)) for path, group, size, stamp in lines}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{WHO}: {place.shown}/{LIST} is damaged: {error}") from None
 
@@ -289,6 +305,8 @@ def _computed(
                 unfinished = run_groups(client, job, todo, lambda done: watch.done(done["files"], done["failed"]))
         finally:
             place.remove(name)
+    gone = {n for n in groups if index.parts_of(place, n) is None} - unfinished.keys()
+    unfinished |= dict.fromkeys(sorted(gone), "its rows are gone; did another run write here?")
     _remove_strays(place, groups)
     settings = Settings(**made["settings"])
     has_vectors = one_vector(settings, model.config.family.stage(settings.until, WHO))

@@ -1,5 +1,6 @@
 """The groups of a run on a Dask cluster: one made for it on this machine, or one that is there already."""
 
+import asyncio
 import importlib
 import logging
 import os
@@ -118,9 +119,11 @@ def _hush() -> None:
 @contextmanager
 def _answering(distributed: Any, scheduler: str) -> Iterator[Any]:
     try:
+        asyncio.run(asyncio.wait_for(_asked(distributed, scheduler), SECONDS_TO_ANSWER))
         client = distributed.Client(scheduler, timeout=SECONDS_TO_ANSWER, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{WHO}: the scheduler {scheduler} does not answer: {error}") from None
+    except Exception as error:  # what is there need not be a scheduler
+        why = " ".join(str(error).split()) or f"no word in {SECONDS_TO_ANSWER} s"
+        raise ValueError(f"{WHO}: the scheduler {scheduler} does not answer: {why}") from None
     with client:
         try:
             client.wait_for_workers(1, timeout=SECONDS_TO_ANSWER)
@@ -128,6 +131,13 @@ def _answering(distributed: Any, scheduler: str) -> Iterator[Any]:
             raise ValueError(f"{WHO}: the scheduler {scheduler} has no workers") from None
         _refuse_versions(client)
         yield client
+
+
+async def _asked(distributed: Any, scheduler: str) -> Any:
+    """Who it is. A client that never got an answer would wait again when it is closed, and complain."""
+    words = distributed.Security().get_connection_args("client")
+    async with distributed.rpc(scheduler, timeout=SECONDS_TO_ANSWER, connection_args=words) as there:
+        return await there.identity()
 
 
 def _refuse_versions(client: Any) -> None:

@@ -1,8 +1,11 @@
 """The nearest neighbours of a picture, by exact products with every vector of a corpus."""
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +14,7 @@ from npembed import arguments
 from npembed.corpus.index import OK
 from npembed.corpus.reading import Corpus
 from npembed.corpus.settings import WHO
+from npembed.corpus.sources import Item, list_pictures
 from npembed.typing import Array, Floats
 
 BLOCK = 4096
@@ -29,12 +33,15 @@ class Neighbour:
         Its row of the index.
     similarity : float
         The cosine of the angle between the two vectors: 1 for the same direction.
+    sha256 : str
+        Of the picture's file, by which another of the same name is told from it.
     """
 
     path: str
     frame: int
     number: int
     similarity: float
+    sha256: str | None = None
 
 
 def search(corpus: Corpus, vector: ArrayLike, k: int = 10) -> list[Neighbour]:
@@ -62,9 +69,9 @@ def search(corpus: Corpus, vector: ArrayLike, k: int = 10) -> list[Neighbour]:
     similar = np.concatenate([np.empty(0), *(_cosines(block, wanted) for block in _blocks(corpus))])
     rows = np.flatnonzero([status == OK for status in corpus.index["status"].to_pylist()])
     nearest = np.argsort(-similar, kind="stable")[:most]
-    paths, frames = corpus.index["path"], corpus.index["frame"]
+    paths, frames, digests = (corpus.index[name] for name in ("path", "frame", "sha256"))
     return [
-        Neighbour(paths[row].as_py(), frames[row].as_py(), row, float(similar[place]))
+        Neighbour(paths[row].as_py(), frames[row].as_py(), row, float(similar[place]), digests[row].as_py())
         for place, row in zip(nearest.tolist(), rows[nearest].tolist(), strict=True)
     ]
 
@@ -92,14 +99,31 @@ def _cosines(block: Array, wanted: Floats) -> Floats:
     return np.asarray(np.divide(wide @ wanted, lengths, out=np.full(len(wide), -1.0), where=lengths > 0))
 
 
-def read_again(path: str) -> bytes:
-    """The bytes of a picture by the path that the index gives it."""
-    from npembed.corpus.sources import list_pictures
+def read_again(path: str, sha256: str | None = None) -> bytes:
+    """The bytes of a picture by the path that the index gives it.
 
+    Raises
+    ------
+    OSError, ValueError
+        A picture that is not there, or is another than the one of that digest, which has the same name.
+    """
+    content = _content(path)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{WHO}: {path} is another picture than when the corpus was made")
+    return content
+
+
+def _content(path: str) -> bytes:
+    if os.path.isfile(path):  # whatever its name would mean as a source
+        return Path(path).read_bytes()
     archive, found, _ = path.rpartition("::")
-    items: Any = list_pictures([archive if found else path]).items
-    for item in items:
+    for item in _items(archive if found else path):
         if item.path == path:
-            content: bytes = item.read()
-            return content
+            return item.read()
     raise ValueError(f"{WHO}: {path} is no picture that can be read")
+
+
+@lru_cache(maxsize=4)
+def _items(source: str) -> list[Item]:
+    """An archive's, kept: it is long to list, and a page shows many pictures of it."""
+    return list_pictures([source]).items

@@ -1,8 +1,10 @@
 """Files, folders, lists, archives and URLs -> the sorted list of the pictures in them, made before any is decoded."""
 
+import codecs
 import fnmatch
 import glob
 import os
+import posixpath
 import re
 import sys
 import tarfile
@@ -10,7 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -113,11 +115,12 @@ def list_pictures(
     Parameters
     ----------
     sources : sequence of str
-        Files, folders (searched through), globs, .tar and .zip (read in place), lists (.txt, .list, .lst; "-" is standard
-        input), and URLs that fsspec opens.
+        Files, folders (searched through), globs (each match is a source), .tar and .zip (read in place, unless they merely lie
+        in a folder), lists (.txt, .list, .lst; "-" is standard input), and URLs that fsspec opens. A line of a list that is
+        nothing is a picture with an error.
     include, exclude : sequence of str
-        Globs; of what lies in a folder, an archive or a list, only what one of `include` matches, if there are any, and none
-        of `exclude`. They are compared with the name within the source and with the last part of it.
+        Globs; of all files, however they were given, only what one of `include` matches, if there are any, and none of
+        `exclude`. They are compared with the name within a folder or an archive, or as it was given, and with its last part.
     apart_from : str, optional
         A folder that is not searched: the corpus itself.
 
@@ -162,6 +165,8 @@ class _Walk:
     def add(self, source: str, within_list: bool = False) -> None:
         """What one SOURCE, or one line of a list, stands for."""
         if source == "-" and not within_list:
+            if sys.stdin is None:
+                raise ValueError("corpus: the source - is standard input, which is closed")
             self._add_lines(sys.stdin.buffer.read(), "standard input")
         elif "://" in source:
             self._add_url(source)
@@ -174,7 +179,7 @@ class _Walk:
         elif source.lower().endswith(LISTS) and os.path.isfile(source) and not within_list:
             self._add_lines(_readable(source), source)
         elif os.path.lexists(source):
-            if not within_list or self._wanted(source.rpartition("/")[2]):
+            if self._wanted(source):
                 self._add_file(source, source)
         elif glob.has_magic(source):
             self._add_glob(source)
@@ -185,18 +190,32 @@ class _Walk:
 
     def _add_lines(self, content: bytes, where: str) -> None:
         """A line is a source; where there are zero bytes, as `find -print0` writes them, these end a name instead."""
-        for line in content.split(b"\0" if b"\0" in content else b"\n"):
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            content = content.decode("utf-16", "replace").encode()
+        content = content.removeprefix(codecs.BOM_UTF8)
+        lines = content.split(b"\0" if b"\0" in content else b"\n")
+        if b"\0" in content and len(content) > 2 and max(map(len, lines)) < 2:  # every letter would be a source, "/" too
+            raise ValueError(f"corpus: the list {where} is in UTF-16; write it in UTF-8")
+        for line in lines:
             name = os.fsdecode(line.removesuffix(b"\r"))
             if name.strip():
-                self.add(name, within_list=True)
+                self._add_line(name)
+
+    def _add_line(self, source: str) -> None:
+        """One line of many: what is wrong with it does not end the others."""
+        try:
+            self.add(source, within_list=True)
+        except ValueError as error:
+            where = source if "://" in source else os.path.abspath(source)
+            self.items.append(Item(without_credential(source), where, error=str(error).removeprefix("corpus: ")))
 
     def _add_glob(self, pattern: str) -> None:
-        names = glob.glob(pattern, recursive=True)
+        names = sorted(glob.glob(pattern, recursive=True))
         if not names:
             raise ValueError(f"corpus: nothing matches the source {pattern}")
         for name in names:
-            if not os.path.isdir(name):
-                self._add_file(name, name)
+            if "**" not in pattern or not os.path.isdir(name):  # whose files match, too
+                self._add_line(name)
 
     def _add_folder(self, folder: str) -> None:
         for path in self._files_below(folder, (os.path.realpath(folder),)):
@@ -258,9 +277,11 @@ class _Walk:
         try:
             system, path = _filesystem(url)
             for found, info in sorted(_remote_files(system, path, url)):
-                self._add_remote(
-                    system, found, info, shown if found == path else without_credential(system.unstrip_protocol(found)), url
-                )
+                if found == path:
+                    self._add_remote(system, found, info, shown, url, shown)
+                else:
+                    name = without_credential(system.unstrip_protocol(found))
+                    self._add_remote(system, found, info, name, url, found.removeprefix(path).lstrip("/"))
         except ImportError as error:
             raise ImportError(f"corpus: {shown} needs another package: {error}") from None
         except Exception as error:  # every kind of storage has errors of its own
@@ -268,17 +289,36 @@ class _Walk:
                 f"corpus: {shown} cannot be read: {without_credential(str(error)) or type(error).__name__}"
             ) from None
 
-    def _add_remote(self, system: Any, path: str, info: dict[str, Any], shown: str, url: str) -> None:
-        where = url if shown == without_credential(url) else system.unstrip_protocol(path)
+    def _add_remote(self, system: Any, path: str, info: dict[str, Any], shown: str, url: str, name: str) -> None:
+        alone = shown == without_credential(url)
+        where = url if alone else system.unstrip_protocol(path)
         stamp = next(
             (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated", "created") if info.get(key)), ""
         )
-        if path.lower().endswith(ARCHIVES):
+        if path.lower().endswith(ARCHIVES) and (alone or "*" in url):
             self._add_archive(shown, where, stamp)
-        elif self._wanted(path.rpartition("/")[2]):
+        elif self._wanted(name):
+            item = Item(shown, where, size=info.get("size") or -1, stamp=stamp)
+            try:
+                first = _first_bytes(system, path)
+            except Exception as error:
+                if alone:
+                    raise
+                first, item = b"", replace(item, error=f"it cannot be read: {without_credential(str(error))}")
+            self._add_if_picture(first, item)
+
+
+def _first_bytes(system: Any, path: str) -> bytes:
+    """Of a file in a storage far away. A network may fail once; the last try says why."""
+    for left in reversed(range(TRIES)):
+        try:
             with system.open(path, "rb") as file:
-                first = file.read(FIRST_BYTES)
-            self._add_if_picture(first, Item(shown, where, size=info.get("size") or -1, stamp=stamp))
+                first: bytes = file.read(FIRST_BYTES)
+            return first
+        except Exception:
+            if not left:
+                raise
+    raise AssertionError
 
 
 def _readable(path: str) -> bytes:
@@ -302,16 +342,43 @@ def _stamp(status: os.stat_result) -> str:
 def _tar_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     """Name, first bytes and place of each file; of two with one name the later one counts, as when it is unpacked."""
     found: dict[str, tuple[str, bytes, dict[str, Any]]] = {}
+    links, sparse = {}, 0
     with tarfile.open(fileobj=file, mode="r:") as archive:
         try:
             for member in archive:
-                if member.isreg() and not member.issparse():
+                if member.issym() or member.islnk():
+                    folder = posixpath.dirname(member.name) if member.issym() else ""
+                    links[member.name] = posixpath.normpath(posixpath.join(folder, member.linkname))
+                elif member.issparse():
+                    sparse += 1
+                elif member.isreg():
                     place = {"offset": member.offset_data, "size": member.size}
                     file.seek(member.offset_data)
                     found[member.name] = (member.name, file.read(min(FIRST_BYTES, member.size)), place)
+            if how := _how_it_ends(file, archive.offset):
+                note(f"{how}; {len(found)} files begin in it")
         except tarfile.ReadError:
             note(f"ends too soon; {len(found)} files begin in it")
+    files = {posixpath.normpath(name): member for name, member in found.items()}
+    for name, target in links.items():
+        for _ in links:  # a link may lead to a link, but not further than there are
+            target = links.get(target, target)
+        if target in files:
+            found[name] = (name, *files[target][1:])
+        else:
+            note(f"has a link {name} that leads to no file in it")
+    if sparse:
+        note(f"has {sparse} sparse files, which are not read")
     yield from found.values()
+
+
+def _how_it_ends(file: BinaryIO, offset: int) -> str:
+    """What is wrong with a .tar after its last member, which tarfile does not say; empty where its end is marked."""
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return "ends too soon"
+    return "is damaged" if any(block) else ""
 
 
 def _zip_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
@@ -358,7 +425,10 @@ def _remote_files(system: Any, path: str, url: str) -> Iterable[tuple[str, dict[
     if "*" in path:
         return [(name, info) for name, info in system.glob(path, detail=True).items() if info["type"] == "file"]
     if url.endswith("/") if over_http else system.isdir(path):
-        return list(system.find(path, detail=True).items())
+        files = list(system.find(path, detail=True).items())
+        if not files:
+            system.ls(path)  # says why, where `find` passes over what does not answer
+        return files
     return [(path, system.info(path))]
 
 
@@ -370,4 +440,4 @@ def without_credential(url: str) -> str:
     >>> without_credential("ftp://me:secret@host/a.jpg")
     'ftp://host/a.jpg'
     """
-    return re.sub(r"(://)[^/@\s]*@", r"\1", url)
+    return re.sub(r"(://)[^/?#\s]*@", r"\1", url)

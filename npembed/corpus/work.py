@@ -33,6 +33,10 @@ Job = Mapping[str, Any]
 """What all groups have in common: `out`, `made` (as in manifest.json), `model` (a file in the corpus), `digest`, `versions`."""
 
 
+UNREAD = "unread"
+"""In place of the digest of a group of which a file could not be read: the next run computes it again."""
+
+
 def versions() -> dict[str, str]:
     """Of what the numbers may depend on."""
     import PIL
@@ -75,7 +79,8 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
         rows.append(row)
     packer.end()
     before = parts_of(place, group) or []
-    write_rows(place, group, rows, group_digest(job["digest"], items), packer.written)
+    digest = UNREAD if any(row.get("unread") for row in rows) else group_digest(job["digest"], items)
+    write_rows(place, group, rows, digest, packer.written)
     for name in set(before) - {name for name, _ in packer.written}:  # of an earlier list of pictures
         place.remove(name)
     return {"files": len(items), "failed": sum(row["status"] == FAILED for row in rows)}
@@ -158,7 +163,11 @@ def _cut(item: Item, config: FamilyConfig, settings: Settings) -> Iterator[_Cut]
     row: dict[str, Any] = {"path": _as_utf8(item.path), "bytes": item.size if item.size >= 0 else None, "frame": 0}
     start = time.perf_counter()
     try:
-        content = item.read()
+        try:
+            content = item.read()
+        except OSError:
+            row |= {"unread": True}  # it was there when it was listed, and may be there again
+            raise
         row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for picture, _ in frames_of(content, "it", settings):
             row |= {"width": picture.width, "height": picture.height}

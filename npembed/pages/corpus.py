@@ -130,7 +130,7 @@ def search_page(neighbours: Sequence["Neighbour"], picture: str, title: str) -> 
     found = [("the picture that was looked for", picture, thumbnail(picture, 0, 2 * SIDE))]
     for one in neighbours:
         name = _name({"path": one.path, "frame": one.frame})
-        found.append((f"{one.similarity:.4f}", name, thumbnail(one.path, one.frame, 2 * SIDE)))
+        found.append((f"{one.similarity:.4f}", name, thumbnail(one.path, one.frame, 2 * SIDE, one.sha256)))
     return render("search.html.j2", title=title, found=found)
 
 
@@ -140,15 +140,15 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _thumbnails(rows: Sequence[dict[str, Any]], shown: Sequence[int]) -> list[str]:
-    return [thumbnail(rows[number]["path"], rows[number]["frame"] or 0, SIDE) for number in shown]
+    return [thumbnail(row["path"], row["frame"] or 0, SIDE, row["sha256"]) for row in (rows[number] for number in shown)]
 
 
-def thumbnail(path: str, frame: int, side: int) -> str:
-    """A small JPEG as a data URI; "" for a picture that cannot be read now."""
+def thumbnail(path: str, frame: int, side: int, sha256: str | None = None) -> str:
+    """A small JPEG as a data URI; "" for a picture that cannot be read now, or is not the one of that digest."""
     from npembed.corpus.nearest import read_again
 
     try:
-        frames = enumerate(read_frames(io.BytesIO(read_again(path)), path, every=frame > 0))
+        frames = enumerate(read_frames(io.BytesIO(read_again(path, sha256)), path, every=frame > 0))
         picture = next(picture for number, (picture, _) in frames if number == frame).convert("RGB")
     except (ValueError, OSError, StopIteration):
         return ""
