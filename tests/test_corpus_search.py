@@ -2,6 +2,7 @@
 
 import base64
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from npembed.corpus import Settings, search
 from npembed.corpus.index import schema
 from npembed.corpus.nearest import read_again
 from npembed.corpus.vectors import overview, vector_of
+from npembed.pages.corpus import thumbnail
 from tests.command_line import assert_refused, done_well
 from tests.command_line import npembed as command
 from tests.corpora import write_pictures
@@ -203,3 +205,54 @@ def test_every_family_has_a_mean_or_says_that_it_has_none(family: str) -> None:
     boxes = FAMILIES[family].cut(Image.open(held), model.config).boxes
     number = overview(boxes)
     assert boxes[number, 2:] - boxes[number, :2] == pytest.approx(boxes[:, 2:].max(axis=0), rel=0.1)
+
+
+# What has the name of a picture, and is another
+
+
+@pytest.fixture
+def moved(corpus: Path) -> Iterator[Path]:
+    """A picture of the corpus in whose place another one lies."""
+    picture, away = corpus.parent / "pictures/03.png", corpus.parent / "away.png"
+    picture.rename(away)
+    shutil.copy(corpus.parent / "pictures/07.png", picture)
+    yield picture
+    away.replace(picture)
+
+
+def test_what_is_there_now_is_looked_for(corpus: Path, moved: Path) -> None:
+    out = done_well(command("corpus", "search", corpus, moved, "-k", 1)).replace("\n", "")
+    assert "1.0000" in out
+    assert "07.png" in out
+
+
+def test_no_thumbnail_is_another_pictures(corpus: Path, moved: Path) -> None:
+    there = npembed.corpus.open(corpus)
+    digest = there.row(str(moved))["sha256"]
+    with pytest.raises(ValueError, match="is another picture than when the corpus was made"):
+        read_again(str(moved), digest)
+    assert thumbnail(str(moved), 0, 50, digest) == ""
+    other = there.row(str(moved.with_name("07.png")))["sha256"]
+    assert thumbnail(str(moved), 0, 50, other) != ""
+
+
+def test_a_picture_that_is_gone_is_found_by_its_own_vector(corpus: Path, moved: Path) -> None:
+    moved.unlink()
+    try:
+        assert "03.png" in done_well(command("corpus", "search", corpus, moved, "-k", 1)).replace("\n", "")
+    finally:
+        moved.touch()
+
+
+@pytest.mark.parametrize("name", ["a::b.png", "list.txt"])
+def test_a_picture_is_read_whatever_its_name_would_mean(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"as it is")
+    assert read_again(f"{tmp_path}/{name}") == b"as it is"
+
+
+@pytest.mark.parametrize("name", ["01.png", "part-00000.safetensors", "page"])
+def test_a_page_is_written_over_nothing_else(corpus: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"a user's")
+    words = ("corpus", "search", corpus, corpus.parent / "pictures/07.png", "--html", tmp_path / name)
+    assert_refused(command(*words), r"the output \S+ must end in \.html or \.htm")
+    assert (tmp_path / name).read_bytes() == b"a user's"
