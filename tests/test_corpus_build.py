@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -407,6 +408,22 @@ def test_a_file_that_was_away_for_a_moment_is_tried_again(few: Path, tmp_path: P
     assert (second.failed, second.kept) == (first.failed - 1, 0)
     third = build([str(few)], str(out), small, scheduler=scheduler)
     assert (third.failed, third.kept) == (second.failed, third.pictures)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", "another table"])
+def test_a_damaged_index_is_named_and_made_again(
+    few: Path, tmp_path: Path, small: Model, scheduler: str, damage: bytes | str
+) -> None:
+    out = tmp_path / "out"
+    build([str(few)], str(out), small, scheduler=scheduler)
+    if isinstance(damage, bytes):
+        (out / "index.parquet").write_bytes(damage)
+    else:
+        pq.write_table(pyarrow.table({"path": ["a"]}), out / "index.parquet")
+    with pytest.raises(ValueError, match=r"index\.parquet is no index: .*; the command that made the corpus makes it again"):
+        npembed.corpus.open(out)
+    summary = build([str(few)], str(out), small, scheduler=scheduler)
+    assert len(npembed.corpus.open(out)) == summary.kept == summary.pictures
 
 
 def test_a_start_that_failed_does_not_bind_the_folder(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from npembed.corpus.place import Place
 from npembed.corpus.shards import map_tensors
+from npembed.words import shown
 
 INDEX = "index.parquet"
 OK, FAILED = "ok", "failed"
@@ -92,14 +93,32 @@ def parts_of(place: Place, group: int, digest: str | None = None) -> list[str] |
 
 def read_rows(place: Place, group: int) -> Any:
     """A group's rows, as a pyarrow table."""
-    return arrow().parquet.read_table(io.BytesIO(place.read(rows_name(group))))
+    return _read_table(io.BytesIO(place.read(rows_name(group))))
 
 
 def open_index(path: Path) -> Any:
-    """index.parquet on this machine as a pyarrow table, without the vectors, which the shards have."""
-    with path.open("rb") as file:
-        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return arrow().parquet.read_table(arrow().BufferReader(whole), columns=schema().names)
+    """index.parquet on this machine as a pyarrow table, without the vectors, which the shards have.
+
+    Raises
+    ------
+    ValueError
+        A file that is damaged, or is another table.
+    """
+    try:
+        with path.open("rb") as file:
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        table = _read_table(arrow().BufferReader(whole), schema().names)
+        if table.schema.names != schema().names:
+            raise ValueError(f"it has the columns {table.schema.names}")
+    except (OSError, ValueError) as error:
+        said = shown(error)
+        raise ValueError(f"corpus: {path} is no index: {said}; the command that made the corpus makes it again") from None
+    return table
+
+
+def _read_table(source: Any, columns: list[str] | None = None) -> Any:
+    """Without threads of pyarrow's: a process that ends as they do is sometimes aborted."""
+    return arrow().parquet.ParquetFile(source, pre_buffer=False).read(columns, use_threads=False)
 
 
 def write_index(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> dict[str, int]:

@@ -16,6 +16,7 @@ from npembed.corpus.vectors import Packed
 from npembed.files import write_safetensors
 from npembed.typing import Array
 from npembed.weights.safetensors_header import header_length, parse_header
+from npembed.weights.source import WHO
 
 _TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 
@@ -143,8 +144,11 @@ def map_tensors(path: str | Path) -> dict[str, Array]:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise ValueError(f"corpus: {path} cannot be read: {error}") from None
-    length = header_length(whole[:8], len(whole), str(path))
-    header = parse_header(whole[8 : 8 + length], len(whole), str(path))
+    try:
+        length = header_length(whole[:8], len(whole), str(path))
+        header = parse_header(whole[8 : 8 + length], len(whole), str(path))
+    except ValueError as error:
+        raise ValueError(f"corpus: {str(error).removeprefix(f'{WHO}: ')}") from None
     arrays = {}
     for name, entry in header.entries.items():
         if entry.dtype not in _TYPES:
