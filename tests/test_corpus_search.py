@@ -1,7 +1,9 @@
 """Neighbours: exact, found whatever the blocks; near-duplicates that were planted; the page of thumbnails."""
 
 import base64
+import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from io import BytesIO
@@ -19,6 +21,7 @@ from npembed import FAMILIES, Model, random_model
 from npembed.corpus import Settings, search
 from npembed.corpus.index import schema
 from npembed.corpus.nearest import read_again
+from npembed.corpus.sources import list_pictures
 from npembed.corpus.vectors import overview, vector_of
 from npembed.pages.corpus import thumbnail
 from tests.command_line import assert_refused, done_well
@@ -186,13 +189,29 @@ def test_a_corpus_without_vectors_is_refused(tmp_path: Path) -> None:
     assert_refused(done, "has embeddings, not one vector for each picture; make it with --until pooled or --vector mean")
 
 
-def test_what_lies_in_an_archive_is_read_again(tmp_path: Path) -> None:
-    import zipfile
+@pytest.mark.parametrize("name", ["in/a.png", "x::a.png", "b.zip/a.png"])
+def test_what_lies_in_an_archive_is_read_again(tmp_path: Path, name: str) -> None:
+    write_archive(tmp_path / "a.zip", {name: b"\x89PNG\r\n\x1a\n"})
+    assert read_again(f"{tmp_path}/a.zip::{name}") == b"\x89PNG\r\n\x1a\n"
 
-    Image.new("RGB", (3, 3)).save(tmp_path / "a.png")
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.write(tmp_path / "a.png", "in/a.png")
-    assert read_again(f"{tmp_path}/a.zip::in/a.png") == (tmp_path / "a.png").read_bytes()
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, held in members.items():
+            archive.writestr(name, held)
+
+
+def test_an_archive_is_listed_once_until_it_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {name: b"\x89PNG\r\n\x1a\n" + name.encode() for name in ("a", "b")}
+    archive = tmp_path / "a.zip"
+    write_archive(archive, members)
+    listed: list[object] = []
+    monkeypatch.setattr("npembed.corpus.nearest.list_pictures", lambda words: listed.append(words) or list_pictures(words))
+    assert [read_again(f"{archive}::{name}") for name in members] == list(members.values())
+    assert len(listed) == 1
+    write_archive(archive, {"c": members["a"]})
+    os.utime(archive, (1, 1))
+    assert read_again(f"{archive}::c") == members["a"]
 
 
 @pytest.mark.parametrize("family", [key for key in FAMILIES if FAMILIES[key].vision_stages[-1].sizes is not None])

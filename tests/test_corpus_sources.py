@@ -205,9 +205,9 @@ def test_urls_are_opened_by_fsspec(folder: Path) -> None:
     memory.pipe({"/many/a.png": content(), "/many/b/c.png": content("jpg"), "/many/d.png": b"text", "/z.tar": b""})
     memory.pipe("/z.tar", write_tar(folder / "z.tar", {"in.png": content()}).read_bytes())
     found = list_pictures(["memory://many", "memory://z.tar"])
-    assert paths(found) == ["memory:///many/a.png", "memory:///many/b/c.png", "memory://z.tar::in.png"]
+    assert paths(found) == ["memory://many/a.png", "memory://many/b/c.png", "memory://z.tar::in.png"]
     assert [item.read() for item in found.items] == [content(), content("jpg"), content()]
-    assert paths(list_pictures(["memory://many/*.png"])) == ["memory:///many/a.png"]
+    assert paths(list_pictures(["memory://many/*.png"])) == ["memory://many/a.png"]
 
 
 @pytest.mark.parametrize("fails", [2, 3])
@@ -260,7 +260,10 @@ def test_a_password_with_an_at_sign_is_not_shown_either() -> None:
     [
         (lambda whole, second: whole[:second], "ends too soon; 1 files begin in it"),
         (lambda whole, second: whole[: second + 100], "ends too soon; 1 files begin in it"),
-        (lambda whole, second: whole[: second + 150] + b"9" + whole[second + 151 :], "is damaged; 1 files begin in it"),
+        (
+            lambda whole, second: whole[: second + 150] + b"9" + whole[second + 151 :],
+            "is damaged after 1 files; what lies behind is not read",
+        ),
         (lambda whole, second: whole, None),
     ],
     ids=["between members", "in a header", "a changed header", "whole"],
@@ -275,22 +278,75 @@ def test_a_tar_says_where_it_is_damaged(folder: Path, damage: Callable[[bytes, i
     assert len(found.items) == (1 if note else 3)
 
 
-def test_links_in_a_tar_are_pictures_too(folder: Path) -> None:
-    def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname = kind, target
-        return info
+def write_links(path: Path, links: dict[str, tuple[str, bytes]]) -> None:
+    """Into a .tar that is there."""
+    with tarfile.open(path, "a") as archive:
+        for name, (target, kind) in links.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
 
-    write_tar(folder / "a.tar", {"d/1.png": content()})
-    with tarfile.open(folder / "a.tar", "a") as archive:
-        archive.addfile(link("hard.png", "d/1.png", tarfile.LNKTYPE))
-        archive.addfile(link("d/soft.png", "../hard.png", tarfile.SYMTYPE))
-        archive.addfile(link("lost.png", "nothing.png", tarfile.SYMTYPE))
-        archive.addfile(link("round.png", "round.png", tarfile.SYMTYPE))
+
+@pytest.mark.parametrize("below", ["", "./"])
+def test_links_in_a_tar_are_pictures_too(folder: Path, below: str) -> None:
+    write_tar(folder / "a.tar", {f"{below}d/1.png": content()})
+    links = {
+        f"{below}d/softer.png": ("soft.png", tarfile.SYMTYPE),
+        f"{below}d/soft.png": ("../hard.png", tarfile.SYMTYPE),
+        f"{below}hard.png": (f"{below}d/1.png", tarfile.LNKTYPE),
+        f"{below}lost.png": ("nothing.png", tarfile.SYMTYPE),
+        f"{below}round.png": ("round.png", tarfile.SYMTYPE),
+    }
+    write_links(folder / "a.tar", links)
     found = list_pictures(["a.tar"])
-    assert paths(found) == [f"a.tar::{name}" for name in ("d/1.png", "d/soft.png", "hard.png")]
+    assert paths(found) == [f"a.tar::{below}{name}" for name in ("d/1.png", "d/soft.png", "d/softer.png", "hard.png")]
     assert {item.read() for item in found.items} == {content()}
-    assert found.notes == [f"a.tar has a link {name} that leads to no file in it" for name in ("lost.png", "round.png")]
+    assert found.notes == [f"a.tar has 2 links that lead to no file in it; the first is {below}lost.png"]
+
+
+def test_a_file_that_replaces_a_link_in_a_tar_counts(folder: Path) -> None:
+    write_tar(folder / "a.tar", {"1.png": content()})
+    write_links(folder / "a.tar", {"2.png": ("1.png", tarfile.SYMTYPE)})
+    with tarfile.open(folder / "a.tar", "a") as archive:
+        info = tarfile.TarInfo("2.png")
+        info.size = len(content("jpg"))
+        archive.addfile(info, io.BytesIO(content("jpg")))
+    assert [item.read() for item in list_pictures(["a.tar"]).items] == [content(), content("jpg")]
+
+
+def test_sparse_files_in_a_tar_are_counted(folder: Path) -> None:
+    write_tar(folder / "a.tar", {"1.png": content()})
+    with tarfile.open(folder / "a.tar", "a") as archive:
+        sparse = tarfile.TarInfo("2.png")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        archive.addfile(sparse)
+    found = list_pictures(["a.tar"])
+    assert (paths(found), found.notes) == (["a.tar::1.png"], ["a.tar has 1 sparse files, which are not read"])
+
+
+def damaged_zip(folder: Path, at: Callable[[bytes], int], byte: int) -> None:
+    """Three pictures of incompressible size in a.zip, of which one byte is another."""
+    held = bytearray(write_zip(folder / "a.zip", dict.fromkeys(("1.png", "2.png", "3.png"), content())).read_bytes())
+    held[at(held)] = byte
+    (folder / "a.zip").write_bytes(held)
+
+
+def test_a_member_of_a_zip_that_cannot_be_unpacked_is_named(folder: Path) -> None:
+    damaged_zip(folder, lambda held: 30 + len("1.png"), 0xFF)  # the first byte of the first member's data
+    errors = {item.path: item.error for item in list_pictures(["a.zip"]).items}
+    assert errors.pop("a.zip::1.png").startswith("it cannot be unpacked: Error -3 while decompressing data")
+    assert errors == {"a.zip::2.png": "", "a.zip::3.png": ""}
+
+
+def test_a_zip_of_a_later_version_is_refused(folder: Path) -> None:
+    damaged_zip(folder, lambda held: held.index(b"PK\1\2") + 6, 99)
+    with pytest.raises(ValueError, match=r"the archive a\.zip cannot be read: zip file version 9\.9"):
+        list_pictures(["a.zip"])
+
+
+def test_a_zip_says_that_its_directory_is_damaged(folder: Path) -> None:
+    damaged_zip(folder, lambda held: held.index(b"PK\1\2") + 33, 1)  # the length of the first member's comment
+    assert list_pictures(["a.zip"]).notes == ["a.zip is damaged; its directory names 1 of 3 files"]
 
 
 @pytest.mark.parametrize("line", ["IMG[1].png", "memory://nothing/here.png", "bad.zip", "a.tar.gz", "gone.png"])
@@ -342,16 +398,77 @@ def test_urls_are_as_folders_here(folder: Path, monkeypatch: pytest.MonkeyPatch)
     memory = fsspec.filesystem("memory")
     archive = write_tar(folder / "z.tar", {"in.png": content()}).read_bytes()
     memory.pipe({"/far/summer/a.png": content(), "/far/winter/b.png": content(), "/far/z.tar": archive})
-    assert paths(list_pictures(["memory://far"], include=["summer/*"])) == ["memory:///far/summer/a.png"]
-    assert paths(list_pictures(["memory://far"])) == ["memory:///far/summer/a.png", "memory:///far/winter/b.png"]
-    opened = type(memory).open
-
-    def refuse(self: object, path: str, *words: object, **options: object) -> object:
-        if path.endswith("a.png"):
-            raise OSError("no memory://me:secret@far")
-        return opened(self, path, *words, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(memory), "open", refuse)
-    found = list_pictures(["memory://far"])
-    assert [item.error for item in found.items] == ["it cannot be read: no memory://far", ""]
+    assert paths(list_pictures(["memory://far"], include=["summer/*"])) == ["memory://far/summer/a.png"]
+    assert paths(list_pictures(["memory://far"])) == ["memory://far/summer/a.png", "memory://far/winter/b.png"]
+    assert paths(list_pictures(["memory://far/summer/a.png"], include=["b*"])) == []
+    with pytest.raises(ValueError, match=r"memory://far/\*\.nothing cannot be read: no file matches it"):
+        list_pictures(["memory://far/*.nothing"])
     memory.rm("/far", recursive=True)
+
+
+def test_one_bad_archive_of_those_that_a_glob_matches_at_a_url_is_a_row(folder: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    archive = write_tar(folder / "z.tar", {"in.png": content()}).read_bytes()
+    memory.pipe({"/several/1.tar": archive, "/several/2.tar": b"no" * 999})
+    good, bad = list_pictures(["memory://several/*.tar"]).items
+    assert (good.path, good.read()) == ("memory://several/1.tar::in.png", content())
+    assert (bad.path, bad.error[:43]) == ("memory://several/2.tar", "memory://several/2.tar cannot be read: ")
+    memory.rm("/several", recursive=True)
+
+
+@pytest.mark.parametrize("fails", [2, 3])
+def test_the_first_bytes_are_tried_three_times_too(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/dull/a.png": content(), "/dull/b.png": content()})
+    opened, left = type(memory).open, [OSError("no memory://me:secret@dull")] * fails
+
+    def failing(self: object, *words: object, **options: object) -> object:
+        if left:
+            raise left.pop()
+        return opened(self, *words, **options)
+
+    monkeypatch.setattr(type(memory), "open", failing)
+    found = list_pictures(["memory://dull"])
+    assert [item.error for item in found.items] == ["" if fails < 3 else "it cannot be read: no memory://dull", ""]
+    memory.rm("/dull", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("hosted://me:p@ss@there/d", ["d/a.png", "d/e/b.png"]),
+        ("hosted://me:p@ss@there/d/", ["d/a.png", "d/e/b.png"]),
+        ("hosted://me:p@ss@there", ["d/a.png", "d/e/b.png"]),
+        ("hosted://me:p@ss@there/d/*.png", ["d/a.png"]),
+        ("hosted://me:p@ss@there/*/e/*", ["d/e/b.png"]),
+    ],
+)
+def test_the_host_of_a_url_is_kept(source: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Hosted(MemoryFileSystem):  # type: ignore[misc]
+        """A storage whose paths are without the host, as those of ftp and webhdfs are."""
+
+        protocol, store, pseudo_dirs = "hosted", {"/d/a.png": None, "/d/e/b.png": None}, [""]  # type: ignore[misc]
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + path.rpartition("@there")[2].strip("/") if "://" in path else path.rstrip("/")
+
+        def _open(self, path: str, *words: object, **options: object) -> io.BytesIO:
+            return io.BytesIO(content())
+
+        def info(self, path: str, **options: object) -> dict[str, object]:
+            return {"name": path, "size": 1, "type": "file" if path.endswith(".png") else "directory"}
+
+        def ls(self, path: str, detail: bool = True, **options: object) -> list[object]:
+            below = {"/": ["/d"], "": ["/d"], "/d": ["/d/a.png", "/d/e"], "/d/e": ["/d/e/b.png"]}
+            return [self.info(name) if detail else name for name in below[path]]
+
+    monkeypatch.setitem(fsspec.registry.target if hasattr(fsspec.registry, "target") else fsspec.registry, "hosted", Hosted)
+    found = list_pictures([source])
+    assert paths(found) == [f"hosted://there/{name}" for name in expected]
+    assert [item.where for item in found.items] == [f"hosted://me:p@ss@there/{name}" for name in expected]

@@ -1,6 +1,7 @@
 """The pages in a real browser: what they show, that they ask for nothing, keyboard, widths, light and dark, contrast."""
 
 import base64
+import hashlib
 import io
 import itertools
 import re
@@ -88,7 +89,9 @@ def corpus_in(folder: Path) -> Any:
     """Eight pictures in that folder, as `npembed.corpus.open` gives a corpus."""
     for number in range(8):
         Image.new("RGB", (40, 30), (30 * number, 90, 200)).save(folder / f"{number}.png")
-    rows = [{"path": str(folder / f"{number}.png"), "frame": 0, "status": "ok"} for number in range(8)]
+    files = [folder / f"{number}.png" for number in range(8)]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    rows = [{"path": str(a), "frame": 0, "status": "ok", "sha256": b} for a, b in zip(files, digests, strict=True)]
     rows.append({"path": "broken.png", "frame": 0, "status": "failed", "error": "it cannot be read"})
     return SimpleNamespace(
         index=SimpleNamespace(to_pylist=lambda: rows),

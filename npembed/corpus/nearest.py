@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from npembed.typing import Array, Floats
 
 BLOCK = 4096
 """Vectors that are multiplied at once."""
+_IN_ARCHIVE = re.compile(r"(.+?(?:\.tar|\.zip))::", re.IGNORECASE | re.DOTALL)
+"""The archive's path begins it; the name in it may have "::" too."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,15 @@ def read_again(path: str, sha256: str | None = None) -> bytes:
 def _content(path: str) -> bytes:
     if os.path.isfile(path):  # whatever its name would mean as a source
         return Path(path).read_bytes()
-    archive, found, _ = path.rpartition("::")
-    for item in _items(archive if found else path):
+    archive = _IN_ARCHIVE.match(path)
+    source = archive[1] if archive else path
+    for item in _items(source, os.stat(source).st_mtime_ns if os.path.isfile(source) else 0):
         if item.path == path:
             return item.read()
     raise ValueError(f"{WHO}: {path} is no picture that can be read")
 
 
 @lru_cache(maxsize=4)
-def _items(source: str) -> list[Item]:
-    """An archive's, kept: it is long to list, and a page shows many pictures of it."""
+def _items(source: str, changed: int) -> list[Item]:
+    """An archive's, kept until it is changed: it is long to list, and a page shows many pictures of it."""
     return list_pictures([source]).items

@@ -24,7 +24,11 @@ LISTS = (".txt", ".list", ".lst")
 ARCHIVES = (".tar", ".zip")
 TRIES = 3
 """To read a picture from a URL."""
+MOST_LINKS = 40
+"""That are followed from one to the next in a .tar, as Linux does."""
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_Member = tuple[str, bytes, dict[str, Any]]
+"""Of an archive: name, first bytes, and where it lies, as `Item` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,7 @@ class Item:
         """
         if self.error:
             raise ValueError(self.error)
-        for _ in range(TRIES - 1 if "://" in self.where else 0):
-            with suppress(Exception):  # a network may fail once; the last try says why
-                return self._content()
-        return self._content()
+        return _try_again(self._content) if "://" in self.where else self._content()
 
     def _content(self) -> bytes:
         if self.member:
@@ -269,7 +270,7 @@ class _Walk:
                 for name, first, place in members(file, lambda note: self._found.notes.append(f"{shown} {note}")):
                     if self._wanted(name):
                         self._add_if_picture(first, Item(f"{shown}::{name}", where, stamp=stamp, **place))
-        except (OSError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
+        except (OSError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise ValueError(f"corpus: the archive {shown} cannot be read: {error}") from None
 
     def _add_url(self, url: str) -> None:
@@ -278,29 +279,29 @@ class _Walk:
             system, path = _filesystem(url)
             for found, info in sorted(_remote_files(system, path, url)):
                 if found == path:
-                    self._add_remote(system, found, info, shown, url, shown)
+                    self._add_remote(system, found, info, url, url, shown)
                 else:
-                    name = without_credential(system.unstrip_protocol(found))
-                    self._add_remote(system, found, info, name, url, found.removeprefix(path).lstrip("/"))
+                    where = _url_below(system, found, path, url)
+                    self._add_remote(system, found, info, where, url, found.removeprefix(path).lstrip("/"))
         except ImportError as error:
             raise ImportError(f"corpus: {shown} needs another package: {error}") from None
         except Exception as error:  # every kind of storage has errors of its own
-            raise ValueError(
-                f"corpus: {shown} cannot be read: {without_credential(str(error)) or type(error).__name__}"
-            ) from None
+            why = without_credential(str(error)).removeprefix(f"corpus: the archive {shown} cannot be read: ")
+            raise ValueError(f"corpus: {shown} cannot be read: {why or type(error).__name__}") from None
 
-    def _add_remote(self, system: Any, path: str, info: dict[str, Any], shown: str, url: str, name: str) -> None:
-        alone = shown == without_credential(url)
-        where = url if alone else system.unstrip_protocol(path)
+    def _add_remote(self, system: Any, path: str, info: dict[str, Any], where: str, url: str, name: str) -> None:
+        alone, shown = where == url, without_credential(where)
         stamp = next(
             (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated", "created") if info.get(key)), ""
         )
-        if path.lower().endswith(ARCHIVES) and (alone or "*" in url):
+        if path.lower().endswith(ARCHIVES) and alone:
             self._add_archive(shown, where, stamp)
+        elif path.lower().endswith(ARCHIVES) and "*" in url:
+            self._add_line(where)
         elif self._wanted(name):
             item = Item(shown, where, size=info.get("size") or -1, stamp=stamp)
             try:
-                first = _first_bytes(system, path)
+                first = _try_again(lambda: _first_bytes(system, path))
             except Exception as error:
                 if alone:
                     raise
@@ -308,17 +309,18 @@ class _Walk:
             self._add_if_picture(first, item)
 
 
+def _try_again(read: Callable[[], bytes]) -> bytes:
+    """What it reads from far away: a network may fail once; the last try says why."""
+    for _ in range(TRIES - 1):
+        with suppress(Exception):
+            return read()
+    return read()
+
+
 def _first_bytes(system: Any, path: str) -> bytes:
-    """Of a file in a storage far away. A network may fail once; the last try says why."""
-    for left in reversed(range(TRIES)):
-        try:
-            with system.open(path, "rb") as file:
-                first: bytes = file.read(FIRST_BYTES)
-            return first
-        except Exception:
-            if not left:
-                raise
-    raise AssertionError
+    with system.open(path, "rb") as file:
+        first: bytes = file.read(FIRST_BYTES)
+    return first
 
 
 def _readable(path: str) -> bytes:
@@ -339,10 +341,11 @@ def _stamp(status: os.stat_result) -> str:
     return str(status.st_mtime_ns)
 
 
-def _tar_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+def _tar_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[_Member]:
     """Name, first bytes and place of each file; of two with one name the later one counts, as when it is unpacked."""
-    found: dict[str, tuple[str, bytes, dict[str, Any]]] = {}
-    links, sparse = {}, 0
+    found: dict[str, _Member] = {}
+    links: dict[str, str] = {}
+    sparse = 0
     with tarfile.open(fileobj=file, mode="r:") as archive:
         try:
             for member in archive:
@@ -352,37 +355,48 @@ def _tar_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[tuple[
                 elif member.issparse():
                     sparse += 1
                 elif member.isreg():
+                    links.pop(member.name, None)
                     place = {"offset": member.offset_data, "size": member.size}
                     file.seek(member.offset_data)
                     found[member.name] = (member.name, file.read(min(FIRST_BYTES, member.size)), place)
-            if how := _how_it_ends(file, archive.offset):
-                note(f"{how}; {len(found)} files begin in it")
+            if how := _how_it_ends(file, archive.offset, len(found)):
+                note(how)
         except tarfile.ReadError:
             note(f"ends too soon; {len(found)} files begin in it")
-    files = {posixpath.normpath(name): member for name, member in found.items()}
-    for name, target in links.items():
-        for _ in links:  # a link may lead to a link, but not further than there are
-            target = links.get(target, target)
-        if target in files:
-            found[name] = (name, *files[target][1:])
-        else:
-            note(f"has a link {name} that leads to no file in it")
+    _add_links(found, links, note)
     if sparse:
         note(f"has {sparse} sparse files, which are not read")
     yield from found.values()
 
 
-def _how_it_ends(file: BinaryIO, offset: int) -> str:
+def _add_links(found: dict[str, _Member], links: dict[str, str], note: Callable[[str], None]) -> None:
+    """What the links in a .tar lead to, maybe by other links."""
+    files = {posixpath.normpath(name): member for name, member in found.items()}
+    targets = {posixpath.normpath(name): target for name, target in links.items()}
+    lost = []
+    for name, target in links.items():
+        for _ in range(MOST_LINKS):
+            target = target if target in files else targets.get(target, target)
+        if target in files:
+            found[name] = (name, *files[target][1:])
+        else:
+            lost.append(name)
+    if lost:
+        note(f"has {len(lost)} links that lead to no file in it; the first is {lost[0]}")
+
+
+def _how_it_ends(file: BinaryIO, offset: int, count: int) -> str:
     """What is wrong with a .tar after its last member, which tarfile does not say; empty where its end is marked."""
     file.seek(offset)
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
-        return "ends too soon"
-    return "is damaged" if any(block) else ""
+        return f"ends too soon; {count} files begin in it"
+    return f"is damaged after {count} files; what lies behind is not read" if any(block) else ""
 
 
-def _zip_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+def _zip_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
+        _check_count(file, archive, note)
         for info in {info.filename: info for info in archive.infolist()}.values():
             if info.is_dir():
                 continue
@@ -390,9 +404,18 @@ def _zip_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[tuple[
             try:
                 with archive.open(info) as member:
                     first = member.read(FIRST_BYTES)
-            except (RuntimeError, NotImplementedError, zipfile.BadZipFile, OSError, EOFError) as error:  # encrypted, damaged
+            except Exception as error:  # encrypted, damaged, compressed in a way that Python lacks: the others are read
                 first, place["error"] = b"", f"it cannot be unpacked: {error}"
             yield info.filename, first, place
+
+
+def _check_count(file: BinaryIO, archive: zipfile.ZipFile, note: Callable[[str], None]) -> None:
+    """Of a damaged directory zipfile reads what it can; the record at the archive's end says how many it should be."""
+    file.seek(-22 - len(archive.comment), os.SEEK_END)
+    record = file.read(12)
+    there, said = len(archive.infolist()), int.from_bytes(record[10:], "little")
+    if record.startswith(b"PK\5\6") and said not in (there % 2**16, 0xFFFF):
+        note(f"is damaged; its directory names {there} of {said} files")
 
 
 @lru_cache(maxsize=2)
@@ -423,13 +446,28 @@ def _remote_files(system: Any, path: str, url: str) -> Iterable[tuple[str, dict[
     """Each file that a URL stands for, with what is known of it."""
     over_http = url.startswith(("http://", "https://"))
     if "*" in path:
-        return [(name, info) for name, info in system.glob(path, detail=True).items() if info["type"] == "file"]
+        files = [(name, info) for name, info in system.glob(path, detail=True).items() if info["type"] == "file"]
+        if not files:
+            raise FileNotFoundError("no file matches it")
+        return files
     if url.endswith("/") if over_http else system.isdir(path):
         files = list(system.find(path, detail=True).items())
         if not files:
             system.ls(path)  # says why, where `find` passes over what does not answer
         return files
     return [(path, system.info(path))]
+
+
+def _url_below(system: Any, found: str, path: str, url: str) -> str:
+    """The URL of a file found in a folder, or by a glob, at another: some storages' own names leave out the host."""
+    if "*" in url:
+        above, below = (text.partition("*")[0].rpartition("/")[0] for text in (url, path))
+    else:
+        above, below = url.removesuffix("/"), path.rstrip("/")
+    if "::" in url or not found.startswith(below):
+        own: str = system.unstrip_protocol(found)
+        return own
+    return f"{above}/{found.removeprefix(below).lstrip('/')}"
 
 
 def without_credential(url: str) -> str:
