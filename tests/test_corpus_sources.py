@@ -325,7 +325,7 @@ def test_sparse_files_in_a_tar_are_counted(folder: Path) -> None:
 
 
 def damaged_zip(folder: Path, at: Callable[[bytes], int], byte: int) -> None:
-    """Three pictures of incompressible size in a.zip, of which one byte is another."""
+    """Three pictures in a.zip, of which one byte is another."""
     held = bytearray(write_zip(folder / "a.zip", dict.fromkeys(("1.png", "2.png", "3.png"), content())).read_bytes())
     held[at(held)] = byte
     (folder / "a.zip").write_bytes(held)
@@ -413,7 +413,7 @@ def test_one_bad_archive_of_those_that_a_glob_matches_at_a_url_is_a_row(folder: 
     memory.pipe({"/several/1.tar": archive, "/several/2.tar": b"no" * 999})
     good, bad = list_pictures(["memory://several/*.tar"]).items
     assert (good.path, good.read()) == ("memory://several/1.tar::in.png", content())
-    assert (bad.path, bad.error[:43]) == ("memory://several/2.tar", "memory://several/2.tar cannot be read: ")
+    assert (bad.path, bad.error) == ("memory://several/2.tar", "memory://several/2.tar cannot be read: invalid header")
     memory.rm("/several", recursive=True)
 
 
@@ -445,30 +445,27 @@ def test_the_first_bytes_are_tried_three_times_too(folder: Path, monkeypatch: py
         ("hosted://me:p@ss@there/*/e/*", ["d/e/b.png"]),
     ],
 )
-def test_the_host_of_a_url_is_kept(source: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    fsspec = pytest.importorskip("fsspec")
-    from fsspec.implementations.memory import MemoryFileSystem
+def test_the_host_of_a_url_is_kept(source: str, expected: list[str]) -> None:
+    import fsspec
 
-    class Hosted(MemoryFileSystem):  # type: ignore[misc]
+    class Hosted(fsspec.AbstractFileSystem):  # type: ignore[misc]
         """A storage whose paths are without the host, as those of ftp and webhdfs are."""
 
-        protocol, store, pseudo_dirs = "hosted", {"/d/a.png": None, "/d/e/b.png": None}, [""]  # type: ignore[misc]
+        protocol = "hosted"
 
         @classmethod
         def _strip_protocol(cls, path: str) -> str:
-            return "/" + path.rpartition("@there")[2].strip("/") if "://" in path else path.rstrip("/")
-
-        def _open(self, path: str, *words: object, **options: object) -> io.BytesIO:
-            return io.BytesIO(content())
-
-        def info(self, path: str, **options: object) -> dict[str, object]:
-            return {"name": path, "size": 1, "type": "file" if path.endswith(".png") else "directory"}
+            return "/" + path.rpartition("@there")[2].strip("/")
 
         def ls(self, path: str, detail: bool = True, **options: object) -> list[object]:
-            below = {"/": ["/d"], "": ["/d"], "/d": ["/d/a.png", "/d/e"], "/d/e": ["/d/e/b.png"]}
-            return [self.info(name) if detail else name for name in below[path]]
+            below = {"/": ["/d"], "/d": ["/d/a.png", "/d/e"], "/d/e": ["/d/e/b.png"]}.get(path.rstrip("/") or "/", [path])
+            found = [{"name": name, "size": 9, "type": "file" if name.endswith(".png") else "directory"} for name in below]
+            return found if detail else below  # type: ignore[return-value]
 
-    monkeypatch.setitem(fsspec.registry.target if hasattr(fsspec.registry, "target") else fsspec.registry, "hosted", Hosted)
+        def open(self, path: str, mode: str = "rb", *words: object, **options: object) -> io.BytesIO:
+            return io.BytesIO(content())
+
+    fsspec.register_implementation("hosted", Hosted, clobber=True)
     found = list_pictures([source])
     assert paths(found) == [f"hosted://there/{name}" for name in expected]
     assert [item.where for item in found.items] == [f"hosted://me:p@ss@there/{name}" for name in expected]

@@ -421,7 +421,7 @@ def _check_count(file: BinaryIO, archive: zipfile.ZipFile, note: Callable[[str],
 @lru_cache(maxsize=2)
 def _zip(where: str, stamp: str) -> zipfile.ZipFile:
     """An archive kept open: its directory is long to read."""
-    return zipfile.ZipFile(_open(where))
+    return zipfile.ZipFile(_open(where) if "://" in where else where)  # one that it opens it closes when it goes
 
 
 def _open(where: str) -> BinaryIO:
