@@ -207,7 +207,7 @@ def search(
 
 
 def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
-    """The picture's vector: the corpus's own, or computed as that was made."""
+    """The picture's vector, computed as the corpus was made; the corpus's own if the picture is what it was, or is gone."""
     from npembed.corpus import Settings
     from npembed.corpus.nearest import read_again
     from npembed.corpus.settings import weights_digest
@@ -215,7 +215,14 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
 
     if not there.has_vectors:
         next(there.vectors())  # says what is missing
-    if there.has(picture) and _is_still(picture, there.row(picture)["sha256"]):
+    known = there.has(picture)
+    try:
+        content = read_again(picture)
+    except (OSError, ValueError, ImportError):
+        if not known:
+            raise
+        content = None
+    if known and (content is None or hashlib.sha256(content).hexdigest() == there.row(picture)["sha256"]):
         stored: Array = there[picture][there.name][0]
         return stored
     made = there.manifest
@@ -225,18 +232,9 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
     model, _ = _model(given, settings)
     if weights_digest(model) != made["weights"]["sha256"]:
         raise ValueError(f"corpus: {given or 'the random weights'} are not the weights that {there.shown} was made with")
-    vector: Array = vector_of(read_again(picture), picture, model, settings)
+    assert content is not None
+    vector: Array = vector_of(content, picture, model, settings)
     return vector
-
-
-def _is_still(picture: str, sha256: str) -> bool:
-    """Whether what has that name is what the corpus was made of, or is not there to be looked at."""
-    from npembed.corpus.nearest import read_again
-
-    try:
-        return hashlib.sha256(read_again(picture)).hexdigest() == sha256
-    except (OSError, ValueError, ImportError):
-        return True
 
 
 def _print_neighbours(neighbours: "Sequence[Neighbour]", picture: str) -> None:

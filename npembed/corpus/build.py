@@ -292,22 +292,14 @@ def _computed(
     """What is not yet done, then the index of all."""
     digest = numbers_digest(made)
     todo = {n: items for n, items in groups.items() if index.parts_of(place, n, group_digest(digest, items)) is None}
-    unfinished: dict[int, str] = {}
     name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
     place.remove(name)  # of a run that was killed
-    if todo:
-        _take_index(place, made)
-        job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}
-        try:
-            place.write(name, partial(write_safetensors, arrays=_contiguous(model), metadata={}))
-            with cluster(workers, scheduler) as client:
-                watch.begin(sum(map(len, todo.values())), client.dashboard_link)
-                unfinished = run_groups(client, job, todo, lambda done: watch.done(done["files"], done["failed"]))
-        finally:
-            place.remove(name)
-    gone = {n for n in groups if index.parts_of(place, n) is None} - unfinished.keys()
+    job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}
+    unfinished = _run(place, job, todo, model, workers, scheduler, watch) if todo else {}
+    parts = {number: index.parts_of(place, number) for number in groups}
+    gone = {number for number, names in parts.items() if names is None} - unfinished.keys()
     unfinished |= dict.fromkeys(sorted(gone), "its rows are gone; did another run write here?")
-    _remove_strays(place, groups)
+    _remove_strays(place, parts)
     settings = Settings(**made["settings"])
     has_vectors = one_vector(settings, model.config.family.stage(settings.until, WHO))
     counts = index.write_index(place, sorted(groups), settings.name if has_vectors else "", made["dtype"])
@@ -326,13 +318,33 @@ def _computed(
     )
 
 
-def _remove_strays(place: Place, groups: Iterable[int]) -> None:
+def _run(
+    place: Place,
+    job: Mapping[str, Any],
+    todo: Mapping[int, list[Item]],
+    model: Model,
+    workers: int | None,
+    scheduler: str | None,
+    watch: Watcher,
+) -> dict[int, str]:
+    """Compute those groups; the ones that were not finished, each with the reason."""
+    _take_index(place, job["made"])
+    try:
+        place.write(job["model"], partial(write_safetensors, arrays=_contiguous(model), metadata={}))
+        with cluster(workers, scheduler) as client:
+            watch.begin(sum(map(len, todo.values())), client.dashboard_link)
+            return run_groups(client, job, todo, lambda done: watch.done(done["files"], done["failed"]))
+    finally:
+        place.remove(job["model"])
+
+
+def _remove_strays(place: Place, parts: Mapping[int, Sequence[str] | None]) -> None:
     """Delete shards and rows that no group has: of an earlier list, or of a run that was killed as it wrote others."""
-    named = {name for group in groups for name in index.parts_of(place, group) or []}
+    named = {name for names in parts.values() for name in names or []}
     for name in place.names():
         if is_part(name) and name not in named and (not place.is_local or is_own_output(place.path(name))):
             place.remove(name)
-    wanted = {index.rows_name(group) for group in groups}
+    wanted = {index.rows_name(group) for group in parts}
     for name in place.names("rows"):
         if is_part(name) and f"rows/{name}" not in wanted:
             place.remove(f"rows/{name}")
