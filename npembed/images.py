@@ -3,11 +3,11 @@
 import os
 import re
 import sys
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -87,16 +87,17 @@ def _checked(image: Any) -> "Picture":
 
 def _converted(picture: "Picture", mode: str, box: tuple[int, int, int, int] | None = None) -> "Picture":
     """The picture, or a box of it, in that mode, without a copy where it has it; a file that ends too soon is an error."""
-    with warnings.catch_warnings():  # Pillow warns that a palette's transparency is dropped, which is what is meant
-        warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning)
-        try:
-            picture.load()
-            part = picture if box is None else picture.crop(box)
-            return part if part.mode == mode else part.convert(mode)
-        except MemoryError:
-            raise MemoryError(f"slice_image: no memory for a picture of {picture.width} x {picture.height} pixels") from None
-        except Exception as error:  # AVIF's reader raises RuntimeError
-            raise ValueError(f"slice_image: image cannot be decoded: {shown(error)}") from None
+    try:
+        picture.load()
+        part = picture if box is None else picture.crop(box)
+        if mode == "RGB" and isinstance(part.info.get("transparency"), bytes):
+            part = part.copy()
+            del part.info["transparency"]  # Pillow would warn that it is dropped, which is what is meant
+        return part if part.mode == mode else part.convert(mode)
+    except MemoryError:
+        raise MemoryError(f"slice_image: no memory for a picture of {picture.width} x {picture.height} pixels") from None
+    except Exception as error:  # AVIF's reader raises RuntimeError
+        raise ValueError(f"slice_image: image cannot be decoded: {shown(error)}") from None
 
 
 def _pillow() -> Any:
@@ -209,7 +210,7 @@ def read_image(path: str | Path, *, upright: bool = False, most_pixels: int | No
     _pillow()
     with open_picture(path) as file, _reading(str(path), file), _opened(file, most_pixels) as picture:
         turned = _load(picture, str(path), most_pixels)
-        return ReadImage(_upright(picture) if upright and turned else picture, turned, _pages(file))
+        return ReadImage(_upright(picture) if upright and turned else picture, turned, _pages(file, most_pixels))
 
 
 def read_frames(
@@ -246,9 +247,7 @@ def read_frames(
         return
     with _reading(name, file), _opened(file, most_pixels) as picture:
         for frame in range(getattr(picture, "n_frames", 1) if every else 1):
-            if frame:
-                picture.seek(frame)
-            turned = _load(picture, name, most_pixels)
+            turned = _load(picture, name, most_pixels, frame)
             yield _upright(picture) if upright and turned else picture, turned
 
 
@@ -270,11 +269,11 @@ def open_picture(path: str | Path) -> BinaryIO:
     return open_regular(path, MOST_FILE)
 
 
-def _pages(file: BinaryIO) -> int:
+def _pages(file: BinaryIO, most_pixels: int | None) -> int:
     """How many frames or pages a file has; 1 where that cannot be told. It is opened anew: counting moves through a file."""
-    with suppress(Exception), warnings.catch_warnings(action="ignore"):
+    with suppress(Exception):
         file.seek(0)
-        with _pillow().open(file) as picture:
+        with _opened(file, most_pixels) as picture, _pillow_allows(most_pixels):
             return int(getattr(picture, "n_frames", 1))
     return 1
 
@@ -283,11 +282,13 @@ class TooManyPixelsError(ValueError):
     """A picture of more pixels than were allowed."""
 
 
-def _load(picture: "Picture", name: str, most_pixels: int | None) -> bool:
+def _load(picture: "Picture", name: str, most_pixels: int | None, frame: int = 0) -> bool:
     """Decode one frame, unless it has too many pixels; whether its EXIF asks for it to be turned."""
-    if most_pixels is not None and picture.width * picture.height > most_pixels:
-        raise TooManyPixelsError(f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most")
-    with warnings.catch_warnings(action="ignore"), _bomb_limit(most_pixels):  # remarks on odd metadata and large sizes
+    with _pillow_allows(most_pixels):
+        if frame:
+            picture.seek(frame)
+    _refuse_large(picture, name, most_pixels)
+    with _pillow_allows(most_pixels):
         try:
             picture.load()
             return picture.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
@@ -295,24 +296,43 @@ def _load(picture: "Picture", name: str, most_pixels: int | None) -> bool:
             raise MemoryError(f"{name}: no memory for {picture.width} × {picture.height} pixels") from None
 
 
+def _refuse_large(picture: "Picture", name: str, most_pixels: int | None) -> None:
+    """An error for more pixels than this call allows: while another thread reads a larger picture, Pillow allows more."""
+    pixels = picture.width * picture.height
+    if most_pixels is not None and pixels > most_pixels:
+        raise TooManyPixelsError(f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most")
+    with _LIMIT:
+        most = _pillow().MAX_IMAGE_PIXELS
+    if most_pixels is None and most is not None and pixels > 2 * most:
+        raise TooManyPixelsError(
+            f"{name} is too large to decode safely: {picture.width} × {picture.height} pixels, {2 * most} at most; "
+            "--max-pixels allows more"
+        )
+
+
 def _opened(file: BinaryIO, most_pixels: int | None = None) -> "Picture":
-    with warnings.catch_warnings(action="ignore"), _bomb_limit(most_pixels):
+    with _pillow_allows(most_pixels):
         return _pillow().open(file)  # type: ignore[no-any-return]
 
 
+_LIMIT = Lock()
+"""Held while the limit of Pillow, one for the whole process, is looked at, and while it is raised for one picture."""
+
+
 @contextmanager
-def _bomb_limit(most_pixels: int | None) -> Iterator[None]:
-    """Pillow's own limit out of the way, where the caller allows more; it is one for the whole process."""
+def _pillow_allows(most_pixels: int | None) -> Iterator[None]:
+    """Pillow's own limit out of the way, where the caller allows more."""
     Image = _pillow()
-    before = Image.MAX_IMAGE_PIXELS
-    if most_pixels is None or before is None or most_pixels <= 2 * before:  # it refuses twice the number that it warns of
-        yield
-        return
-    Image.MAX_IMAGE_PIXELS = most_pixels
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    with _LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        if most_pixels is not None and before is not None and most_pixels > 2 * before:  # it refuses twice what it warns of
+            Image.MAX_IMAGE_PIXELS = most_pixels
+            try:
+                yield
+                return
+            finally:
+                Image.MAX_IMAGE_PIXELS = before
+    yield
 
 
 def _upright(picture: "Picture") -> "Picture":

@@ -20,6 +20,7 @@ from npembed import MINICPM_V_2_6, Config, SlicingConfig, slice_image
 from npembed.families.cutting import plan_slices
 from npembed.images import read_image
 from npembed.patches import strip_to_picture
+from tests.command_line import done_well, npembed
 from tests.synthetic import synthetic_picture
 
 SMALL = Config(slicing=SlicingConfig(scale_resolution=56, patch_size=14, max_slice_nums=4))
@@ -428,10 +429,15 @@ def test_a_picture_too_large_to_decode_is_refused(tmp_path: Path, monkeypatch: p
         read_image(path)
 
 
-def test_a_picture_that_pillow_only_warns_of_is_read_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_warnings_are_pillows_to_give_and_the_command_line_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = saved(tmp_path / "large.png", rgb())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 40 - 1)
-    assert read_image(path)[0].size == (60, 40)
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert read_image(path)[0].size == (60, 40)
+    monkeypatch.chdir(tmp_path)
+    assert "60×40 pixels" in done_well(npembed("embed", path))
 
 
 def test_a_picture_opened_lazily_from_a_file_cut_short_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import re
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,16 @@ import pytest
 from PIL import Image
 
 from npembed import FAMILIES, Config, SlicingConfig, slice_image
-from npembed.images import MOST_BETWEEN, MOST_RESIZED, as_rgb, as_rgb_on_white, check_resize, read_image, silent_libraries
+from npembed.images import (
+    MOST_BETWEEN,
+    MOST_RESIZED,
+    as_rgb,
+    as_rgb_on_white,
+    check_resize,
+    read_frames,
+    read_image,
+    silent_libraries,
+)
 from tests.command_line import assert_refused, done_well, npembed, saved
 from tests.synthetic import synthetic_picture
 
@@ -95,6 +106,52 @@ def test_the_option_raises_pillows_limit_and_lowers_it(here: Path, weights: Path
     assert Image.MAX_IMAGE_PIXELS == 1000
     assert_refused(npembed(*words, "--max-pixels", 2399), r"p\.png is too large: 60 × 40 pixels, 2399 at most")
     assert_refused(npembed(*words, "--max-pixels", 0), "--max-pixels")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF"])
+def test_threads_each_have_their_own_limit_and_pillows_is_as_it_was(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them may read the picture; the others may not, while Pillow's limit is raised for the first."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    buffer, frames = io.BytesIO(), [Image.new("RGB", (60, 40), colour).convert("P") for colour in ("red", "lime", "blue")]
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    content, filters = buffer.getvalue(), list(warnings.filters)
+
+    def read(number: int) -> Any:
+        most = (2400, None, 10_000, 2399)[number % 4]
+        try:
+            return [as_rgb(frame).size for frame, _ in read_frames(io.BytesIO(content), "it", every=True, most_pixels=most)]
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read, range(400)))
+    assert all(result == [(60, 40)] * 3 for result in found[::2])
+    assert all(result.startswith("it is too large to decode safely") for result in found[1::4])
+    assert all(result == "it is too large: 60 × 40 pixels, 2399 at most" for result in found[3::4])
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == (1000, filters)
+
+
+def test_threads_that_cut_palettes_leave_the_filters_of_warnings_as_they_were() -> None:
+    picture = Image.new("P", (60, 40))
+    picture.info["transparency"] = bytes(range(16))
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: as_rgb(picture).tobytes(), range(400)))) == 1
+    assert (list(warnings.filters), picture.info["transparency"]) == (filters, bytes(range(16)))
+
+
+def test_only_the_command_line_changes_what_is_one_for_the_whole_process() -> None:
+    """What says `catch_warnings` or sets a limit of Pillow's in a function that a thread may call fails here."""
+    package = Path(slice_image.__code__.co_filename).parent
+    found = {
+        str(path.relative_to(package).as_posix())
+        for path in package.rglob("*.py")
+        if re.search(
+            r"catch_warnings|simplefilter|filterwarnings|LOAD_TRUNCATED|MAX_IMAGE_PIXELS =|os\.dup2", path.read_text("utf-8")
+        )
+    }
+    assert found <= {"images.py", "cli/__init__.py", "corpus/quiet.py", "conformance/serving.py", "conformance/trial.py"}
 
 
 def test_no_memory_is_one_line_with_the_size(here: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The command line: `npembed`, a module per command."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -30,7 +31,9 @@ def run(args: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a name or a × that the terminal cannot show is no reason to stop
     try:
-        code = typer.main.get_command(app)(words, prog_name="npembed", standalone_mode=False)
+        with warnings.catch_warnings():  # this process is a command's alone: the filters are its own
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd metadata and large sizes
+            code = typer.main.get_command(app)(words, prog_name="npembed", standalone_mode=False)
     except (ValueError, TypeError, ImportError, OSError) as error:
         return refuse(str(error))
     except MemoryError as error:
