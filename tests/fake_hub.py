@@ -30,9 +30,9 @@ class _Server(ThreadingHTTPServer):
 class FakeHub:
     """On loopback, at a port that is free; stops when the block ends."""
 
-    def __init__(self, repositories, *, gated=(), token="hf_fake", redirect=False):
+    def __init__(self, repositories, *, gated=(), token="hf_fake", redirect=False, lists=True):
         self.repositories = {name: Path(folder) for name, folder in repositories.items()}
-        self.gated, self.token, self.redirect = set(gated), token, redirect
+        self.gated, self.token, self.redirect, self.lists = set(gated), token, redirect, lists
         self.commit, self.log, self._lock = COMMIT, [], threading.Lock()
         self.fault(None)
 
@@ -96,7 +96,8 @@ class _Handler(BaseHTTPRequestHandler):
         if match[3] not in (None, "main", hub.commit):
             return self._error(404, "RevisionNotFound")
         if match[1]:
-            return self._json({"id": match[2], "sha": hub.commit, "siblings": [], "tags": []})
+            names = [{"rfilename": path.name} for path in hub.repositories[match[2]].iterdir()] if hub.lists else []
+            return self._json({"id": match[2], "sha": hub.commit, "siblings": names, "tags": []})
         if match[2] in hub.gated and not self.cdn and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self._error(403 if "Authorization" in self.headers else 401, "GatedRepo")
         file = hub.repositories[match[2]] / (match[4] or "")

@@ -541,6 +541,118 @@ def test_a_kill_in_the_middle_leaves_what_the_next_run_completes(server, here, p
     assert sorted(os.listdir(whole.folder)) == ["config.json", "model.safetensors", "npembed.json", "preprocessor_config.json"]
 
 
+# What lies beside the weights and would change the numbers
+
+
+@pytest.fixture
+def beside(server, folder, tmp_path):
+    """A copy of the checkpoint, also on the Hub and at a URL."""
+    copy = shutil.copytree(folder, tmp_path / "beside")
+    server.repositories["tiny/beside"] = copy
+    return copy
+
+
+def words_of(server, copy):
+    """One word for each way to the copy."""
+    kinds = {**sources(server, copy), "hub": "tiny/beside", "http": server.folder("tiny/beside")}
+    kinds |= {"http file": f"{kinds['http']}/model.safetensors", "fsspec file": f"{copy.as_uri()}/model.safetensors"}
+    return {kind: kinds[kind] for kind in ("path", "file", "hub", "http", "http file", "fsspec", "fsspec file")}
+
+
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "vpm_resampler_embedtokens.pt")
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_that_is_not_applied_is_refused(name, server, beside, cache, picture, capsys):
+    (beside / name).write_text("{}")
+    for word in words_of(server, beside).values():
+        message = rf"load_model: \S+ has an adapter that is not applied; merge it first \(PEFT: merge_and_unload\), or .*{name}"
+        refused(words("embed", picture, "--weights", word, capsys=capsys), message)
+        refused(words("weights", "show", word, capsys=capsys), message)
+    assert files_under(cache) == []
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_hub_that_lists_no_files_is_asked_for_each(name, server, beside):
+    server.lists = False
+    assert load_model("tiny/beside", "embeddings")
+    (beside / name).write_text("{}")
+    with pytest.raises(ValueError, match="has an adapter that is not applied"):
+        load_model("tiny/beside", "hidden")
+
+
+def test_an_adapter_in_the_client_s_cache_is_refused_offline(server, beside, monkeypatch):
+    from huggingface_hub import constants, hf_hub_download
+
+    (beside / "adapter_config.json").write_text("{}")
+    for path in beside.iterdir():
+        hf_hub_download("tiny/beside", path.name, endpoint=server.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="has an adapter that is not applied"):
+        load_model("tiny/beside")
+
+
+@pytest.mark.parametrize("stated", ["other.safetensors", "../model.safetensors", "model.safetensors.index.json", 3])
+def test_a_config_that_names_other_weights_is_refused(stated, server, beside):
+    """transformers reads the file that `transformers_weights` names."""
+    config = json.loads((beside / "config.json").read_text()) | {"transformers_weights": stated}
+    (beside / "config.json").write_text(json.dumps(config))
+    for word in words_of(server, beside).values():
+        with pytest.raises(ValueError, match=rf"config\.json names {re.escape(repr(stated))} as its weights .* model\.safeten"):
+            load_model(word)
+
+
+def test_a_config_that_names_the_weights_that_are_read_is_taken(beside, folder):
+    config = json.loads((beside / "config.json").read_text()) | {"transformers_weights": "model.safetensors"}
+    (beside / "config.json").write_text(json.dumps(config))
+    assert load_model(beside, "embeddings").config == load_model(folder, "embeddings").config
+
+
+def modules(*kinds):
+    """modules.json as sentence-transformers writes it."""
+    return json.dumps([{"idx": n, "name": str(n), "path": "", "type": kind} for n, kind in enumerate(kinds)])
+
+
+OLD = "sentence_transformers.models."
+NEW = "sentence_transformers.sentence_transformer.modules."
+
+
+@pytest.mark.parametrize(
+    ("kinds", "after"),
+    [
+        ((f"{OLD}Transformer", f"{OLD}Pooling", f"{OLD}Dense"), "Pooling, Dense"),
+        ((f"{OLD}Transformer", f"{OLD}Pooling", f"{OLD}Normalize"), "Pooling, Normalize"),
+        (("sentence_transformers.base.modules.transformer.Transformer", f"{NEW}dense.Dense"), "Dense"),
+        ((f"{OLD}Transformer",), ""),
+    ],
+)
+def test_what_sentence_transformers_computes_after_the_model_is_said(kinds, after, server, beside, cache, picture, capsys):
+    (beside / "modules.json").write_text(modules(*kinds))
+    note = f"after the model, modules.json has {after}; this is not applied, so the vectors are those before it\n"
+    for kind, word in words_of(server, beside).items():
+        for _ in range(2 if kind == "hub" else 1):  # the second time it is kept
+            code, out, err = words("embed", picture, "--weights", word, capsys=capsys)
+            assert (code, err) == (0, "")
+            assert out.count(note) == bool(after), kind
+    assert any(name.endswith("modules.json") for name in files_under(cache))
+    assert words("weights", "rm", "tiny/beside", capsys=capsys)[0] == 0
+    assert files_under(cache) == []
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '[{"type": 3}]', "[{}]", "{nope"])
+def test_a_list_of_modules_that_is_none_is_refused(content, beside):
+    (beside / "modules.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^load_model: \S+/modules\.json (is no list of modules|cannot be read as JSON)"):
+        load_model(beside)
+
+
+def test_an_adapter_in_gguf_is_no_model(here, picture, capsys):
+    """As llama.cpp's converter of LoRA writes it."""
+    kind = pair("general.type", TEXT, "adapter")
+    (here / "lora.gguf").write_bytes(container([CLIP, kind], [record("v.blk.0.attn_q.weight.lora_a", (8,))], bytes(32)))
+    refused(words("embed", picture, "--weights", "lora.gguf", capsys=capsys), r"lora\.gguf is an adapter; merge it")
+
+
 # What is wrong gets one line, and nothing is half-cached
 
 FAULTS = {

@@ -78,7 +78,7 @@ def load_model(
         The last stage that is wanted. Without it: every stage that the checkpoint holds.
     say : callable, optional
         Called with a line for the user: what is downloaded and where to, that nothing is, what an mmproj file contradicts or
-        leaves open. By default it goes to the error stream.
+        leaves open, what sentence-transformers computes after the model. By default it goes to the error stream.
     progress : callable, optional
         Called during a download with the bytes that are there, and the bytes that there will be.
 
@@ -92,7 +92,8 @@ def load_model(
         What `read_config` refuses; no such source, no weights; a shard that is missing, truncated or no safetensors file; an
         index that is not JSON or that points outside the folder; an array that is missing, of a dtype other than F16, BF16,
         F32, F64 or, in GGUF, a quantised one, of a shape that the config does not give, or with a number that is not finite;
-        an array of the vision tower or the connector that no stage reads; a server that answers wrongly.
+        an array of the vision tower or the connector that no stage reads; an adapter beside the model, which is not applied; a
+        config that names other weights; a server that answers wrongly.
     ImportError
         Without the extra `gguf`, `hub` or `url`, where the source needs it.
 

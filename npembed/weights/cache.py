@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from npembed.reading import MOST_INDEX, read_regular
-from npembed.weights.checkpoint import Checkpoint
+from npembed.weights.checkpoint import MODULES, Checkpoint
 from npembed.weights.folder import Folder
 from npembed.weights.places import Place, bytes_of, in_order, pieces, runs
 from npembed.weights.plan import Plan
@@ -157,6 +157,8 @@ class Shelf:
             for name in CONFIGS:
                 if (content := source.json(name)) is not None:
                     _put(partial, name, content)
+            if modules := source.modules():
+                _put(partial, MODULES, modules)
             try:
                 _fill(partial / SINGLE, source, places, f"{self.repository}@{commit}", progress)
             except BaseException:
@@ -166,7 +168,7 @@ class Shelf:
         return _kept_at(folder)
 
 
-def _put(folder: Path, name: str, content: dict[str, Any]) -> None:
+def _put(folder: Path, name: str, content: Any) -> None:
     _write(folder / name, json.dumps(content, indent=1))
 
 
@@ -301,7 +303,7 @@ def remove(each: Kept) -> None:
 
 
 def _remove(folder: Path) -> None:
-    for name in (SINGLE, *CONFIGS, RECORD):
+    for name in (SINGLE, *CONFIGS, MODULES, RECORD):
         (folder / name).unlink(missing_ok=True)
     commit, shelf = folder.parent, folder.parent.parent
     with suppress(OSError):  # something else is in it

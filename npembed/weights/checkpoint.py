@@ -5,15 +5,23 @@ safetensors would serve for files on this machine alone; it maps them, and a map
 process, where a read is an error with a name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
+from npembed.reading import json_value
 from npembed.typing import Floats
 from npembed.weights.places import Ahead, Place, bytes_of
 from npembed.weights.ranges import Ranged
 from npembed.weights.safetensors_header import Header, as_array, read_header
 from npembed.weights.source import INDEX, SINGLE, WHO, Entry, Progress, json_object, weight_map
+from npembed.words import brief, shown
+
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "vpm_resampler_embedtokens.pt")
+"""Files of a fine-tuning, PEFT's and MiniCPM-V's own, which other programs apply to the model beside them."""
+
+MODULES = "modules.json"
+"""What sentence-transformers computes: the model, and what comes after it."""
 
 
 class Files(Protocol):
@@ -21,6 +29,9 @@ class Files(Protocol):
 
     def address(self, name: str) -> str:
         """A file, for messages; never holds a credential."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file; nothing of it is read."""
 
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
@@ -46,8 +57,6 @@ class Checkpoint:
     headers of files from which an array is asked are read.
     """
 
-    notes = ()
-
     def __init__(self, where: str, files: Files, single: str | None = None) -> None:
         self.where, self._source, self._single = where, files, single
         self._json: dict[str, dict[str, Any] | None] = {}
@@ -63,16 +72,49 @@ class Checkpoint:
             self._json[name] = None if raw is None else json_object(raw, self._source.address(name))
         return deepcopy(self._json[name])
 
+    def modules(self) -> list[dict[str, Any]]:
+        """What sentence-transformers would run, each with its `type`; empty if the checkpoint is not of its making."""
+        if not self._source.has(MODULES):
+            return []
+        where = f"{WHO}: {self._source.address(MODULES)}"
+        found = json_value(self._source.whole(MODULES) or b"", where)
+        kinds = [each.get("type") if isinstance(each, dict) else None for each in found] if isinstance(found, list) else [None]
+        if not all(isinstance(kind, str) for kind in kinds):
+            raise ValueError(f"{where} is no list of modules, each with its type")
+        return list(found)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What another program computes after the model, which is not applied."""
+        if self.json("config.json") is None:
+            return ()
+        kinds = [each["type"].rpartition(".")[2] for each in self.modules()]
+        after = shown(", ".join(kind for kind in kinds if kind != "Transformer"))
+        words = f"{self.where}: after the model, {MODULES} has {after}; this is not applied, so the vectors are those before it"
+        return (words,) if after else ()
+
+    def _refuse_other_weights(self, read: str) -> None:
+        """An error if other programs would take other weights than the arrays of this file, or change them."""
+        if found := next(filter(self._source.has, ADAPTERS), None):
+            words = "has an adapter that is not applied; merge it first (PEFT: merge_and_unload), or move it elsewhere:"
+            raise ValueError(f"{WHO}: {self.where} {words} {found}")
+        stated = (self.json("config.json") or {}).get("transformers_weights")
+        if stated not in (None, read):
+            words = f"config.json names {brief(stated)} as its weights (transformers_weights), but {read} would be read"
+            raise ValueError(f"{WHO}: {self.where}: {words}")
+
     def names(self) -> Mapping[str, str]:
         """Every array's name -> the name of the file that holds it."""
         if not self._file_of:
             name = self._single or SINGLE
             if (single := self._source.file(name)) is not None:
+                self._refuse_other_weights(name)
                 self._files[name] = single, read_header(single)
                 self._file_of = dict.fromkeys(self._files[name][1].entries, name)
             elif self._single:
                 raise ValueError(f"{WHO}: the checkpoint's file {self._source.address(name)} is missing")
             else:
+                self._refuse_other_weights(INDEX)
                 self._file_of = self._indexed()
         return self._file_of
 

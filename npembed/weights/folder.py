@@ -19,6 +19,10 @@ class LocalFiles:
         """A file, for messages."""
         return str(self.folder / name)
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, or a link of that name."""
+        return os.path.lexists(self.folder / name)
+
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
         try:

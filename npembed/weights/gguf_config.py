@@ -91,6 +91,8 @@ class Facts:
 
     def projector(self) -> str:
         """The projector, which is what decides the family."""
+        if self.file.metadata.get("general.type") == "adapter":
+            raise self.fail("is an adapter; merge it into its model first (PEFT: merge_and_unload), and convert that")
         stated = self.file.metadata.get("clip.projector_type", self.file.metadata.get("clip.vision.projector_type"))
         if not isinstance(stated, str) or stated not in GGUF_NAMES:
             what = "states no clip.projector_type" if stated is None else f"has the projector {str(stated)[:40]!r}"

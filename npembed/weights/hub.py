@@ -92,6 +92,9 @@ class Hub:
         self._client = _client()
         self.endpoint = (endpoint or self._client.constants.ENDPOINT).rstrip("/")
         self._token, self._sleep = token, sleep
+        self._api = self._client.HfApi(endpoint=self.endpoint, token=token)
+        self._listed: dict[tuple[str, str], set[str]] = {}
+        """Repository and commit -> its files, as the server listed them with the commit."""
 
     @property
     def offline(self) -> bool:
@@ -109,11 +112,19 @@ class Hub:
             found = self._client.try_to_load_from_cache(repository.name, "config.json", revision=repository.revision)
             if isinstance(found, str):
                 return Path(found).parent.name
-        api = self._client.HfApi(endpoint=self.endpoint, token=self._token)
-        found = self._patiently(repository, None, lambda: api.model_info(repository.name, revision=repository.revision).sha)
-        if not isinstance(found, str) or not re.fullmatch(r"[0-9a-f]{40}", found):
+        info = self._patiently(repository, None, lambda: self._api.model_info(repository.name, revision=repository.revision))
+        if not isinstance(info.sha, str) or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
             raise ValueError(f"{WHO}: {public(self.endpoint)} states no commit of {repository}")
-        return found
+        self._listed[repository.name, info.sha] = {file.rfilename for file in info.siblings or ()}
+        return str(info.sha)
+
+    def has(self, at: Repository, name: str) -> bool:
+        """Whether the repository has the file; when offline, whether the client's cache has it."""
+        if self.offline:
+            return isinstance(self._client.try_to_load_from_cache(at.name, name, revision=at.revision), str)
+        if listed := self._listed.get((at.name, at.revision)):
+            return name in listed
+        return self._patiently(at, name, lambda: bool(self._api.file_exists(at.name, name, revision=at.revision)))
 
     def whole(self, at: Repository, name: str) -> bytes | None:
         """A small file's bytes; None if the repository has no such file."""
@@ -251,6 +262,10 @@ class HubFiles:
     def address(self, name: str) -> str:
         """A file, for messages."""
         return f"{self.at.name}/{name}"
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file; nothing of it is read."""
+        return self.hub.has(self.at, name)
 
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""

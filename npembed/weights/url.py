@@ -11,9 +11,9 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from npembed.weights.checkpoint import Checkpoint, Files
@@ -32,6 +32,8 @@ from npembed.weights.ranges import (
     Sleep,
 )
 from npembed.weights.source import MOST_JSON, WHO, Source, public
+
+T = TypeVar("T")
 
 TIMEOUT = 30
 """Seconds without a byte, after which a connection counts as broken."""
@@ -105,14 +107,22 @@ class _Web:
         """A file, for messages."""
         return public(self._url(name))
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file; nothing of it is read."""
+        return self._answered(name, lambda answer, where: True) is not None
+
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
+        return self._answered(name, self._body)
+
+    def _answered(self, name: str, take: Callable[[Answer, str], T]) -> T | None:
+        """What is taken of the answer; None if there is no such file."""
         where = self.address(name)
         patience = Patience(where, self._sleep)
         while True:
             try:
                 with self._asked(name, {}) as answer:
-                    return self._body(answer, where)
+                    return take(answer, where)
             except MissingFileError:
                 return None
             except BrokenError as error:
@@ -215,6 +225,10 @@ class _Filesystem:
         """A file, for messages."""
         return f"{self._where}/{name}"
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file; nothing of it is read."""
+        return self._info(name) is not None
+
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
         file = self.file(name)
@@ -224,17 +238,22 @@ class _Filesystem:
 
     def file(self, name: str) -> Ranged | None:
         """A large file; None if there is none."""
-        path, where = f"{self._root}/{name}", self.address(name)
-        with _told(where):
-            try:
-                info = self._system.info(path)
-            except FileNotFoundError:
-                return None
+        path, where, info = f"{self._root}/{name}", self.address(name), self._info(name)
+        if info is None:
+            return None
         if "file" in self._system.protocol:
             return LocalFile(path)
         if type(info.get("size")) is not int:
             raise ValueError(f"{WHO}: the server of {where} does not state its size")
         return _FilesystemFile(self._system, path, where, info["size"])
+
+    def _info(self, name: str) -> Mapping[str, Any] | None:
+        """What the file system says of a file; None if there is none. Its own `exists` takes every error for no file."""
+        with _told(self.address(name)):
+            try:
+                return dict(self._system.info(f"{self._root}/{name}"))
+            except FileNotFoundError:
+                return None
 
 
 class _FilesystemFile:
