@@ -1,42 +1,31 @@
-"""Temporary files and folders beside what they will replace: named so that they are known, locked while they are written to.
+"""Temporary files beside what they will replace: named so that they are known, locked while they are written to.
 
 A name is `.npembed-` and sixteen hexadecimal digits, of which the last eight follow from the first eight: no other program
-makes such a name by chance. Whoever writes holds a lock on the file or folder, which the system lifts when the process ends,
-however it ends. So what bears such a name and is not locked is what a killed run left, and the next run that writes beside it
+makes such a name by chance. Whoever writes holds a lock on the file, which the system lifts when the process ends, however it
+ends. So a file that bears such a name and is not locked is what a killed run left, and the next run that writes beside it
 deletes it.
 """
 
-import ctypes
-import errno
 import hashlib
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from npembed import manifest, stops
+from npembed import stops
 
 try:
     import fcntl
 except ImportError:  # Windows: nothing is locked, so nothing is swept
     fcntl = None  # type: ignore[assignment]
 
-PART, WHOLE = "part", "whole"
-"""Within a working folder: what is being written, which is npembed's own; what is written, of which that must be proved."""
-
 
 def _mark(token: str) -> str:
     """The eight digits that follow from the first eight."""
     return hashlib.sha256(f"npembed beside {token}".encode()).hexdigest()[:8]
-
-
-def _is_ours(name: str) -> bool:
-    found = re.fullmatch(r"\.npembed-([0-9a-f]{8})([0-9a-f]{8})(\.[^/]*)?", name)
-    return found is not None and found[2] == _mark(found[1])
 
 
 @contextmanager
@@ -46,7 +35,7 @@ def file_beside(target: Path) -> Iterator[Path]:
     A stop in the block is raised there; one while the file is made or deleted waits until that is done.
     """
     with stops.held_back():
-        path, lock = _create(target.parent, target.suffix, is_folder=False)
+        path, lock = _create(target.parent, target.suffix)
         try:
             with stops.let_through():
                 yield path
@@ -56,82 +45,38 @@ def file_beside(target: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-@contextmanager
-def folder_beside(target: Path) -> Iterator[Path]:
-    """A working folder in the target's folder, locked; gone when the block ends with all in it that is npembed's own."""
-    with stops.held_back():
-        path, lock = _create(target.parent, "", is_folder=True)
-        try:
-            with stops.let_through():
-                yield path
-        finally:
-            _clear(path)
-            if lock >= 0:
-                os.close(lock)
-
-
 def sweep(folder: Path) -> None:
-    """Delete what killed runs left in a folder; what a live process writes to, or cannot be locked, stays."""
+    """Delete the files that killed runs left in a folder; what a live process writes to, or cannot be locked, stays."""
     if fcntl is None:
         return
     with suppress(OSError):  # a folder that cannot be read has nothing for us
         for name in os.listdir(folder):
-            if _is_ours(name):
+            found = re.fullmatch(r"\.npembed-([0-9a-f]{8})([0-9a-f]{8})(\.[^/]*)?", name)
+            if found is not None and found[2] == _mark(found[1]):
                 _sweep_one(folder / name)
 
 
 def _sweep_one(path: Path) -> None:
     with suppress(OSError):  # another run has swept it, or it is locked
-        found = path.lstat()
-        is_folder = stat.S_ISDIR(found.st_mode)
-        if not (is_folder or stat.S_ISREG(found.st_mode)):
+        if not stat.S_ISREG(path.lstat().st_mode):
             return
-        lock = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
+        lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if is_folder:
-                _clear(path)
-            else:
-                path.unlink()
+            path.unlink()
         finally:
             os.close(lock)
 
 
-def _clear(path: Path) -> None:
-    """Delete a working folder; what is not provably npembed's own keeps it there."""
-    with suppress(OSError):
-        for name in os.listdir(path):
-            if name == PART:
-                shutil.rmtree(path / PART)
-            elif name == WHOLE and not (path / WHOLE).is_symlink():
-                manifest.remove_own(path / WHOLE)
-        path.rmdir()
-
-
-def _create(folder: Path, suffix: str, *, is_folder: bool) -> tuple[Path, int]:
-    """A new file or folder under a name of ours, and the open file that holds the lock on it; -1 where there are no locks."""
+def _create(folder: Path, suffix: str) -> tuple[Path, int]:
+    """A new file under a name of ours, and the number under which it is open and locked."""
     while True:
         token = secrets.token_hex(4)
         path = folder / f".npembed-{token}{_mark(token)}{suffix}"
-        if is_folder:
-            path.mkdir(mode=0o700)
-            lock = _open_folder(path)
-        else:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if lock is not None and _hold(path, lock):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if _hold(path, lock):
             return path, lock
-        if lock is not None:
-            os.close(lock)
-
-
-def _open_folder(path: Path) -> int | None:
-    """The folder, opened to be locked; None if another process has swept it already; -1 where there are no locks."""
-    if fcntl is None:
-        return -1
-    try:
-        return os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
+        os.close(lock)
 
 
 def _hold(path: Path, lock: int) -> bool:
@@ -148,21 +93,3 @@ def _hold(path: Path, lock: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(lock))
     except FileNotFoundError:
         return False
-
-
-def exchange(one: Path, other: Path) -> None:
-    """Let two folders change places in one step.
-
-    Raises
-    ------
-    OSError
-        Where the system or the file system cannot do that (ENOSYS), or refuses it.
-    """
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    here, exchange_flag = -100, 2
-    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange_flag):
-        number = ctypes.get_errno()
-        raise OSError(errno.ENOSYS if number in (errno.EINVAL, errno.EOPNOTSUPP) else number, os.strerror(number))

@@ -38,7 +38,7 @@ FLOORS = (
     ("typing", "arguments", "reading", "stops", "words"),
     ("family",),
     ("config",),
-    ("beside", "manifest", "files"),
+    ("beside", "files"),
     ("patches", "padding", "attention", "images", "interpolate"),
     ("positions.*",),
     ("model",),
@@ -150,7 +150,11 @@ PLANTED = [
     ("npembed.arguments", ["from npembed import merge"], "npembed.merge"),
     ("npembed.stages", ["from npembed import embed"], "npembed"),
     ("npembed.positions.ids", ["def f():", "    from npembed import families"], "npembed.families"),
-    ("npembed.weights.folder", ["from npembed.conformance.golden.pack import digest"], "npembed.conformance.golden.pack"),
+    (
+        "npembed.weights.folder",
+        ["from npembed.conformance.golden.contents import digest"],
+        "npembed.conformance.golden.contents",
+    ),
 ]
 
 

@@ -1,26 +1,21 @@
 """Golden packs: byte-equal, whole or refused, and the first stage at which a port's files depart is named."""
 
-import errno
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 import npembed
-from npembed import manifest
 from npembed.conformance import Pack, Status, check_outputs, failed, first_departing, read_pack, write_pack
 from npembed.conformance.bounds import HALF_TYPES
 from npembed.conformance.golden import pack as pack_module
 from npembed.conformance.golden.cases import cases_of
-from npembed.conformance.golden.contents import FORMAT
 from npembed.files import load_tensors, save_tensors
 from npembed.model import Model
 from tests.answering import answer, at_precision
@@ -205,28 +200,23 @@ def test_a_port_file_that_cannot_be_read_is_an_error_not_a_verdict(pack: Pack, t
         check_outputs(pack, folder)
 
 
-def test_writing_replaces_an_earlier_pack_whole_and_nothing_else(
-    pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(pack.folder, tmp_path / "pack")
-    before = (tmp_path / "pack" / "manifest.json").read_bytes()
+def test_a_pack_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
     monkeypatch.setattr("npembed.conformance.golden.contents.case_inputs", lambda *args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_pack(tmp_path / "pack")
-    assert (tmp_path / "pack" / "manifest.json").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
-
-
-def test_writing_over_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "todo.txt").write_text("keep me")
-    (tmp_path / "file").write_text("keep me")
-    for name in ("notes", "file"):
-        with pytest.raises(ValueError, match=f"golden write: .*{name} exists and is neither empty nor a golden pack"):
+    for name in ("new", "empty"):
+        with pytest.raises(ZeroDivisionError):
             write_pack(tmp_path / name)
-    with pytest.raises(ValueError, match=r"golden write: the folder .*no does not exist"):
-        write_pack(tmp_path / "no" / "pack")
-    assert (tmp_path / "notes" / "todo.txt").read_text() == "keep me"
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.fixture
+def ready(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work of writing a pack is a copy of one."""
+
+    def copy(folder: Path, *_: object) -> None:
+        shutil.copytree(pack.folder, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(pack_module, "write_contents", copy)
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -238,214 +228,98 @@ def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
     return found
 
 
-@pytest.fixture
-def ready(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work of writing a pack is a copy of one, with the version that is current."""
-
-    def copy(folder: Path, *_: object) -> None:
-        shutil.copytree(pack.folder, folder, dirs_exist_ok=True)
-        change_manifest(folder, lambda told: told.update(npembed=npembed.__version__), whole=True)
-
-    monkeypatch.setattr(pack_module, "_write", copy)
-
-
-def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object], whole: bool) -> None:
-    described = json.loads((folder / "manifest.json").read_text())
-    change(described)
-    if whole:
-        described["digest"] = manifest.manifest_digest(described)
-    (folder / "manifest.json").write_text(json.dumps(described))
-
-
-FOREIGN = {
-    "an extra file": (lambda pack: (pack / "notes.txt").write_text("keep"), "notes.txt is no file that npembed wrote"),
-    "a hidden file": (lambda pack: (pack / ".notes").write_text("keep"), ".notes is no file that npembed wrote"),
-    "an empty file": (lambda pack: (pack / "a").touch(), "a is no file that npembed wrote"),
-    "an extra tensor file": (lambda pack: (pack / "my.safetensors").touch(), "my.safetensors is no file that npembed wrote"),
-    "in a listed sub-folder": (lambda pack: (pack / "models/small/a").touch(), "models/small/a is no file that npembed wrote"),
-    "a sub-folder": (lambda pack: shutil.copytree(pack / "models", pack / "mine"), "mine is no file that npembed wrote"),
-    "an empty sub-folder": (lambda pack: (pack / "mine").mkdir(), "mine is no file that npembed wrote"),
-    "a changed file": (
-        lambda pack: (pack / "seed.safetensors").write_bytes(b"x"),
-        "seed.safetensors is not as npembed wrote it",
-    ),
-    "a link": (lambda pack: (pack / "link").symlink_to("seed.safetensors"), "link is no file that npembed wrote"),
-    "a link for a file": (lambda pack: as_link(pack / "seed.safetensors"), "seed.safetensors is no file that npembed wrote"),
-    "a link for a folder": (lambda pack: as_link(pack / "models"), "models is no file that npembed wrote"),
-    "a link for the manifest": (lambda pack: as_link(pack / "manifest.json"), "manifest.json is no file that npembed wrote"),
-    "no manifest": (lambda pack: (pack / "manifest.json").unlink(), "README.md is no file that npembed wrote"),
-    "another's manifest": (
-        lambda pack: (pack / "manifest.json").write_text('{"name": "web app", "files": {}}'),
-        "manifest.json is no file that npembed wrote",
-    ),
-    "a manifest that lists more": (
-        lambda pack: change_manifest(pack, lambda told: told["files"].update({"a": "0"}), whole=False),
-        "manifest.json is no file that npembed wrote",
-    ),
-    "files of the wrong type": (
-        lambda pack: change_manifest(pack, lambda told: told.update(files=["a"]), whole=True),
-        "manifest.json is no file that npembed wrote",
-    ),
-    "a nested manifest": (lambda pack: (pack / "manifest.json").write_text("[" * 100_000), "manifest.json is no file"),
+OCCUPIED = {
+    "a file": lambda place: place.write_text("keep"),
+    "a folder with a file": lambda place: (place / "models").mkdir(parents=True) or (place / "models" / "a").touch(),
+    "a hidden file": lambda place: place.mkdir() or (place / ".notes").touch(),
+    "an empty sub-folder": lambda place: (place / "mine").mkdir(parents=True),
+    "a link in it": lambda place: place.mkdir() or (place / "link").symlink_to("nowhere"),
+    "a link to a full folder": lambda place: (place.parent / "full" / "a").mkdir(parents=True) or place.symlink_to("full"),
+    "a FIFO": os.mkfifo,
 }
 
 
-def as_link(path: Path) -> None:
-    moved = path.parent.parent / f"moved-{path.name}"
-    path.rename(moved)
-    path.symlink_to(moved)
-
-
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_what_is_not_provably_npembeds_is_never_deleted(
-    kind: str, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And is refused by its name, before any work."""
-    add, message = FOREIGN[kind]
-    shutil.copytree(pack.folder, tmp_path / "pack")
-    add(tmp_path / "pack")
+@pytest.mark.parametrize("kind", OCCUPIED)
+def test_what_is_there_is_neither_deleted_nor_written_to(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before any work."""
+    OCCUPIED[kind](tmp_path / "pack")
     before = everything(tmp_path)
-    monkeypatch.setattr(pack_module, "_write", lambda *_: pytest.fail("that is work"))
+    monkeypatch.setattr(pack_module, "write_contents", lambda *_: pytest.fail("that is work"))
     with pytest.raises(
-        ValueError, match=f"golden write: .*pack exists and is neither .*: {re.escape(message)}.*; nothing is deleted$"
+        ValueError, match=r"golden write: .*pack exists and is no empty folder; delete it first, or name another$"
     ):
         write_pack(tmp_path / "pack")
-    assert not manifest.remove_own(tmp_path / "pack")
     assert everything(tmp_path) == before
 
 
 @pytest.mark.usefixtures("ready")
-def test_a_manifest_that_points_out_of_its_folder_deletes_nothing_there(pack: Pack, tmp_path: Path) -> None:
-    shutil.copytree(pack.folder, tmp_path / "pack")
-    (tmp_path / "kept.txt").write_text("kept")
-    outside = {name: manifest.digest(b"kept") for name in ("../kept.txt", str(tmp_path / "kept.txt"), "models/../../kept.txt")}
-    change_manifest(tmp_path / "pack", lambda told: told["files"].update(outside), whole=True)
-    write_pack(tmp_path / "pack")
-    assert (tmp_path / "kept.txt").read_text() == "kept"
-    assert sorted(os.listdir(tmp_path)) == ["kept.txt", "pack"]
-
-
-@pytest.mark.usefixtures("ready")
-@pytest.mark.parametrize("when", ["before the last look", "after the last look"])
-def test_what_turns_up_during_the_work_is_kept(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_pack_is_refused_as_anything_else_is(tmp_path: Path) -> None:
     write_pack(tmp_path / "pack")
     before = everything(tmp_path)
-
-    def late(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            (tmp_path / "pack" / "notes.txt").write_text("keep")
-            monkeypatch.undo()
-            return real(*args)
-
-        return call
-
-    name = "_place" if when.startswith("before") else "_exchange"
-    monkeypatch.setattr(pack_module, name, late(getattr(pack_module, name)))
-    if name == "_exchange":
-        monkeypatch.setattr(pack_module, "_try_exchange", lambda *_: None)
-    with pytest.raises(
-        ValueError, match=r"golden write: .*pack (exists|has changed meanwhile).*notes\.txt .*; nothing is deleted$"
-    ):
+    with pytest.raises(ValueError, match="exists and is no empty folder; delete it first"):
         write_pack(tmp_path / "pack")
-    notes = before | {str(tmp_path / "pack" / "notes.txt"): (stat.S_IFREG | 0o644, b"keep")}
-    assert {name: content for name, (_, content) in everything(tmp_path).items()} == {
-        name: content for name, (_, content) in notes.items()
-    }
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("what", ["a file in the folder", "a file in its place"])
+def test_what_turns_up_during_the_work_is_kept(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = tmp_path / "pack" / "notes.txt" if "in the folder" in what else tmp_path / "pack"
+
+    def write_contents(folder: Path, *_: object) -> None:
+        (folder / "manifest.json").touch()
+        notes.parent.mkdir(exist_ok=True)
+        notes.write_text("keep")
+
+    monkeypatch.setattr(pack_module, "write_contents", write_contents)
+    with pytest.raises(ValueError, match=r"golden write: .*pack cannot be written: (Directory not empty|Not a directory)$"):
+        write_pack(tmp_path / "pack")
+    assert notes.read_text() == "keep"
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {notes}
 
 
 @pytest.mark.usefixtures("ready")
 def test_the_current_folder_is_refused_before_anything_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
-    write_pack(tmp_path / "pack")
-    (tmp_path / "link").symlink_to("pack")
-    before = everything(tmp_path)
-    for current, name in (("empty", "."), ("pack", "."), ("pack", "../pack"), ("pack", "../link"), ("pack/models", "..")):
-        monkeypatch.chdir(tmp_path / current)
-        with pytest.raises(ValueError, match=rf"golden write: {re.escape(name)} is or holds the current folder"):
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    for name in (".", "../empty", "../link", tmp_path / "empty"):
+        with pytest.raises(ValueError, match=rf"golden write: {re.escape(str(name))} is the current folder"):
             write_pack(name)
-    assert everything(tmp_path) == before
+    with pytest.raises(ValueError, match=r"golden write: \.\. exists and is no empty folder"):
+        write_pack("..")
+    assert sorted(os.listdir(tmp_path)) == ["empty", "link"]
 
 
 @pytest.mark.usefixtures("ready")
-def test_through_a_link_the_folder_itself_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "link").symlink_to("sub/pack")
-    for _ in range(2):
-        write_pack(tmp_path / "link")
-        assert os.readlink(tmp_path / "link") == "sub/pack"
-        assert not (tmp_path / "sub" / "pack").is_symlink()
-        read_pack(tmp_path / "sub" / "pack")
-    assert os.listdir(tmp_path / "sub") == ["pack"]
+def test_folders_above_are_made_and_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("new/sub/pack")
+    write_pack(tmp_path / "link")
+    assert os.readlink(tmp_path / "link") == "new/sub/pack"
+    assert not (tmp_path / "new" / "sub" / "pack").is_symlink()
+    read_pack(tmp_path / "new" / "sub" / "pack")
+    assert os.listdir(tmp_path / "new" / "sub") == ["pack"]
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ValueError, match=r"golden write: the folder .*loop cannot be written: its links lead nowhere"):
+        write_pack(tmp_path / "loop")
 
 
 @pytest.mark.usefixtures("ready")
-def test_an_earlier_pack_that_lost_files_or_is_of_another_format_is_replaced(tmp_path: Path) -> None:
-    write_pack(tmp_path / "pack")
-    (tmp_path / "pack" / "seed.safetensors").unlink()
-    write_pack(tmp_path / "pack")
-    assert "seed.safetensors" in os.listdir(tmp_path / "pack")
-    change_manifest(tmp_path / "pack", lambda told: told.update(format=0), whole=True)
-    write_pack(tmp_path / "pack")
-    assert read_pack(tmp_path / "pack").manifest["format"] == FORMAT
+def test_an_empty_folder_keeps_its_mode_and_a_new_one_has_any_new_folders(tmp_path: Path) -> None:
+    for name in ("given", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "given").chmod(0o750)
+    for name in ("given", "new"):
+        write_pack(tmp_path / name)
+    modes = {name: oct(stat.S_IMODE((tmp_path / name).stat().st_mode)) for name in ("given", "new", "other")}
+    assert (modes["given"], modes["new"]) == (oct(0o750), modes["other"])
 
 
-@pytest.mark.usefixtures("ready")
-def test_a_replaced_pack_keeps_its_folders_mode_and_a_read_only_one_is_not_replaced(tmp_path: Path) -> None:
-    write_pack(tmp_path / "pack")
-    (tmp_path / "pack").chmod(0o750)
-    write_pack(tmp_path / "pack")
-    assert oct(stat.S_IMODE((tmp_path / "pack").stat().st_mode)) == oct(0o750)
-    for path, mode in ((tmp_path / "pack", 0o555), (tmp_path / "pack" / "seed.safetensors", 0o444)):
-        kept = path.stat().st_mode
-        path.chmod(mode)
-        with pytest.raises(ValueError, match=rf"golden write: {re.escape(str(path))} is read-only"):
-            write_pack(tmp_path / "pack")
-        path.chmod(kept)
-
-
-@pytest.mark.usefixtures("ready")
-def test_where_folders_cannot_change_places_an_earlier_pack_is_refused_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cannot(*_: object) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr(pack_module, "exchange", cannot)
-    (tmp_path / "pack").mkdir()
-    write_pack(tmp_path / "pack")
-    before = everything(tmp_path)
-    monkeypatch.setattr(pack_module, "_write", lambda *_: pytest.fail("that is work"))
-    with pytest.raises(ValueError, match=r"golden write: .*pack holds an earlier pack, .*; remove it first$"):
-        write_pack(tmp_path / "pack")
-    assert everything(tmp_path) == before
-
-
-def test_a_parent_that_cannot_be_written_to_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match=r"golden write: .*pack cannot be written: its parent folder .* cannot be written to"):
-        write_pack(tmp_path / "pack")
-
-
-@pytest.mark.usefixtures("ready")
-def test_a_pack_that_is_replaced_while_it_is_read_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_pack(tmp_path / "pack")
-    real, times = pack_module._check_file, []
-
-    def replaced_in_between(root: Path, file: str, expected: str) -> int:
-        times.append(file)
-        if len(times) == 3:
-            monkeypatch.setattr(npembed, "__version__", "another")
-            write_pack(tmp_path / "pack")
-            raise ValueError("golden check: the pack is damaged: as it would look in between")
-        return real(root, file, expected)
-
-    monkeypatch.setattr(pack_module, "_check_file", replaced_in_between)
-    found = read_pack(tmp_path / "pack")
-    assert found.manifest["npembed"] == "another"
-    assert found.size == sum(path.stat().st_size for path in (tmp_path / "pack").rglob("*.*"))
-    assert set(found.files()) == set((tmp_path / "pack").rglob("*.*"))
+def test_a_place_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"golden write: .*pack cannot be made: .*file is no folder$"):
+        write_pack(tmp_path / "file" / "in" / "pack")
+    with pytest.raises(ValueError, match=r"golden write: /proc/pack cannot be written: "):
+        write_pack("/proc/pack")
 
 
 def test_every_stage_passes_or_fails_with_its_own_status(pack: Pack) -> None:

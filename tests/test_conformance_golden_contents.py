@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import npembed
-from npembed import FAMILIES, manifest
+from npembed import FAMILIES
 from npembed.conformance import Pack, check_outputs, failed, first_departing, read_pack, write_pack
 from npembed.conformance.golden import schema
 from npembed.conformance.golden.cases import CASES, MORE_STAGES
+from npembed.conformance.golden.contents import digest, manifest_digest
 from npembed.conformance.golden.flat import read_flat
 from npembed.conformance.in_order import in_order, plain, product
 from npembed.files import load_tensors, save_tensors
@@ -319,7 +320,7 @@ def broken(pack: Pack, folder: Path, change: Callable[[dict[str, Any]], None]) -
     shutil.copytree(pack.folder, folder)
     told = json.loads((folder / "manifest.json").read_text())
     change(told)
-    told["digest"] = manifest.manifest_digest(told)
+    told["digest"] = manifest_digest(told)
     (folder / "manifest.json").write_text(json.dumps(told))
     return folder
 
@@ -361,7 +362,7 @@ def test_a_key_that_is_missing_is_named(pack: Pack) -> None:
 @pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "models/../../out.txt", "a/.hidden", "", "a\\..\\b", "c:x"])
 def test_no_file_of_a_manifest_leaves_the_pack(name: str, pack: Pack, tmp_path: Path) -> None:
     (tmp_path / "out.txt").write_text("out")
-    folder = broken(pack, tmp_path / "pack", lambda told: told["files"].update({name: manifest.digest(b"out")}))
+    folder = broken(pack, tmp_path / "pack", lambda told: told["files"].update({name: digest(b"out")}))
     with pytest.raises(ValueError, match=r"the pack is damaged: in .* the name .* in files must match"):
         read_pack(folder)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npembed import files, load_model, manifest, reading
+from npembed import files, load_model, reading
 from npembed.files import load_tensors
 from npembed.reading import MissingFileError, check_regular, json_object, json_value, open_regular, read_regular
 from tests.command_line import assert_refused, npembed
@@ -204,13 +204,6 @@ def test_a_config_of_more_than_16_mb_is_refused(data: Path, tmp_path: Path, monk
     (tmp_path / "config.json").write_bytes(b" " * (2**24 + 1))
     with pytest.raises(ValueError, match=r"config\.json has 16,777,217 bytes; at most 16,777,216 are read$"):
         load_model(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["[]", "3", '{"digest": 1}', '{"files": 3, "npembed": 1, "digest": "x"}', "[" * 10**5])
-def test_a_manifest_of_wrong_types_proves_nothing(content: str, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(content)
-    assert manifest.foreign(tmp_path) == "manifest.json is no file that npembed wrote"
-    assert not manifest.remove_own(tmp_path)
 
 
 # .npz

@@ -26,17 +26,16 @@ def golden_write(
     ] = None,
     rule: RuleOption = None,
 ) -> None:
-    """Write a pack into DIR: new, empty, or an earlier pack."""
+    """Write a pack into DIR, a folder that is new or empty."""
     from npembed.conformance.golden import read_pack, write_pack
     from npembed.conformance.golden.pack import check_folder
 
-    replaced = any(check_folder(folder, weight_files(weights)).glob("*"))
+    check_folder(folder)
     model, origin = (None, "") if weights is None else load_weights(weights, None)
     with bar_over("hidden", 1) as progress:
         write_pack(folder, model, progress.layers, family=family, rule=rule)
     pack = read_pack(folder)
-    more = ", which replaces the earlier pack" if replaced else ""
-    say(f"{len(pack.manifest['cases'])} cases, {pack.size / 1e6:.1f} MB, are in {folder}{more}")
+    say(f"{len(pack.manifest['cases'])} cases, {pack.size / 1e6:.1f} MB, are in {folder}")
     if weights is not None:
         say(f"They are for the weights in {origin}, which are not in the pack.")
 

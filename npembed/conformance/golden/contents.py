@@ -5,6 +5,7 @@ NAME.safetensors, what they should give; and its own small models as checkpoint 
 that was given its config alone. Beside each .safetensors lie the same tensors as .bin and .txt.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 
 import npembed
-from npembed import manifest
 from npembed.conformance.golden.answers import Answer, case_answers
 from npembed.conformance.golden.case import Case
 from npembed.conformance.golden.cases import cases_of, own_configs, own_model
@@ -23,13 +23,24 @@ from npembed.conformance.golden.readme import readme
 from npembed.conformance.golden.schema import SCHEMA
 from npembed.family import Family
 from npembed.files import save_tensors
-from npembed.manifest import MANIFEST, digest
 from npembed.model import Model
 from npembed.typing import Array
 
 FORMAT = 3
+MANIFEST = "manifest.json"
 GIVEN = "given"
 """The folder of a model that was given: its config, without its arrays."""
+
+
+def digest(content: bytes) -> str:
+    """The sha256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """The digest of everything in the manifest but the digest itself."""
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    return digest(json.dumps(rest, sort_keys=True).encode())
 
 
 def write_contents(
@@ -55,7 +66,7 @@ def write_contents(
     (folder / SCHEMA.name).write_bytes(SCHEMA.read_bytes())
     (folder / "README.md").write_text(readme(told), encoding="utf-8", newline="\n")
     told["files"] = {path.relative_to(folder).as_posix(): digest(path.read_bytes()) for path in sorted(folder.rglob("*.*"))}
-    told["digest"] = manifest.manifest_digest(told)
+    told["digest"] = manifest_digest(told)
     (folder / MANIFEST).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
