@@ -57,12 +57,13 @@ def report_on(
     arrays: "Arrays" = dict,
     as_text: "Callable[[Sequence[Outcome], str], str] | None" = None,
 ) -> None:
-    """The report in each form that is asked for; exit 1 if anything failed."""
+    """The report in each form that is asked for; exit 1 if anything failed or could not be judged."""
     from npembed.conformance import report
-    from npembed.conformance.outcome import failed
+    from npembed.conformance.outcome import failed, unjudged
 
-    wrong = failed(outcomes)
-    verdict = f"{subject} {'departs from' if wrong else 'agrees with'} the reference: {report.counts(outcomes)}. {more}".strip()
+    wrong, unread = failed(outcomes), unjudged(outcomes)
+    found = "departs from" if wrong else "was not wholly compared with" if unread else "agrees with"
+    verdict = f"{subject} {found} the reference: {report.counts(outcomes)}. {more}".strip()
     for file, text in ((json_file, report.json_text), (html_file, partial(report_html, arrays=arrays))):
         if file is not None:
             replaced = file.exists()
@@ -71,5 +72,5 @@ def report_on(
             if replaced:
                 say(f"{file} replaces the earlier file")
     show((as_text or report.as_text)(outcomes, verdict))
-    if wrong:
+    if wrong or unread:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npembed.typing import Array
+from npembed.words import raised
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,87 @@ def _compare_each(got: Any, expected: Sequence[Any], allowed: Any) -> Departure 
     return None
 
 
+REFUSALS = (TypeError, ValueError, RuntimeError, BufferError)
+"""What libraries raise where they have no NumPy array of theirs to give."""
+
+
+class NotAnArray(TypeError):  # noqa: N818  # it says nothing against the port
+    """A result that NumPy cannot read, so that nothing can be said of its numbers."""
+
+
 def as_array(value: Any) -> Array:
-    """`value` as an array; an object array where its rows have different lengths."""
+    """`value` as an array; an object array where its rows have different lengths.
+
+    Raises
+    ------
+    NotAnArray
+    """
     try:
         return np.asarray(value)
-    except ValueError:
-        return np.asarray(value, dtype=object)
+    except REFUSALS as error:
+        if isinstance(value, (list, tuple)):
+            return np.asarray(value, dtype=object)
+        raise _not_an_array(error) from None
+
+
+def _not_an_array(error: Exception) -> NotAnArray:
+    return NotAnArray(f"could not be turned into an array: raised {raised(error)}")
+
+
+def without_tensors(value: Any, within: tuple[int, ...] = ()) -> Any:
+    """A port's result with arrays in the place of tensors (what has `detach`, `cpu` and `float`) and of other arrays.
+
+    Parameters
+    ----------
+    value : object
+        Lists, tuples and dicts are looked into. bfloat16, which NumPy lacks, becomes float32, which holds all its numbers.
+    within : tuple of int
+        The ids of what this is in: a list may hold itself.
+
+    Raises
+    ------
+    NotAnArray
+    """
+    if isinstance(value, (list, tuple, dict)):
+        if id(value) in within or len(within) == 8:
+            return value
+        elements = value.values() if isinstance(value, dict) else value
+        plain = [without_tensors(element, (*within, id(value))) for element in elements]
+        return (
+            plain
+            if isinstance(value, list)
+            else tuple(plain)
+            if isinstance(value, tuple)
+            else dict(zip(value, plain, strict=True))
+        )
+    if isinstance(value, np.ndarray):
+        return value
+    if not all(hasattr(value, name) for name in ("detach", "cpu", "float")):
+        return as_array(value) if hasattr(value, "__array__") else value
+    try:
+        tensor = value.detach().cpu()
+        tensor = tensor.float() if dtype_of(value) == "bfloat16" else tensor
+    except REFUSALS as error:
+        raise _not_an_array(error) from None
+    return as_array(tensor)
+
+
+def dtype_of(value: Any) -> str:
+    """The name of an array's or a tensor's float type, or that of a list's first element; "" for what has none.
+
+    Examples
+    --------
+    >>> dtype_of([np.zeros(2, dtype=np.float16)])
+    'float16'
+    """
+    for _ in range(64):  # a list may hold itself
+        if not (isinstance(value, (list, tuple)) and value):
+            break
+        value = value[0]
+    try:
+        return str(getattr(value, "dtype", "")).rpartition(".")[2]  # torch's are called torch.float16
+    except (Exception, SystemExit):  # a port's own object may raise anything
+        return ""
 
 
 def _kind(array: Array) -> str:

@@ -29,12 +29,13 @@ WITHIN_HALF = "within what float16 may be off: something is computed in float16 
 
 
 class Status(Enum):
-    """How a check ended."""
+    """How a check ended. What is not judged (its result could not be read) neither passed nor failed."""
 
     PASS = "pass"
     FAIL = "fail"
     ABSENT = "not provided"
     KNOWN = "known departure"
+    UNJUDGED = "not judged"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Outcome:
 def failed(outcomes: Sequence[Outcome]) -> bool:
     """Whether any of them is a failure."""
     return any(outcome.status is Status.FAIL for outcome in outcomes)
+
+
+def unjudged(outcomes: Sequence[Outcome]) -> bool:
+    """Whether there is something of which nothing can be said."""
+    return any(outcome.status is Status.UNJUDGED for outcome in outcomes)
 
 
 def around(array: Array, index: tuple[int, ...], reach: int = 4) -> str:

@@ -75,7 +75,9 @@ def check_port(
     ----------
     port : module, object or IsolatedPort
         With functions under the names of the public ones, in their argument order. `Model` is the reference's and is handed
-        to them. An attribute `PRECISION` names the float type that it computes in, where the results' dtype does not say.
+        to them. Results are array-likes, or tensors that have `detach`, `cpu` and `float`, as torch's have; the type of a
+        tensor decides by which bounds it is judged. An attribute `PRECISION` names the float type that the port computes in,
+        where the results' dtype does not say.
     stage : iterable of str
         The functions to look at, by their own names or their stages'; without any, all.
     require : iterable of str

@@ -9,10 +9,10 @@ from textwrap import fill, indent
 from typing import Any
 
 import npembed
-from npembed.conformance.outcome import SEPARATOR, Outcome, Status
+from npembed.conformance.outcome import SEPARATOR, Outcome, Status, failed, unjudged
 from npembed.words import shown
 
-MARKS = {Status.PASS: "pass", Status.FAIL: "FAIL", Status.ABSENT: "    ", Status.KNOWN: "know"}
+MARKS = {Status.PASS: "pass", Status.FAIL: "FAIL", Status.ABSENT: "    ", Status.KNOWN: "know", Status.UNJUDGED: "????"}
 
 
 def as_text(outcomes: Sequence[Outcome], verdict: str) -> str:
@@ -95,7 +95,8 @@ def counts(outcomes: Sequence[Outcome]) -> str:
     words = [f"{found[Status.PASS]} passed", f"{found[Status.FAIL]} failed"]
     if found[Status.KNOWN]:
         words.append(f"{found[Status.KNOWN]} {'departs' if found[Status.KNOWN] == 1 else 'depart'} as expected")
-    return ", ".join([*words, f"{found[Status.ABSENT]} not provided"] if found[Status.ABSENT] else words)
+    words += [f"{found[status]} {status.value}" for status in (Status.UNJUDGED, Status.ABSENT) if found[status]]
+    return ", ".join(words)
 
 
 def as_json(outcomes: Sequence[Outcome], verdict: str, subject: str) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def as_json(outcomes: Sequence[Outcome], verdict: str, subject: str) -> dict[str
         "npembed": npembed.__version__,
         "subject": subject,
         "verdict": verdict,
-        "passed": not any(outcome.status is Status.FAIL for outcome in outcomes),
+        "passed": not failed(outcomes) and not unjudged(outcomes),
         "outcomes": [outcome.as_json() for outcome in outcomes],
         **({"matrix": as_matrix(outcomes)} if all(SEPARATOR in outcome.name for outcome in outcomes) else {}),
     }

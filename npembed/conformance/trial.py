@@ -12,14 +12,15 @@ from hypothesis.errors import HypothesisException
 
 from npembed.conformance import signed
 from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
-from npembed.conformance.compare import Departure
+from npembed.conformance.compare import Departure, NotAnArray, as_array, dtype_of, without_tensors
 from npembed.conformance.expressions import call_text
-from npembed.conformance.outcome import WITHIN_HALF, Outcome, Status, shown_around, text_diff
+from npembed.conformance.outcome import WITHIN_HALF, Outcome, Status, describe, shown_around, text_diff
 from npembed.conformance.probes import together
-from npembed.conformance.probes.probe import Call, FunctionCheck, copied, dtype_of, same
+from npembed.conformance.probes.probe import Call, FunctionCheck, copied, same
 from npembed.conformance.results import Results, results_of
 from npembed.conformance.suspects.explain import Tried, explanations, in_part, words
 from npembed.conformance.suspects.suspect import combined
+from npembed.typing import Array
 from npembed.words import raised
 
 Function = Callable[..., Any]
@@ -29,6 +30,9 @@ LARGE = 256
 
 SLACK = 4.0
 """How much further a port with a known fault may be from the faulty reference: the bounds are those of the right result."""
+
+CHANGING = "answers differ from call to call for the same input"
+"""What is said of a port that does not give twice what it gave once."""
 
 ROUNDS = 3
 """How often an explanation is tried on drawn inputs, and given up for a better one, at most."""
@@ -41,10 +45,14 @@ class Try:
     call: Call
     result: Any
     error: BaseException | None
+    dtype: str
+    """The result's float type, "" if it has none."""
     precision: str
     departure: Departure | None
     changed: bool
     """Whether the port changed an argument."""
+    unread: str = ""
+    """Why the result could not be read, if so."""
 
 
 class _Wrong(Exception):  # noqa: N818  # no error of ours: it carries a finding through Hypothesis
@@ -81,6 +89,7 @@ class Trial:
         self.function, self.check, self.stated, self.reference, self.module = function, check, stated, reference, module
         self.suspects = check.suspects_under(rule)
         self.tries: list[Try] = []
+        self.unread: Try | None = None
         self.drawn = 0
 
     @property
@@ -92,15 +101,25 @@ class Trial:
         """What the check found."""
         for call in self.check.calls:
             if self.reference is self.check.reference or self._is_judged(call):
-                self.tries.append(self.attempt(call))
+                self.keep(self.attempt(call))
         if examples and (not self.failures or _size(self.failures[0].call) > LARGE):
             self.draw(self.reference, examples, number)
         if self.failures:
             return self._failed(examples, number)
+        if self.unread is not None:
+            came, words = describe(self.unread.result), self._words(self.unread.call)
+            return Outcome(self.check.name, Status.UNJUDGED, self.unread.unread, call=words, came=came)
         found = self._signed()
         if found is not None:
             return found
         return Outcome(self.check.name, Status.PASS, f"{len(self.tries) + self.drawn} inputs")
+
+    def keep(self, one: Try) -> None:
+        """Keep what is known of an input; of results that cannot be read the first."""
+        if not one.unread:
+            self.tries.append(one)
+        elif self.unread is None:
+            self.unread = one
 
     def _is_judged(self, call: Call) -> bool:
         """Whether the reference has an answer: a declared rule may have none for some sizes."""
@@ -119,10 +138,19 @@ class Trial:
             result = handed.of(self.function)
         except (Exception, SystemExit) as came:  # whatever a port raises is its failure, and so is leaving
             error = came
-        precision = self._precision(call, result)
+        dtype, unread, departure = dtype_of(result), "", None
+        precision = self._precision(call, dtype)
         change = _changed(call, handed)
-        departure = self._departure(call, result, error, precision) or (None if call.refused else change)
-        return Try(call, result, error, precision, departure, change is not None)
+        try:
+            result = result if call.refused else without_tensors(result)
+            departure = self._departure(call, result, error, precision) or (None if call.refused else change)
+        except NotAnArray as why:
+            unread = str(why)
+        except ImportError:
+            raise
+        except (Exception, SystemExit) as failed:  # a list that holds itself, say
+            departure = Departure(f"gave what cannot be compared: {raised(failed)}")
+        return Try(call, result, error, dtype, precision, departure, change is not None, unread)
 
     def _departure(self, call: Call, result: Any, error: BaseException | None, precision: str) -> Departure | None:
         if call.refused:
@@ -130,16 +158,11 @@ class Trial:
         if error is not None:
             return Departure(f"raised {raised(error)}") if self._is_judged(call) else None
         function = None if self.reference is self.check.reference else self.reference
-        try:
-            return self.check.departure(call, result, precision, function)
-        except ImportError:
-            raise
-        except (Exception, SystemExit) as failed:  # a list that holds itself, say
-            return Departure(f"gave what cannot be compared: {raised(failed)}")
+        return self.check.departure(call, result, precision, function)
 
-    def _precision(self, call: Call, result: Any) -> str:
+    def _precision(self, call: Call, dtype: str) -> str:
         """The coarsest of the inputs' float type, the result's, and the one that the port states."""
-        found = {dtype_of(argument) for argument in (*call.args, result)} & (set(UNIT_ROUNDOFF) - {"int8"})
+        found = {dtype, *map(dtype_of, call.args)} & (set(UNIT_ROUNDOFF) - {"int8"})
         return max(found | ({self.stated} if self.stated else set()) or {"float32"}, key=UNIT_ROUNDOFF.__getitem__)
 
     def agrees(self, one: Try, function: Function) -> bool:
@@ -175,7 +198,9 @@ class Trial:
                 return
             self.drawn += 1
             one = self.attempt(call)
-            if one.departure is not None if judge is self.reference else not self.agrees(one, judge):
+            if one.unread:
+                self.keep(one)
+            elif one.departure is not None if judge is self.reference else not self.agrees(one, judge):
                 last[:] = [one]
                 raise _Wrong
 
@@ -194,7 +219,7 @@ class Trial:
     def _failed(self, examples: int, number: int) -> Outcome:
         """The smallest failure, with its likely cause; and with that taken out, the next."""
         smallest = self._smallest()
-        cause = self._cause(examples, number)
+        cause = CHANGING if self._changes(smallest) else self._cause(examples, number)
         departure = smallest.departure
         assert departure is not None
         return Outcome(
@@ -209,6 +234,20 @@ class Trial:
             diff=self._text_diff(smallest),
             results=self._results(smallest, departure),
         )
+
+    def _changes(self, one: Try) -> bool:
+        """Whether the port, called once more, is further from what it gave than rounding explains."""
+        again = self.attempt(one.call)
+        if one.error is not None or again.error is not None:
+            return (one.error is None) != (again.error is None)
+        if self.check.examine is not None or one.call.refused or again.unread:
+            return False
+        allowed = None if self.check.allowed is None else self.check.allowed(one.call, one.precision)
+        places = None if self.check.places is None else self.check.places(one.call)
+        try:
+            return _differ(one.result, again.result, allowed, places)
+        except (Exception, SystemExit):  # of another shape than the right result, say
+            return False
 
     def _text_diff(self, one: Try) -> str | None:
         """For two texts, the marks that differ."""
@@ -281,7 +320,7 @@ class Trial:
 
     def _hint(self, one: Try, departure: Departure) -> str | None:
         """What the place or the size of the difference suggests."""
-        hints = [] if self.check.hint is None or one.result is None else self.check.hint(one.call, one.result, departure)
+        hints = [] if self.check.hint is None or one.result is None else self.check.hint(one.call, one.dtype, departure)
         if self._is_within_half():
             hints.append(WITHIN_HALF)
         return " or: ".join(hints) or None
@@ -318,6 +357,19 @@ def _alike(result: Any, expected: Any) -> bool:
         return bool(np.array_equal(np.asarray(result), np.asarray(expected)))
     except ValueError:
         return False
+
+
+def _differ(one: Any, other: Any, allowed: Any, places: Array | None) -> bool:
+    """Whether two results of a port for one input are further apart than is allowed; NaN is equal to NaN."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and allowed is None:
+        return len(one) != len(other) or any(_differ(a, b, None, None) for a, b in zip(one, other, strict=True))
+    first, second = as_array(one), as_array(other)
+    if first.shape != second.shape or first.dtype != second.dtype or allowed is None:
+        return first.dtype != object and first.tobytes() != second.tobytes()
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # two infinities
+        apart = (np.isfinite(first) != np.isfinite(second)) | (np.abs(first - second) > allowed)
+    return bool((apart if places is None else apart & places[..., None]).any())
 
 
 def _size(call: Call) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npembed.conformance.golden import Pack, tried_in
-from npembed.conformance.outcome import SEPARATOR, Outcome, Status
+from npembed.conformance.outcome import SEPARATOR, Outcome, Status, unjudged
 from npembed.conformance.results import Results
 from npembed.families import FAMILIES
 from npembed.model import Model
@@ -29,7 +29,7 @@ PLACELESS = ("tokens", "pooled", "frame_tokens", "masked_position_ids")
 MOST_VALUES = 300_000
 """Of an array that is drawn, at most."""
 
-CELLS = {"pass": "✓", "fail": "✗", "follows": "↳", "not provided": "·", "known departure": "≈"}
+CELLS = {"pass": "✓", "fail": "✗", "follows": "↳", "not provided": "·", "known departure": "≈", "not judged": "?"}
 """How the matrix marks what became of a stage in a case."""
 
 WORDS = {
@@ -65,6 +65,7 @@ def report_page(outcomes: Sequence[Outcome], verdict: str, subject: str, results
         title=f"npembed: {subject}",
         verdict=verdict,
         wrong=bool(_failing(outcomes)),
+        unread=unjudged(outcomes),
         matrix=matrix(outcomes, kinds) if golden else None,
         cases=list(dict.fromkeys(outcome.name.partition(SEPARATOR)[0] for outcome in outcomes)),
         failures=[(group[0], group[1:], kinds[group[0].name]) for group in failures],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import npembed
 from npembed.conformance import strategies as draw
-from npembed.conformance.compare import Departure
+from npembed.conformance.compare import Departure, as_array
 from npembed.conformance.probes.probe import Call, FunctionCheck, call, refused, sizes_of
 
 SIDE = 70
@@ -113,7 +113,7 @@ def _random_cases() -> st.SearchStrategy[Call]:
 
 def _examine_random(call: Call, result: Any) -> Departure | None:
     length, most = call.args
-    drawn = np.asarray(result)
+    drawn = as_array(result)
     if drawn.shape != (length,) or drawn.dtype.kind not in "iu":
         return Departure(f"dtype {drawn.dtype}, shape {drawn.shape}, should be integers of shape {(length,)}")
     if drawn.min() < 0 or drawn.max() >= most:

@@ -79,7 +79,7 @@ class FunctionCheck:
     examine : callable, optional
         (call, result) -> Departure or None, for a function whose result is not determined by its arguments.
     hint : callable, optional
-        (call, result, departure) -> what the place of the difference suggests, where no suspect explains it.
+        (call, float type of the result, departure) -> what the place of the difference suggests, where no suspect explains it.
     suits : callable
         (call, precision) -> whether that input says anything at that precision.
     by_rule : bool
@@ -99,7 +99,7 @@ class FunctionCheck:
     allowed: Allowed | None = None
     places: Callable[[Call], Array] | None = None
     examine: Callable[[Call, Any], Departure | None] | None = None
-    hint: Callable[[Call, Any, Departure], list[str]] | None = None
+    hint: Callable[[Call, str, Departure], list[str]] | None = None
     suits: Callable[[Call, str], bool] = _suits
     by_rule: bool = False
     rule: str | None = "arange"
@@ -191,10 +191,10 @@ def in_float64(call: Call) -> Call:
     return Call(tuple(at_dtype(value, "float64") for value in call.args), arguments, call.refused)
 
 
-def half_sums(call: Call, result: Any, departure: Departure) -> list[str]:
+def half_sums(call: Call, dtype: str, departure: Departure) -> list[str]:
     """A half-precision result that is just out of its bound points at the sum's own precision."""
     near = departure.worst is not None and departure.worst < 1000
-    return ["the products are summed in the half type; sum them in float32"] if near and dtype_of(result) in HALF_TYPES else []
+    return ["the products are summed in the half type; sum them in float32"] if near and dtype in HALF_TYPES else []
 
 
 def copied(call: Call) -> Call:
@@ -216,15 +216,3 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return isinstance(other, np.ndarray) and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
     return bool(one == other)
-
-
-def dtype_of(value: Any) -> str:
-    """The name of an argument's dtype, or of its first element's; "" for what has none."""
-    for _ in range(64):  # a list may hold itself
-        if not (isinstance(value, (list, tuple)) and value):
-            break
-        value = value[0]
-    try:
-        return str(getattr(value, "dtype", ""))
-    except (Exception, SystemExit):  # a port's own object may raise anything
-        return ""

@@ -93,7 +93,7 @@ def patches(call: Call) -> Array:
     return npembed.patch_attention_mask(call.args[1])[:, 0]
 
 
-def only_padded(call: Call, result: Any, departure: Departure) -> list[str]:
+def only_padded(call: Call, dtype: str, departure: Departure) -> list[str]:
     """A first difference in a slice that is shorter than the batch's longest points at the padding."""
     lengths = call.args[1].prod(axis=1)
     if departure.index is None or lengths[departure.index[0]] == lengths.max():
