@@ -139,7 +139,7 @@ def cells(pixels: Pixels, columns: int, rows: int) -> list[Pixels]:
 
 
 @lru_cache(maxsize=16)
-def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+def levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
     """float32 (3, 256): each byte, normalised as each channel is; every operation in float32."""
     bytes_ = np.arange(256, dtype=np.uint8).astype(np.float32) / np.float32(255)
     means, deviations = (np.array(values, dtype=np.float32)[:, None] for values in (mean, std))
@@ -149,7 +149,7 @@ def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float
 def strip_of(pixels: Pixels, patch_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
     """uint8 (H, W, 3) -> float32 (3, P, L*P): the pixels, normalised, as a strip; H and W are multiples of P."""
     strip = picture_to_strip(pixels.transpose(2, 0, 1), patch_size)
-    return np.stack([np.take(channel, bytes_) for channel, bytes_ in zip(_levels(mean, std), strip, strict=True)])
+    return np.stack([np.take(channel, bytes_) for channel, bytes_ in zip(levels(mean, std), strip, strict=True)])
 
 
 def is_blank(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
@@ -161,7 +161,7 @@ def is_blank(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) ->
     >>> is_blank(black, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), is_blank(black, mean=(0.5,) * 3, std=(0.5,) * 3)
     (True, False)
     """
-    zero = _levels(mean, std) == 0  # (3, 256)
+    zero = levels(mean, std) == 0  # (3, 256)
     return bool(zero.any()) and all(own[pixels[:, :, channel]].all() for channel, own in enumerate(zero))
 
 

@@ -22,8 +22,9 @@ from transformers.models.phi4_multimodal import modeling_phi4_multimodal as upst
 from npembed import VisionConfig, embed, encode, image_placeholder, load_model, random_model, slice_image
 from npembed.families import FAMILIES, config_of
 from npembed.families.phi4_multimodal import Config, assemble, crop_ids, plan_canvas
-from npembed.interpolate import resize_bytes, shrink_bicubic
+from npembed.interpolate import shrink_bicubic
 from npembed.patches import strip_to_picture
+from npembed.pixels import resize_bytes
 from npembed.stages import join, run
 from tests.synthetic import synthetic_picture
 

@@ -24,9 +24,10 @@ from npembed.encoder import layer_shapes, run_layer, tower_shapes
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, Slices, Stage, Step
 from npembed.images import as_rgb_on_white, check_resize
-from npembed.interpolate import resize_bytes, shrink_bicubic
+from npembed.interpolate import shrink_bicubic
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.patches import picture_to_strip
+from npembed.pixels import fused_levels, resize_bytes
 from npembed.positions import position_ids
 from npembed.stages import (
     BEFORE_THE_TOWER,
@@ -274,21 +275,15 @@ def cut(image: "Picture | Pixels", config: Config) -> Slices:
     canvas = np.full((config.crop_size * rows, config.crop_size * columns, 3), 255, dtype=np.uint8)
     check_resize(picture.size, plan.size)
     canvas[: plan.size[1], : plan.size[0]] = resize_bytes(np.asarray(picture), plan.size)
-    pixels = np.stack([np.take(*pair) for pair in zip(_levels(config), canvas.transpose(2, 0, 1), strict=True)])  # (3, H, W)
+    pixels = np.stack(
+        [np.take(*pair) for pair in zip(fused_levels(config.mean, config.std), canvas.transpose(2, 0, 1), strict=True)]
+    )  # (3, H, W)
     patch = config.vision.patch_size
     shown = pixels[:, : plan.patches[0] * patch, : plan.patches[1] * patch]
     strips = [picture_to_strip(array, patch) for array in (shrink_bicubic(pixels, columns, rows), shown)]
     scale = np.tile(np.divide(picture.size, plan.size), 2)  # from a pixel of the canvas to one of the picture
     boxes = [[0, 0, canvas.shape[1], canvas.shape[0]], [0, 0, shown.shape[2], shown.shape[1]]]
     return Slices(strips, np.array([(SIDE, SIDE), plan.patches]), np.array(boxes) * scale, plan.grid)
-
-
-def _levels(config: Config) -> Floats:
-    """float32 (3, 256): each byte, normalised as each channel is; rescaled and normalised in one step, as upstream does."""
-    white = np.float32(255)
-    mean, std = (np.array(values, dtype=np.float32)[:, None] * white for values in (config.mean, config.std))
-    levels: Floats = (np.arange(256, dtype=np.float32) - mean) / std
-    return levels
 
 
 def crop_ids(tgt_sizes: ArrayLike, config: Config, rule: str = "step") -> Ids:
@@ -324,7 +319,8 @@ def _with_masked(model: Model) -> Step:
     """The step (n, h*w, D) -> (n, h*w + number of crops, D): after a slice's patches, one masked patch per crop."""
     kernels, bias = model.pair(f"{model.tower}embeddings.patch_embedding")
     first = model.weights[f"{model.tower}embeddings.position_embedding.weight"][0]
-    white = _levels(cast(Config, model.config))[:, 255].astype(model.dtype)  # (C,)
+    config = cast(Config, model.config)
+    white = fused_levels(config.mean, config.std)[:, 255].astype(model.dtype)  # (C,)
     masked = kernels.sum(axis=(2, 3)) @ white + bias + first  # (D,)
     return lambda x, size: (np.concatenate([x, np.tile(masked, (len(x), len(crops(size)), 1))], axis=1), size)
 
