@@ -7,10 +7,14 @@ import asyncio
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from distributed import Scheduler, Worker
+import pytest
+from distributed import Scheduler, Security, Worker, rpc
+from distributed.comm import CommClosedError
 from threadpoolctl import threadpool_limits
 
 from npembed import FAMILIES, Model, random_model
@@ -56,6 +60,37 @@ def drive(words: Connection, errors: str, pictures: str, out: str, where: str) -
         tell("refused", error)
         sys.exit(2)
     tell("end", summary.pictures, summary.failed, len(summary.unfinished))
+
+
+@contextmanager
+def unprotected(workers: int) -> Iterator[Any]:
+    """A client of workers as a run starts them, but which other processes reach without keys."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Security, "temporary", Security)
+        with engine.cluster(workers, None) as (client, _):
+            yield client
+
+
+def knock(words: Connection, addresses: list[str], security: Security, user: int | None, seconds: float) -> None:
+    """Whether each address says who it is, within those seconds, if it is asked with those keys, by that user."""
+    prepared = security.get_connection_args("client")
+
+    async def asked(address: str) -> bool:
+        try:
+            async with rpc(address, timeout=seconds, connection_args=prepared) as there:
+                await there.identity()
+        except (OSError, CommClosedError):
+            return False
+        return True
+
+    async def all_asked() -> list[bool]:
+        return await asyncio.gather(*map(asked, addresses))
+
+    if user is not None:  # all is imported by now: another user may not be able to read where
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
+    words.send(asyncio.run(all_asked()))
 
 
 def serve_scheduler(words: Connection) -> None:

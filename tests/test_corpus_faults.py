@@ -21,7 +21,7 @@ from npembed import Model
 from npembed.corpus import Settings, Watcher, build, engine, place
 from npembed.corpus import open as open_corpus
 from tests.command_line import Done, assert_refused, npembed
-from tests.corpus_driver import small_model
+from tests.corpus_driver import small_model, unprotected
 
 WANTED = Settings(until="tokens", shard_mb=1)
 
@@ -223,7 +223,7 @@ def test_workers_without_npembed_are_refused(pictures: Path, tmp_path: Path, wei
     """They cannot even read the question; here they lack a module that is in this process alone."""
     module = types.ModuleType("only_here")
     exec("def versions():\n    return {'npembed': '9'}", module.__dict__)
-    with engine.cluster(1, None) as client, pytest.MonkeyPatch.context() as patch:
+    with unprotected(1) as client, pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "only_here", module)
         patch.setattr(engine, "versions", module.versions)
         words = ("--weights", weights, "--scheduler", client.cluster.scheduler_address)

@@ -20,6 +20,7 @@ from npembed.corpus import engine
 from tests import corpus_driver, corpus_killer
 from tests.command_line import npembed
 from tests.corpora import BROKEN, write_pictures
+from tests.corpus_driver import unprotected
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 GOOD = 100
@@ -93,7 +94,7 @@ def cluster() -> Iterator[Any]:
     """Two worker processes, over tcp on loopback, as a run starts them; one that is killed is started anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "PRELOAD", [*engine.PRELOAD, corpus_killer.__name__])
-        with engine.cluster(2, None) as client:
+        with unprotected(2) as client:
             yield client.cluster
 
 

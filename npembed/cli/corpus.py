@@ -65,6 +65,7 @@ def make(
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave out files that match.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes; one a core by default.")] = None,
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Dask cluster, as tcp://host:8786.")] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Show Dask's pages while it runs, on 127.0.0.1.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Take in pictures that came, changed or went.")] = False,
 ) -> None:
     """Turn many pictures into a corpus: shards, a table with a row for each picture, and what it was made with.
@@ -83,7 +84,7 @@ def make(
     common.say(_heading(model, settings, origin))
     start = time.perf_counter()
     options: dict[str, Any] = {"include": include or (), "exclude": exclude or (), "update": update}
-    options |= {"workers": workers, "scheduler": scheduler}
+    options |= {"workers": workers, "scheduler": scheduler, "dashboard": dashboard}
     with _watching() as watch:
         summary = build(sources, out, model, _source(weights), settings, watch=watch, **options)
     _tell(summary, out, time.perf_counter() - start)
@@ -130,9 +131,8 @@ class _Bar:
     def begin(self, pictures: int, dashboard: str) -> None:
         self._start = time.perf_counter()
         self._task = self._bar.add_task("", total=pictures)
-        self._bar.console.print(
-            f"{pictures} pictures to compute; Dask's dashboard is at {dashboard}", highlight=False, soft_wrap=True
-        )
+        where = f"; Dask's dashboard is at {dashboard}, for every user of this machine" if dashboard else ""
+        self._bar.console.print(f"{pictures} pictures to compute{where}", highlight=False, soft_wrap=True)
 
     def done(self, pictures: int, failed: int) -> None:
         self._failed += failed

@@ -4,6 +4,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import npembed
 from npembed.config import FamilyConfig
 from npembed.corpus import index
-from npembed.corpus.engine import cluster, run_groups
+from npembed.corpus.engine import check_extras, cluster, run_groups
 from npembed.corpus.place import Place
 from npembed.corpus.settings import (
     WHO,
@@ -73,8 +74,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Whom a run tells how it goes: `begin` with the number of files to compute and the dashboard's address, and `done`
-    with the files and the failures of each group."""
+    """Whom a run tells how it goes: `begin` with the number of files to compute and the dashboard's address, if
+    there is one, and `done` with the files and the failures of each group."""
 
     begin: Callable[[int, str], None] = lambda files, dashboard: None
     done: Callable[[int, int], None] = lambda files, failed: None
@@ -91,6 +92,7 @@ def build(
     exclude: Sequence[str] = (),
     workers: int | None = None,
     scheduler: str | None = None,
+    dashboard: bool = False,
     update: bool = False,
     watch: Watcher | None = None,
 ) -> Summary:
@@ -113,6 +115,8 @@ def build(
         Processes on this machine; as many as it has cores by default.
     scheduler : str, optional
         The address of a Dask scheduler, instead; its workers must reach `out`.
+    dashboard : bool
+        Whether the run's own scheduler has Dask's pages on loopback, for every user of this machine.
     update : bool
         Whether pictures that are new, changed or gone since `out` was made are taken in.
     watch : Watcher, optional
@@ -125,9 +129,9 @@ def build(
     ------
     ValueError, TypeError
         No picture; `out` that is no corpus and not empty, was made with something else, or that another run writes to; a
-        scheduler that does not answer; storage that refuses. What is finished stays.
+        scheduler that does not answer; `dashboard` with `scheduler`; storage that refuses. What is finished stays.
     ImportError
-        Without the extra `corpus`.
+        Without the extra `corpus`, or `dashboard`.
 
     Notes
     -----
@@ -138,6 +142,10 @@ def build(
     stage = check_stage(settings, model.config.family)
     model.require(stage.name, WHO)
     index.arrow()
+    check_extras(scheduler, dashboard)
+    if scheduler is not None and dashboard:
+        raise ValueError(f"{WHO}: the scheduler {scheduler} has a dashboard of its own, if any; leave out --dashboard")
+    on = partial(cluster, workers, scheduler, dashboard)
     place = Place(out)
     made = describe(settings, model, origin, weights_digest(model))
     if _refuse_foreign(place, made):
@@ -151,7 +159,7 @@ def build(
         _refuse_foreign(place, made)  # once more: another run may have made it meanwhile
         place.sweep()
         groups = _planned(place, listing, made, model.config, settings, update)
-        return _computed(place, groups, listing, made, model, workers, scheduler, watch or Watcher())
+        return _computed(place, groups, listing, made, model, on, watch or Watcher())
 
 
 def _refuse_foreign(place: Place, made: Mapping[str, Any]) -> bool:
@@ -285,8 +293,7 @@ def _computed(
     listing: Listing,
     made: Mapping[str, Any],
     model: Model,
-    workers: int | None,
-    scheduler: str | None,
+    on: Callable[[], AbstractContextManager[tuple[Any, str]]],
     watch: Watcher,
 ) -> Summary:
     """What is not yet done, then the index of all."""
@@ -295,7 +302,7 @@ def _computed(
     name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
     place.remove(name)  # of a run that was killed
     job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}
-    unfinished = _run(place, job, todo, model, workers, scheduler, watch) if todo else {}
+    unfinished = _run(place, job, todo, model, on, watch) if todo else {}
     parts = {number: index.parts_of(place, number) for number in groups}
     gone = {number for number, names in parts.items() if names is None} - unfinished.keys()
     unfinished |= dict.fromkeys(sorted(gone), "its rows are gone; did another run write here?")
@@ -323,16 +330,15 @@ def _run(
     job: Mapping[str, Any],
     todo: Mapping[int, list[Item]],
     model: Model,
-    workers: int | None,
-    scheduler: str | None,
+    on: Callable[[], AbstractContextManager[tuple[Any, str]]],
     watch: Watcher,
 ) -> dict[int, str]:
     """Compute those groups; the ones that were not finished, each with the reason."""
     _take_index(place, job["made"])
     try:
         place.write(job["model"], partial(write_safetensors, arrays=_contiguous(model), metadata={}))
-        with cluster(workers, scheduler) as client:
-            watch.begin(sum(map(len, todo.values())), client.dashboard_link)
+        with on() as (client, dashboard):
+            watch.begin(sum(map(len, todo.values())), dashboard)
             return run_groups(client, job, todo, lambda done: watch.done(done["files"], done["failed"]))
     finally:
         place.remove(job["model"])

@@ -14,7 +14,7 @@ from typing import Any
 
 from npembed.corpus.settings import WHO
 from npembed.corpus.sources import Item
-from npembed.corpus.work import MUST_AGREE, Job, compute_group, let_go, try_picture, versions
+from npembed.corpus.work import MUST_AGREE, Job, compute_group, let_go, own_folder, try_picture, versions
 
 SECONDS_TO_ANSWER = 10
 RETRIES = 2
@@ -22,6 +22,7 @@ SECONDS_TO_LOOK = 5
 """Between looks at whether there are workers at all, while none is finished."""
 SECONDS_WITHOUT_WORKERS = 300
 """A cluster may be without workers so long, as one is that starts them when there is work."""
+LOOPBACK = "127.0.0.1"
 PRELOAD = ["npembed.corpus.quiet"]
 """Modules that a worker on this machine loads as it starts."""
 FOR_WORKERS = "distributed.nanny.pre-spawn-environ"
@@ -42,9 +43,28 @@ KILLER = "its worker process died again and again"
 GOES_ON = "what is finished stays, and the same command goes on from there"
 
 
+def check_extras(scheduler: str | None, dashboard: bool) -> None:
+    """An error, before the work, that says which extra is missing.
+
+    Raises
+    ------
+    ImportError
+    """
+    needed = {"distributed": "corpus"}
+    needed |= {"cryptography": "corpus"} if scheduler is None else {}
+    needed |= {"bokeh": "dashboard"} if dashboard else {}
+    for module, extra in needed.items():
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            what = "Dask's dashboard" if extra == "dashboard" else "a corpus"
+            name = "Dask" if module == "distributed" else module
+            raise ImportError(f"{what} needs {name}: pip install 'npembed[{extra}]'") from None
+
+
 @contextmanager
-def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
-    """A Dask client.
+def cluster(workers: int | None, scheduler: str | None, dashboard: bool = False) -> Iterator[tuple[Any, str]]:
+    """A Dask client, and the address of the dashboard; "" without one.
 
     Parameters
     ----------
@@ -52,40 +72,63 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         Processes on this machine, of one thread each; as many as it has cores by default.
     scheduler : str, optional
         The address of a scheduler, instead.
+    dashboard : bool
+        Whether its own scheduler has Dask's pages, which every user of this machine can look at.
 
     Raises
     ------
     ValueError
-        A scheduler that does not answer, or has no workers.
+        A scheduler that does not answer, or has no workers; a folder for temporary files that somebody else can write to.
     ImportError
-        Without the extra `corpus`.
+        Without the extra `corpus`, or `dashboard`.
     """
-    try:
-        distributed: Any = importlib.import_module("distributed")
-    except ImportError:
-        raise ImportError("a corpus needs Dask: pip install 'npembed[corpus]'") from None
+    check_extras(scheduler, dashboard)
+    distributed: Any = importlib.import_module("distributed")
     _hush()
     if scheduler is not None:
         with _answering(distributed, scheduler) as client:
             try:
-                yield client
+                yield client, ""
             finally:
                 with suppress(Exception):  # workers, or the whole cluster, may be gone
                     client.run(let_go, on_error="ignore")
         return
     dask: Any = importlib.import_module("dask")
-    with dask.config.set(KEEPS_MEMORY | UNWATCHED | NEVER_GIVEN_UP), _own_environment(dask.config.get(FOR_WORKERS)):
-        local = distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=None,
-            dashboard_address=":0",
-            silence_logs=logging.CRITICAL,
-            preload=PRELOAD,
-        )
-        with local, distributed.Client(local, set_as_default=False) as client:
-            yield client
+    own = KEEPS_MEMORY | UNWATCHED | NEVER_GIVEN_UP | {"temporary-directory": str(own_folder())}
+    with (
+        dask.config.set(own),
+        _own_environment(dask.config.get(FOR_WORKERS)),
+        _local(distributed, workers, dashboard) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        yield client, local.dashboard_link if dashboard else ""
+
+
+def _local(distributed: Any, workers: int | None, dashboard: bool) -> Any:
+    """A cluster on this machine that only this run can reach: whoever can talk to a scheduler or a worker can have it run code.
+
+    All of it talks by TLS on loopback, with keys that are made anew and that nobody else has. Each process has a server of
+    pages as well, which asks for no key: it is closed, but for the dashboard.
+    """
+    local = distributed.LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        host=LOOPBACK,
+        security=distributed.Security.temporary(),
+        memory_limit=None,
+        dashboard_address=f"{LOOPBACK}:0",
+        scheduler_kwargs={"dashboard": dashboard},
+        silence_logs=logging.CRITICAL,
+        preload=PRELOAD,
+    )
+    if not dashboard:
+        local.sync(_close_pages, local.scheduler)
+    return local
+
+
+async def _close_pages(server: Any) -> None:
+    server.http_server.stop()
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Set up in each worker process on this machine: Ctrl-C is for the run, which then ends its workers; warnings say nothing."""
+"""Set up in each worker process on this machine: no server of pages; Ctrl-C is for the run, which then ends its workers."""
 
 import signal
 import warnings
+from typing import Any
 
 
-def dask_setup(worker: object) -> None:
+def dask_setup(worker: Any) -> None:
     """Leave Ctrl-C to the run. Dask calls this, in the worker's main thread, as the worker starts."""
+    worker.http_server.stop()  # it asks for no key
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's, of a damaged picture: the screen has the run's one line

@@ -8,6 +8,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -247,25 +248,32 @@ _FETCHED: set[Path] = set()
 """Copies on this machine of models in storage far away."""
 
 
-def _copy_of(name: str) -> Path:
-    """Where the workers of one user share a copy; its name follows from the arrays."""
-    return Path(tempfile.gettempdir(), f"npembed-{os.getuid() if hasattr(os, 'getuid') else 0}", Path(name).name)
-
-
-def _fetched(place: Place, name: str) -> Path:
-    """A copy on this machine of the model in storage far away.
+def own_folder() -> Path:
+    """Where this user's processes share temporary files, as copies of models: what lies there is trusted.
 
     Raises
     ------
     ValueError
-        A folder for it that somebody else has made, who could put another model there.
+        A folder of that name that somebody else has made, who could put other files there.
     """
-    path = _copy_of(name)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    found = path.parent.lstat()
+    path = Path(tempfile.gettempdir(), f"npembed-{os.getuid() if hasattr(os, 'getuid') else 0}")
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
     if hasattr(os, "getuid") and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022):
-        raise ValueError(f"corpus: the folder {path.parent} is not this user's alone, so the model is not put there")
+        raise ValueError(f"corpus: the folder {path} is not this user's alone; delete it, or set TMPDIR to another folder")
+    return path
+
+
+def _fetched(place: Place, name: str) -> Path:
+    """A copy on this machine of the model in storage far away."""
+    path = _copy_of(name)
     if not path.exists() or path.stat().st_size != place.size(name):
         Place(str(path.parent)).write(path.name, lambda beside: beside.write_bytes(place.read(name)))
     _FETCHED.add(path)
     return path
+
+
+def _copy_of(name: str) -> Path:
+    """Its name follows from the arrays."""
+    return own_folder() / Path(name).name
