@@ -188,6 +188,8 @@ class Family:
         config.json's `version`; empty for a family whose configs have none.
     read_config : callable
         (config.json, preprocessor_config.json, family) -> its config, or an error that names the key.
+    cuts_by_config : bool
+        Whether config.json alone says how pictures are cut, so that preprocessor_config.json may be missing.
     as_json : callable
         config -> (config.json, preprocessor_config.json) that `read_config` reads as that config.
     presets : mapping of str to config
@@ -244,6 +246,7 @@ class Family:
     model_types: tuple[str, ...]
     versions: tuple[float, ...] = ()
     read_config: Callable[[Mapping[str, Any], Mapping[str, Any], "Family"], Any]
+    cuts_by_config: bool = False
     as_json: Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]
     presets: Callable[["Family"], Mapping[str, Any]]
     small: Callable[["Family"], Any]

@@ -404,6 +404,46 @@ def test_no_two_families_claim_one_config():
     assert len(claims) == len(set(claims))
 
 
+# How pictures become pixels
+
+
+OWN = ("minicpm-v-2.5", "minicpm-v-2.6", "minicpm-v-4.0", "minicpm-v-4.5", "minicpm-o-2.6", "minicpm-o-4.5")
+"""Families whose own config.json says how pictures are cut."""
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_a_checkpoint_that_does_not_say_how_pictures_become_pixels_is_refused(key, tmp_path):
+    """transformers refuses it too; its classes' defaults are seldom what a release was made with."""
+    family = FAMILIES[key]
+    config = family.small(family)
+    top, preprocessor = family.as_json(config)
+    top |= {"slice_config": {"patch_size": 4}} if key in OWN else {}
+    (tmp_path / "config.json").write_text(json.dumps(top))
+    words = "has no preprocessor_config.json, nor an image_processor in processor_config.json, so it is not known how pictures "
+    words += "become pixels; take the file from the repository of this model, or of the one that it was made from"
+    for processor in (None, {}, {"image_processor": None}, {"image_seq_len": 64}):
+        if processor is not None:
+            (tmp_path / "processor_config.json").write_text(json.dumps(processor))
+        if key in OWN:
+            assert read_config(tmp_path).family is family
+        else:
+            with pytest.raises(ValueError, match=f"^read_config: {re.escape(str(tmp_path))} {re.escape(words)}$"):
+                read_config(tmp_path)
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": preprocessor}))
+    assert read_config(tmp_path) == config
+    (tmp_path / "processor_config.json").unlink()
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    assert read_config(tmp_path) == config
+
+
+def test_an_empty_image_processor_is_one(tmp_path):
+    """transformers takes its class's defaults then, whatever preprocessor_config.json says."""
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+    (tmp_path / "processor_config.json").write_text('{"image_processor": {}}')
+    (tmp_path / "preprocessor_config.json").write_text('{"resample": 2}')
+    assert read_config(tmp_path).resample == "BICUBIC"
+
+
 # Arrays that no stage reads
 
 

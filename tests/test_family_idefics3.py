@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -701,6 +702,7 @@ def test_an_array_that_no_stage_reads_is_refused(saved: Saved, tmp_path: Path, n
 
 def test_a_model_saved_without_its_head_has_other_names_and_is_refused(saved: Saved, tmp_path: Path) -> None:
     saved.model.model.save_pretrained(tmp_path)
+    shutil.copy(saved.folder / "preprocessor_config.json", tmp_path)
     with pytest.raises(ValueError, match=r"lacks model\.vision_model\.embeddings\.patch_embedding\.weight"):
         load_model(tmp_path)
 

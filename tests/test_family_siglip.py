@@ -183,6 +183,7 @@ def test_a_picture_of_another_size_than_the_models_is_refused(whole: Path, tmp_p
         slice_image(noise(5, 5), read_config(other))
     (whole_size := tmp_path / "none").mkdir()
     shutil.copy(whole / "config.json", whole_size)
+    (whole_size / "preprocessor_config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"224 x 224 pixels.* make 28 x 28 patches; the model takes 5 x 5$"):
         slice_image(noise(5, 5), read_config(whole_size))
 
@@ -288,6 +289,7 @@ def test_only_what_is_needed_is_read(whole: Path) -> None:
 def test_without_a_head_there_is_no_vector(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "headless"
     SiglipVisionModel(SiglipVisionConfig(**VISION, vision_use_head=False)).save_pretrained(folder)
+    shutil.copy(whole / "preprocessor_config.json", folder)
     headless = load_model(folder)
     assert [stage.name for stage in headless.config.family.vision_stages] == ["embeddings", "hidden"]
     with pytest.raises(ValueError, match=r"no stage 'pooled'; it has embeddings, hidden$"):

@@ -129,6 +129,7 @@ LATTICE = Family(
     title="Lattice 1",
     model_types=("lattice",),
     read_config=read,
+    cuts_by_config=True,
     as_json=as_json,
     presets=lambda family: {"Lattice 1": LatticeConfig(vision=VisionConfig(), family=family)},
     small=small,

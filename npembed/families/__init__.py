@@ -81,14 +81,20 @@ def _supported() -> str:
     return ", ".join(family.title for family in FAMILIES.values())
 
 
-def config_of(top: Mapping[str, Any], preprocessor: Mapping[str, Any], who: str, where: str) -> FamilyConfig:
+def config_of(top: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, who: str, where: str) -> FamilyConfig:
     """The config of a checkpoint's two JSON files, or an error that names the place, the family and the key."""
     try:
         family = recognise(top, who)
     except ValueError as error:
         raise ValueError(f"{error} (in {where})") from None
+    if preprocessor is None and not family.cuts_by_config:
+        words = (
+            "has no preprocessor_config.json, nor an image_processor in processor_config.json, so it is not known how pictures "
+        )
+        words += "become pixels; take the file from the repository of this model, or of the one that it was made from"
+        raise ValueError(f"{who}: {where} {words}")
     try:
-        config: FamilyConfig = family.read_config(top, preprocessor, family)
+        config: FamilyConfig = family.read_config(top, preprocessor or {}, family)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{who}: {family.title}: {error} (in {where})") from None
     return config

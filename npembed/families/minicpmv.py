@@ -308,6 +308,7 @@ def _family(
         model_types=(model_type,),
         versions=versions,
         read_config=read_config,
+        cuts_by_config=True,
         as_json=as_json,
         presets=lambda family: {title: Config(embed_dim=embed_dim, family=family)},
         small=_small,

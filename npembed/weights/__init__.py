@@ -29,9 +29,9 @@ def read_config(source: str | Path) -> FamilyConfig:
     Parameters
     ----------
     source : str or path
-        As for `load_model`. Its config.json and, if the family has one, preprocessor_config.json are read, whose values win;
+        As for `load_model`. Its config.json and preprocessor_config.json are read, whose values win;
         before it counts the `image_processor` of processor_config.json, as in transformers. What neither gives is the default
-        of the family's own code.
+        of the family's own code; that both files are missing is refused, except for MiniCPM-V up to 4.5 and o.
 
     Returns
     -------
@@ -40,8 +40,8 @@ def read_config(source: str | Path) -> FamilyConfig:
     Raises
     ------
     ValueError
-        No config.json; a file that is not a JSON object; a family that is not supported; a key that is not known and may
-        change the numbers; a size that is not a size. Each is named with its source.
+        No config.json, no preprocessor_config.json; a file that is not a JSON object; a family that is not supported; a key
+        that is not known and may change the numbers; a size that is not a size. Each is named with its source.
 
     Notes
     -----

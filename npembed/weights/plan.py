@@ -37,11 +37,11 @@ def read_source_config(source: Source, who: str) -> FamilyConfig:
     return config_of(top, _preprocessor(source, who), who, source.where)
 
 
-def _preprocessor(source: Source, who: str) -> Mapping[str, Any]:
+def _preprocessor(source: Source, who: str) -> Mapping[str, Any] | None:
     """How pictures are cut: `image_processor` of processor_config.json, which transformers 5 saves, or the older file."""
     nested = (source.json("processor_config.json") or {}).get("image_processor")
     if nested is None:
-        return source.json("preprocessor_config.json") or {}
+        return source.json("preprocessor_config.json")
     if not isinstance(nested, dict):
         raise ValueError(
             f"{who}: image_processor of processor_config.json must be a JSON object; got {nested!r} (in {source.where})"
