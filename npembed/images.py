@@ -2,11 +2,15 @@
 
 import os
 import re
+import shutil
+import struct
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 EXIF_ORIENTATION = 0x0112
+
+_TURNS = (None, "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+"""What makes a picture of each EXIF orientation, from 1 on, upright: one of Pillow's `Transpose`."""
 
 MOST_FILE = 2**30
 """Bytes of a picture's file, at most."""
@@ -165,6 +172,37 @@ def is_blank(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) ->
     return bool(zero.any()) and all(own[pixels[:, :, channel]].all() for channel, own in enumerate(zero))
 
 
+class Turn(StrEnum):
+    """What became of the turn that a picture's EXIF asks for."""
+
+    NONE = ""
+    """It asks for none."""
+    IGNORED = "not applied"
+    APPLIED = "applied"
+    BY_PILLOW = "applied by Pillow"
+    """Pillow turns TIFFs itself as it reads them, and upstream gets them so."""
+    MIXED_UP = "mixed up by Pillow"
+    """Pillow takes the rows of some TIFFs straight from a named file, in the width that they have once turned."""
+    UNREADABLE = "cannot be read"
+    """Noted only where pictures are to be turned."""
+
+    @property
+    def words(self) -> str:
+        """What a person should know, as a clause; "" for no turn."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Turn.NONE: "",
+    Turn.IGNORED: "its EXIF orientation was ignored, as upstream does; --upright applies it",
+    Turn.APPLIED: "its EXIF orientation was applied",
+    Turn.BY_PILLOW: "Pillow itself has turned it by its EXIF orientation, as upstream gets it",
+    Turn.MIXED_UP: "Pillow mixes up the rows of this TIFF, which has an EXIF orientation and no compression, and upstream gets "
+    "it so; --upright reads it right",
+    Turn.UNREADABLE: "its EXIF orientation cannot be read, so it was not turned",
+}
+
+
 class ReadImage(NamedTuple):
     """What a picture's file holds.
 
@@ -172,25 +210,25 @@ class ReadImage(NamedTuple):
     ----------
     picture : PIL image
         Of several frames or pages, the first.
-    turned : bool
-        Whether the file has an EXIF orientation other than upright.
+    turn : Turn
+        What became of its EXIF orientation; false where it has none.
     pages : int
         How many frames or pages there are.
     """
 
     picture: "Picture"
-    turned: bool
+    turn: Turn
     pages: int
 
 
 def read_image(path: str | Path, *, upright: bool = False, most_pixels: int | None = None) -> ReadImage:
-    """The picture in a file (of an animation, the first frame), and whether its EXIF asks for it to be turned.
+    """The picture in a file (of an animation, the first frame), as `PIL.Image.open` of its path has it.
 
     Parameters
     ----------
     path : path
     upright : bool
-        Whether to turn it as its EXIF orientation says. Upstream does not.
+        Whether to turn it as its EXIF orientation says, if Pillow has not. Upstream does not.
     most_pixels : int, optional
         Refuse a picture of more before it is decoded. By default Pillow's own limit, 178,956,970, which this can raise too.
 
@@ -209,14 +247,13 @@ def read_image(path: str | Path, *, upright: bool = False, most_pixels: int | No
     """
     _pillow()
     with open_picture(path) as file, _reading(str(path), file), _opened(file, most_pixels) as picture:
-        turned = _load(picture, str(path), most_pixels)
-        return ReadImage(_upright(picture) if upright and turned else picture, turned, _pages(file, most_pixels))
+        return ReadImage(*_frame(picture, file, str(path), most_pixels, upright), _pages(file, most_pixels))
 
 
 def read_frames(
     file: "str | Path | BinaryIO", name: str, *, upright: bool = False, every: bool = False, most_pixels: int | None = None
-) -> Generator[tuple["Picture", bool]]:
-    """The pictures in one file, one after the other, each with whether its EXIF asks for it to be turned.
+) -> Generator[tuple["Picture", Turn]]:
+    """The pictures in one file, one after the other, as `read_image` has them, each with what became of its EXIF orientation.
 
     Parameters
     ----------
@@ -224,7 +261,7 @@ def read_frames(
     name : str
         For messages.
     upright : bool
-        Whether to turn them as their EXIF orientation says.
+        Whether to turn them as their EXIF orientation says, if Pillow has not.
     every : bool
         Every frame or page; by default the first alone.
     most_pixels : int, optional
@@ -234,7 +271,7 @@ def read_frames(
     ------
     picture : PIL image
         To be used before the next one is asked for.
-    turned : bool
+    turn : Turn
 
     Raises
     ------
@@ -247,8 +284,7 @@ def read_frames(
         return
     with _reading(name, file), _opened(file, most_pixels) as picture:
         for frame in range(getattr(picture, "n_frames", 1) if every else 1):
-            turned = _load(picture, name, most_pixels, frame)
-            yield _upright(picture) if upright and turned else picture, turned
+            yield _frame(picture, file, name, most_pixels, upright, frame)
 
 
 def size_of(path: str | Path) -> tuple[int, int] | None:
@@ -282,18 +318,71 @@ class TooManyPixelsError(ValueError):
     """A picture of more pixels than were allowed."""
 
 
-def _load(picture: "Picture", name: str, most_pixels: int | None, frame: int = 0) -> bool:
-    """Decode one frame, unless it has too many pixels; whether its EXIF asks for it to be turned."""
+def _frame(
+    picture: "Picture", file: BinaryIO, name: str, most_pixels: int | None, upright: bool, number: int = 0
+) -> tuple["Picture", Turn]:
+    """One frame, decoded, unless it has too many pixels, and turned if that is asked for."""
     with _pillow_allows(most_pixels):
-        if frame:
-            picture.seek(frame)
+        if number:
+            picture.seek(number)
     _refuse_large(picture, name, most_pixels)
-    with _pillow_allows(most_pixels):
-        try:
+    asked = _orientation(picture) if picture.format == "TIFF" else 1  # afterwards Pillow has turned it, and forgotten that
+    try:
+        if _is_mapped(picture) and not upright:
+            named = _by_name(file, number, most_pixels)
+            return named, Turn.BY_PILLOW if named.size == picture.size else Turn.MIXED_UP
+        with _pillow_allows(most_pixels):
             picture.load()
-            return picture.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
-        except MemoryError:
-            raise MemoryError(f"{name}: no memory for {picture.width} × {picture.height} pixels") from None
+    except MemoryError:
+        raise MemoryError(f"{name}: no memory for {picture.width} × {picture.height} pixels") from None
+    left = _orientation(picture)
+    if left > 1:
+        return (_turned(picture, left), Turn.APPLIED) if upright else (picture, Turn.IGNORED)
+    if asked > 1:
+        return picture, Turn.BY_PILLOW
+    return picture, Turn.UNREADABLE if upright and not left else Turn.NONE
+
+
+def _orientation(picture: "Picture") -> int:
+    """The EXIF orientation, 1 for none or for one that means nothing; 0 where it cannot be read."""
+    try:
+        exif = picture.getexif()
+        found = exif.get(EXIF_ORIENTATION)
+        if found is None and not _is_whole(picture.info, len(exif)):
+            return 0
+    except Exception:  # it may hold anything, and Pillow stumbles over it
+        return 0
+    return found if found in range(2, 9) else 1
+
+
+def _is_whole(info: Mapping[Any, Any], tags: int) -> bool:
+    """Whether an EXIF, if there is one, has its first list of tags to the end: Pillow gives those before a cut, or none."""
+    if "exif" not in info:
+        return tags > 0 or "Raw profile type exif" not in info
+    data = re.sub(rb"^(Exif\0\0){1,2}", b"", info["exif"])
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    return start + 2 + 12 * int(count) <= len(data)
+
+
+def _is_mapped(picture: "Picture") -> bool:
+    """Whether Pillow may take the rows straight from the file if it had its name, in the width of the turned picture."""
+    tile = picture.tile if picture.format == "TIFF" else ()
+    return len(tile) == 1 and tile[0][0] == "raw" and tile[0][1] is not None and tile[0][1][2:] != picture.size
+
+
+def _by_name(file: BinaryIO, number: int, most_pixels: int | None) -> "Picture":
+    """One frame as Pillow reads it from a file with a name: a copy, so that what lies in an archive is read so, too."""
+    with TemporaryDirectory(prefix="npembed-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder, "picture.tiff")
+        file.seek(0)
+        with path.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+        with _pillow_allows(most_pixels), _pillow().open(path) as named:
+            named.seek(number)
+            named.load()
+            return named  # type: ignore[no-any-return]
 
 
 def _refuse_large(picture: "Picture", name: str, most_pixels: int | None) -> None:
@@ -335,10 +424,12 @@ def _pillow_allows(most_pixels: int | None) -> Iterator[None]:
     yield
 
 
-def _upright(picture: "Picture") -> "Picture":
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(picture)
+def _turned(picture: "Picture", orientation: int) -> "Picture":
+    """The picture upright, without the tags that ask for it: whoever reads them again must not turn it once more."""
+    turned = picture.transpose(_pillow().Transpose[_TURNS[orientation - 1]])
+    for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        turned.info.pop(name, None)
+    return turned
 
 
 @contextmanager

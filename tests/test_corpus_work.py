@@ -22,6 +22,7 @@ from npembed.corpus.sources import Item, list_pictures
 from npembed.corpus.vectors import Packed, compute, refuse_unfit
 from npembed.corpus.work import _computed, _model, compute_group, let_go, try_picture, versions
 from npembed.files import write_safetensors
+from npembed.images import Turn
 
 SETTINGS = Settings(shard_mb=1)
 
@@ -145,15 +146,15 @@ def test_a_picture_that_is_tried_leaves_nothing(tmp_path: Path, model: Model, it
 
 
 def test_a_page_that_cannot_be_read_has_no_size(model: Model, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(content: bytes, name: str, settings: Settings) -> Iterator[tuple[Image.Image, bool]]:
-        yield Image.new("RGB", (40, 9)), True
-        yield Image.new("RGB", (41, 9)), True
+    def broken(content: bytes, name: str, settings: Settings) -> Iterator[tuple[Image.Image, Turn]]:
+        yield Image.new("RGB", (40, 9)), Turn.IGNORED
+        yield Image.new("RGB", (41, 9)), Turn.NONE
         raise ValueError("no")
 
     monkeypatch.setattr(work, "frames_of", broken)
     found = [row for row, _ in _computed(items[:1], model, Settings(pages="all"))]
-    sizes = [(row["frame"], row["width"], row["height"], row["status"]) for row in found]
-    assert sizes == [(0, 40, 9, "ok"), (1, 41, 9, "ok"), (2, None, None, "failed")]
+    seen = [(row["frame"], row["width"], row["height"], row["turn"], row["status"]) for row in found]
+    assert seen == [(0, 40, 9, "not applied", "ok"), (1, 41, 9, None, "ok"), (2, None, None, None, "failed")]
 
 
 def test_an_error_shows_no_password(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,8 +307,8 @@ def saved(path: Path, picture: Image.Image, **options: Any) -> Path:
 def test_files_of_each_format_and_name_are_read(
     suffix: str, options: dict[str, Any], exact: bool, stem: str, tmp_path: Path
 ) -> None:
-    picture, turned, _ = read_image(saved(tmp_path / (stem + suffix), rgb(), **options))
-    assert not turned
+    picture, turn, _ = read_image(saved(tmp_path / (stem + suffix), rgb(), **options))
+    assert not turn
     assert picture.size == (60, 40)
     assert np.array_equal(np.asarray(picture), synthetic_picture(60, 40)) == exact
     assert len(slice_image(picture, SMALL)[0]) >= 1
@@ -340,40 +340,6 @@ def test_a_palette_file_with_transparency_is_read_without_a_warning(tmp_path: Pa
     assert read.mode == "P"
     assert read.info["transparency"] == bytes(range(16))
     assert same(read, palette().convert("RGB"))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", [".png", ".webp"])
-def test_the_exif_orientation_is_ignored_unless_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = saved(tmp_path / f"a{suffix}", rgb(), exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
-    as_stored, turned, _ = read_image(path)
-    assert turned == (orientation != 1)
-    assert np.array_equal(np.asarray(as_stored), synthetic_picture(60, 40))
-    upright, told, _ = read_image(path, upright=True)
-    assert told == turned
-    steps = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE"}
-    step = {**steps, 8: "ROTATE_90"}.get(orientation)
-    expected = rgb() if step is None else rgb().transpose(Image.Transpose[step])
-    assert np.array_equal(np.asarray(upright), np.asarray(expected))
-
-
-def test_a_tiff_is_turned_by_pillow_itself_as_upstream_gets_it(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture, turned, _ = read_image(saved(tmp_path / "a.tiff", rgb(), exif=exif))
-    assert not turned
-    assert np.array_equal(np.asarray(picture), np.asarray(rgb().transpose(Image.Transpose.ROTATE_270)))
-
-
-@pytest.mark.parametrize("orientation", [0, 9, 77])
-def test_an_exif_orientation_that_means_nothing_turns_nothing(orientation: int, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture, turned, _ = read_image(saved(tmp_path / "a.png", rgb(), exif=exif), upright=True)
-    assert not turned
-    assert picture.size == (60, 40)
 
 
 def encoded(kind: str) -> bytes:

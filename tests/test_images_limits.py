@@ -112,10 +112,10 @@ def test_the_option_raises_pillows_limit_and_lowers_it(here: Path, weights: Path
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF"])
 def test_threads_each_have_their_own_limit_and_pillows_is_as_it_was(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of them may read the picture; the others may not, while Pillow's limit is raised for the first."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     buffer, frames = io.BytesIO(), [Image.new("RGB", (60, 40), colour).convert("P") for colour in ("red", "lime", "blue")]
     frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
     content, filters = buffer.getvalue(), list(warnings.filters)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
 
     def read(number: int) -> Any:
         most = (2400, None, 10_000, 2399)[number % 4]

@@ -275,8 +275,8 @@ def test_a_photo_that_its_exif_turns_is_shown_upright(turn, photos, tab):
     small = np.asarray(picture_at(page, "#overview image", picture.size)).astype(int)
     assert np.abs(small - np.asarray(picture.convert("RGB"))).mean() < 12  # a JPEG of a JPEG
     words = page.locator("main").inner_text()
-    assert ("which was applied" in words) == (turn in range(2, 9))
-    assert ("The released code ignores that" in words) == (turn == "as it lies")
+    assert ("Its EXIF orientation was applied" in words) == (turn in range(2, 9))
+    assert ("Its EXIF orientation was ignored" in words) == (turn == "as it lies")
     assert page.evaluate("window.hacked") is None
     assert "onerror" not in page.content()
     assert tab.found == []

@@ -16,7 +16,7 @@ from npembed import FAMILIES, RULES, bucket_coords, cli, load_model, position_id
 from npembed.attention import attend, attention_weights, layer_norm, linear
 from npembed.families.idefics2 import perceive
 from npembed.families.phi4_multimodal import crops
-from npembed.images import read_image
+from npembed.images import Turn, read_image
 from npembed.pages import drawing, seen
 from npembed.pages.attention import chosen_places, stage_attention, tower_attention, watching
 from npembed.pages.explain import SAMPLE, default_config, exact_bytes, explain
@@ -522,9 +522,9 @@ def test_crops_are_named_by_column_and_row():
     ]
 
 
-@pytest.mark.parametrize(("upright", "words"), [(False, "The released code ignores that"), (True, "which was applied")])
-def test_a_page_says_what_became_of_an_exif_turn(upright, words):
-    assert words in page_of(turned=True, upright=upright).words
+@pytest.mark.parametrize("turn", [turn for turn in Turn if turn])
+def test_a_page_says_what_became_of_an_exif_turn(turn):
+    assert f"{turn.words[1:]}." in page_of(turn=turn).words
     assert "EXIF" not in page_of().words
 
 

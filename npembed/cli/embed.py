@@ -157,7 +157,7 @@ def _embed_picture(
     start = time.perf_counter()
     with _naming(path):
         with silent_libraries():
-            picture, turned, pages = read_image(path, upright=upright, most_pixels=max_pixels)
+            picture, turn, pages = read_image(path, upright=upright, most_pixels=max_pixels)
             slices = model.config.family.cut(picture, model.config)
         size = picture.size
         del picture  # before the stages: it may be large
@@ -168,8 +168,8 @@ def _embed_picture(
     say(_picture_line(path, slices, size, time.perf_counter() - start))
     if pages > 1:
         say(f"  it is page 1 of {pages}; the others are left out, as upstream does")
-    if turned:
-        say(f"  its EXIF orientation was {'applied' if upright else 'ignored, as upstream does; --upright applies it'}")
+    if turn:
+        say(f"  {turn.words}")
     progress.picture_done()
     return _Result(path, result, replace(slices, strips=[]))  # the pixels are no longer needed
 

@@ -73,7 +73,7 @@ def _page(
         raise ValueError(f"explain: --until {until} needs --weights")
     model = None if weights is None else load_weights(weights, until)[0]
     config = model.config if model else MINICPM_V_2_6 if family is None else pages.default_config(family)
-    picture, turned, _ = read_image(image or pages.SAMPLE, upright=upright)
+    picture, turn, _ = read_image(image or pages.SAMPLE, upright=upright)
     subject = Subject(
         picture=picture,
         name=str(image) if image else "",
@@ -83,7 +83,7 @@ def _page(
         until=until,
         rule=rule,
         compare=compare,
-        turned=turned,
+        turn=turn,
         upright=upright,
     )
     return pages.explain(subject), f"{image or 'the sample picture'} through {config.family.title}"

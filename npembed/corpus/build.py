@@ -34,7 +34,7 @@ from npembed.model import Model
 from npembed.typing import Array
 
 MANIFEST, LIST = "manifest.json", "list.jsonl"
-FORMAT = 1
+FORMAT = 2
 MOST_PICTURES, FEW_PICTURES = 256, 8
 """In a group of vectors, which take little memory: so many of a long list, so few of a short one."""
 MANY_GROUPS = 64

@@ -38,6 +38,7 @@ def schema(width: int = 0, dtype: str = "float32") -> Any:
         "width": pa.int32(),
         "height": pa.int32(),
         "frame": pa.int32(),
+        "turn": pa.string(),
         "slices": pa.int32(),
         "shard": pa.string(),
         "image": pa.int32(),

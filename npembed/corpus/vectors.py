@@ -11,7 +11,7 @@ import numpy as np
 from npembed.config import FamilyConfig
 from npembed.corpus.settings import WHO, Settings, one_vector
 from npembed.family import Slices, Stage
-from npembed.images import read_frames
+from npembed.images import Turn, read_frames
 from npembed.model import Model
 from npembed.pooling import unit_length
 from npembed.stages import run
@@ -57,7 +57,7 @@ def vector_of(content: bytes, name: str, model: Model, settings: Settings) -> Ar
     return vector
 
 
-def frames_of(content: bytes, name: str, settings: Settings) -> Generator[tuple["Picture", bool]]:
+def frames_of(content: bytes, name: str, settings: Settings) -> Generator[tuple["Picture", Turn]]:
     """The pictures in a file's bytes, as many and as turned as is asked for."""
     every = settings.pages == "all"
     return read_frames(BytesIO(content), name, upright=settings.upright, every=every, most_pixels=settings.max_pixels)

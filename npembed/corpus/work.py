@@ -170,12 +170,12 @@ def _cut(item: Item, config: FamilyConfig, settings: Settings) -> Iterator[_Cut]
             row |= {"unread": True}  # it was there when it was listed, and may be there again
             raise
         row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for picture, _ in frames_of(content, "it", settings):
-            row |= {"width": picture.width, "height": picture.height}
+        for picture, turn in frames_of(content, "it", settings):
+            row |= {"width": picture.width, "height": picture.height, "turn": turn.value or None}
             slices = config.family.cut(picture, config)
             yield _Cut(row, slices, time.perf_counter() - start)
             del slices
-            row, start = row | {"frame": row["frame"] + 1, "width": None, "height": None}, time.perf_counter()
+            row, start = row | {"frame": row["frame"] + 1, "width": None, "height": None, "turn": None}, time.perf_counter()
         return
     except Exception as error:  # whatever is wrong with one picture, the others go on
         said = _one_line(error)

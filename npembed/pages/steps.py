@@ -9,7 +9,7 @@ import numpy as np
 import npembed
 from npembed.config import FamilyConfig
 from npembed.family import Family, Slices
-from npembed.images import as_rgb
+from npembed.images import Turn, as_rgb
 from npembed.model import Model
 from npembed.padding import pad_pixel_values, patch_attention_mask
 from npembed.pages.drawing import fixed
@@ -37,8 +37,10 @@ class Subject:
         The position rule; the family's own where None was asked for, and None for a family without rules.
     compare : str or None
         The rule that the page starts to compare with.
-    turned, upright : bool
-        Whether the file asks to be turned, and whether that was done.
+    turn : Turn
+        What became of the turn that the file asks for.
+    upright : bool
+        Whether pictures are to be turned.
     """
 
     picture: Any
@@ -49,7 +51,7 @@ class Subject:
     until: str = "embeddings"
     rule: str | None = None
     compare: str | None = None
-    turned: bool = False
+    turn: Turn = Turn.NONE
     upright: bool = False
 
     @property
