@@ -30,6 +30,17 @@ class MissingFileError(ValueError):
     """There is no such file."""
 
 
+def is_here(path: str) -> bool:
+    """Whether a name, as it stands, is one of this machine: no URL, and on Windows no share of another machine.
+
+    Examples
+    --------
+    >>> is_here("Photos/1.jpg"), is_here("ftp://host/1.jpg")
+    (True, False)
+    """
+    return "://" not in path and not os.path.splitdrive(path)[0].startswith(("\\\\", "//"))
+
+
 def open_regular(path: str | Path, most: int | None = None, who: str = "") -> BinaryIO:
     """A regular file, opened to read its bytes.
 

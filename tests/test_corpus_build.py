@@ -22,7 +22,7 @@ from npembed import FAMILIES, Model, random_model
 from npembed.corpus import Settings, Summary, build
 from npembed.corpus import work as work_module
 from npembed.corpus.build import _regrouped
-from npembed.corpus.index import parts_of
+from npembed.corpus.index import done, is_whole
 from npembed.corpus.place import Place
 from npembed.corpus.settings import weights_digest
 from npembed.corpus.shards import Packer
@@ -576,9 +576,12 @@ def test_a_picture_that_stays_keeps_its_group(before: dict[str, int], now: set[s
 def test_a_group_is_done_only_with_the_same_inputs(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:
     build([str(few)], str(tmp_path / "out"), small, scheduler=scheduler)
     place = Place(str(tmp_path / "out"))
-    assert parts_of(place, 0) == ["part-00000.safetensors"]
-    assert parts_of(place, 0, "another digest") is None
-    assert parts_of(place, 1) is None
+    found = done(place, 0)
+    assert found is not None
+    assert list(found.sizes) == ["part-00000.safetensors"]
+    assert is_whole(place, found, found.digest)
+    assert not is_whole(place, found, "another digest")
+    assert done(place, 1) is None
 
 
 def test_storage_by_a_url_holds_the_same(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:

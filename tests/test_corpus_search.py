@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ import npembed.corpus
 from npembed import FAMILIES, Model, random_model
 from npembed.corpus import Settings, search
 from npembed.corpus.index import schema
-from npembed.corpus.nearest import read_again
+from npembed.corpus.nearest import read_again, read_named
 from npembed.corpus.sources import list_pictures
 from npembed.corpus.vectors import overview, vector_of
 from npembed.pages.corpus import thumbnail
@@ -192,7 +193,7 @@ def test_a_corpus_without_vectors_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["in/a.png", "x::a.png", "b.zip/a.png"])
 def test_what_lies_in_an_archive_is_read_again(tmp_path: Path, name: str) -> None:
     write_archive(tmp_path / "a.zip", {name: b"\x89PNG\r\n\x1a\n"})
-    assert read_again(f"{tmp_path}/a.zip::{name}") == b"\x89PNG\r\n\x1a\n"
+    assert read_named(f"{tmp_path}/a.zip::{name}") == b"\x89PNG\r\n\x1a\n"
 
 
 def write_archive(path: Path, members: dict[str, bytes]) -> None:
@@ -207,11 +208,11 @@ def test_an_archive_is_listed_once_until_it_is_changed(tmp_path: Path, monkeypat
     write_archive(archive, members)
     listed: list[object] = []
     monkeypatch.setattr("npembed.corpus.nearest.list_pictures", lambda words: listed.append(words) or list_pictures(words))
-    assert [read_again(f"{archive}::{name}") for name in members] == list(members.values())
+    assert [read_named(f"{archive}::{name}") for name in members] == list(members.values())
     assert len(listed) == 1
     write_archive(archive, {"c": members["a"]})
     os.utime(archive, (1, 1))
-    assert read_again(f"{archive}::c") == members["a"]
+    assert read_named(f"{archive}::c") == members["a"]
 
 
 @pytest.mark.parametrize("family", [key for key in FAMILIES if FAMILIES[key].vision_stages[-1].sizes is not None])
@@ -250,9 +251,9 @@ def test_no_thumbnail_is_another_pictures(corpus: Path, moved: Path) -> None:
     digest = there.row(str(moved))["sha256"]
     with pytest.raises(ValueError, match="is another picture than when the corpus was made"):
         read_again(str(moved), digest)
-    assert thumbnail(str(moved), 0, 50, digest) == ""
+    assert thumbnail(partial(read_again, str(moved), digest), 0, 50) == ""
     other = there.row(str(moved.with_name("07.png")))["sha256"]
-    assert thumbnail(str(moved), 0, 50, other) != ""
+    assert thumbnail(partial(read_again, str(moved), other), 0, 50) != ""
 
 
 def test_a_picture_that_is_gone_is_found_by_its_own_vector(corpus: Path, moved: Path) -> None:
@@ -266,7 +267,7 @@ def test_a_picture_that_is_gone_is_found_by_its_own_vector(corpus: Path, moved: 
 @pytest.mark.parametrize("name", ["a::b.png", "list.txt"])
 def test_a_picture_is_read_whatever_its_name_would_mean(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"as it is")
-    assert read_again(f"{tmp_path}/{name}") == b"as it is"
+    assert read_named(f"{tmp_path}/{name}") == b"as it is"
 
 
 @pytest.mark.parametrize("name", ["01.png", "part-00000.safetensors", "page"])

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -35,7 +36,7 @@ def known_stage(until: str, who: str = "embed") -> str:
     return until
 
 
-def model_of(weights: str | None, until: str) -> tuple[Model, str]:
+def model_of(weights: str | Path | None, until: str) -> tuple[Model, str]:
     """The model, and where its weights come from in words."""
     if weights is not None:
         return load_weights(weights, until)

@@ -1,11 +1,13 @@
 """The command line: `npembed corpus`, and `npembed corpus search`."""
 
 import hashlib
+import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.box import SIMPLE
@@ -19,12 +21,19 @@ from npembed.cli import common
 from npembed.cli.weights import WeightsOption
 from npembed.families import MINICPM_V_2_6
 from npembed.files import check_output, replacing
+from npembed.reading import is_here
 from npembed.weights.source import public
 
 if TYPE_CHECKING:
     from npembed.corpus import Corpus, Neighbour, Settings, Summary, Watcher
     from npembed.model import Model
     from npembed.typing import Array
+
+
+SourceOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--source", metavar="URL", help="Show pictures below this URL, too; those of this machine are shown."),
+]
 
 
 class _Group(TyperGroup):
@@ -97,7 +106,7 @@ def _default_stage(weights: str | None, vector: str) -> str:
     return default_until((MINICPM_V_2_6 if weights is None else read_config(weights)).family, vector)
 
 
-def _model(weights: str | None, settings: "Settings") -> "tuple[Model, str]":
+def _model(weights: str | Path | None, settings: "Settings") -> "tuple[Model, str]":
     """The model with the most slices that is asked for, and where its weights come from in words."""
     from npembed.corpus.settings import check_stage, limited
     from npembed.model import Model
@@ -185,6 +194,7 @@ def search(
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many to find.")] = 10,
     html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write them as a page, too.")] = None,
     weights: WeightsOption = None,
+    source: SourceOption = None,
 ) -> None:
     """Find the pictures of a corpus that are most like one picture."""
     from npembed.corpus import open as open_corpus
@@ -200,7 +210,7 @@ def search(
     neighbours = find(there, _vector_of(there, picture, weights), k)
     _print_neighbours(neighbours, picture)
     if html_file is not None:
-        page = search_page(neighbours, picture, f"Most like {_shown(picture)}")
+        page = search_page(neighbours, picture, f"Most like {_shown(picture)}", source or ())
         with replacing(html_file) as beside:
             beside.write_text(page, encoding="utf-8", errors="backslashreplace")
         common.say(f"The page is {html_file}")
@@ -209,7 +219,7 @@ def search(
 def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
     """The picture's vector, computed as the corpus was made; the corpus's own if the picture is what it was, or is gone."""
     from npembed.corpus import Settings
-    from npembed.corpus.nearest import read_again
+    from npembed.corpus.nearest import read_named
     from npembed.corpus.settings import weights_digest
     from npembed.corpus.vectors import vector_of
 
@@ -217,7 +227,7 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
         next(there.vectors())  # says what is missing
     known = there.has(picture)
     try:
-        content = read_again(picture)
+        content = read_named(picture)
     except (OSError, ValueError, ImportError):
         if not known:
             raise
@@ -225,16 +235,28 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
     if known and (content is None or hashlib.sha256(content).hexdigest() == there.row(picture)["sha256"]):
         stored: Array = there[picture][there.name][0]
         return stored
-    made = there.manifest
-    source = made["weights"]["source"]
-    given = weights if weights is not None else None if source == "random" else source
-    settings = Settings(**made["settings"])
+    given = weights if weights is not None else _weights_here(there)
+    settings = Settings(**there.manifest["settings"])
     model, _ = _model(given, settings)
-    if weights_digest(model) != made["weights"]["sha256"]:
+    if weights_digest(model) != there.manifest["weights"]["sha256"]:
         raise ValueError(f"corpus: {given or 'the random weights'} are not the weights that {there.shown} was made with")
     assert content is not None
     vector: Array = vector_of(content, picture, model, settings)
     return vector
+
+
+def _weights_here(there: "Corpus") -> Path | None:
+    """The weights that a corpus says it was made with, if they are on this machine; None for random ones.
+
+    Whoever made the corpus may have written anything there, so no network is asked for it.
+    """
+    source = str(there.manifest["weights"]["source"])
+    if source == "random":
+        return None
+    if not (is_here(source) and os.path.exists(source)):
+        words = f"corpus: the weights that {there.shown} was made with are not on this machine, and nothing is fetched that a"
+        raise ValueError(f"{words} corpus names; if you trust the source, add --weights {shlex.quote(source)}")
+    return Path(source)
 
 
 def _print_neighbours(neighbours: "Sequence[Neighbour]", picture: str) -> None:

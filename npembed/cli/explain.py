@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from npembed import MINICPM_V_2_6
+from npembed.cli.corpus import SourceOption
 from npembed.cli.weights import WeightsOption, load_weights, weight_files
 from npembed.files import check_output, replacing
 from npembed.images import read_image
@@ -105,6 +106,7 @@ def corpus_page(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, one HTML file.")] = Path(
         "corpus.html"
     ),
+    source: SourceOption = None,
 ) -> None:
     """Show a corpus on one page: pictures by their neighbours, a map of the vectors, failures."""
     from npembed.corpus import open as open_corpus
@@ -112,7 +114,7 @@ def corpus_page(
 
     target = check_output(output, PAGES)
     check_extra()
-    write_page(target, page(open_corpus(folder)), f"the corpus {folder}")
+    write_page(target, page(open_corpus(folder), source or ()), f"the corpus {folder}")
 
 
 def report_html(outcomes: "Sequence[Outcome]", verdict: str, subject: str, arrays: Arrays = dict) -> str:

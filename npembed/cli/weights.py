@@ -51,7 +51,7 @@ def say(line: str) -> None:
     print(shown(line, most=10_000), flush=True)
 
 
-def load_weights(weights: str, until: str | None) -> tuple[Model, str]:
+def load_weights(weights: str | Path, until: str | None) -> tuple[Model, str]:
     """The model, and where its weights come from in words; a download shows its bar."""
     with _bar() as progress:
         return load(weights, until, say, progress)

@@ -26,12 +26,13 @@ from npembed.corpus.settings import (
     refuse_other,
     weights_digest,
 )
-from npembed.corpus.shards import is_part
+from npembed.corpus.shards import group_of
 from npembed.corpus.sources import Item, Listing, list_pictures
 from npembed.corpus.work import group_digest, versions
 from npembed.files import is_own_output, write_safetensors
 from npembed.model import Model
 from npembed.typing import Array
+from npembed.words import brief
 
 MANIFEST, LIST = "manifest.json", "list.jsonl"
 FORMAT = 2
@@ -157,14 +158,18 @@ def build(
     place.make()
     with place.locked():
         _refuse_foreign(place, made)  # once more: another run may have made it meanwhile
+        done = index.all_done(place)  # what names a file that is none of its own is known before anything is altered
         place.sweep()
         groups = _planned(place, listing, made, model.config, settings, update)
-        return _computed(place, groups, listing, made, model, on, watch or Watcher())
+        return _computed(place, groups, done, listing, made, model, on, watch or Watcher())
 
 
 def _refuse_foreign(place: Place, made: Mapping[str, Any]) -> bool:
     """An error for a folder of something else, or a corpus made with something else; whether there is one to go on with."""
     names = place.names()
+    for name in names:
+        if name in (MANIFEST, LIST, index.INDEX, "rows", "scratch") or group_of(name) >= 0:
+            place.check(name)
     if MANIFEST in names:
         if _is_begun(place):  # else nothing was computed with other settings
             refuse_other(_read_manifest(place), made, place.shown)
@@ -261,6 +266,8 @@ def _read_list(place: Place) -> Listed | None:
         return None
     try:
         lines = [json.loads(line) for line in content.splitlines()]
+        if wrong := [group for _, group, _, _ in lines if not 0 <= operator.index(group) < 10**15]:
+            raise ValueError(f"no group has the number {brief(wrong[0])}")
         return {str(path): (operator.index(group), operator.index(size), str(stamp)) for path, group, size, stamp in lines}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{WHO}: {place.shown}/{LIST} is damaged: {error}") from None
@@ -290,6 +297,7 @@ def _regrouped(before: Listed, items: Sequence[Item], most: int) -> dict[int, li
 def _computed(
     place: Place,
     groups: Mapping[int, list[Item]],
+    done: Mapping[int, index.Done],
     listing: Listing,
     made: Mapping[str, Any],
     model: Model,
@@ -298,15 +306,15 @@ def _computed(
 ) -> Summary:
     """What is not yet done, then the index of all."""
     digest = numbers_digest(made)
-    todo = {n: items for n, items in groups.items() if index.parts_of(place, n, group_digest(digest, items)) is None}
+    todo = {n: items for n, items in groups.items() if not index.is_whole(place, done.get(n), group_digest(digest, items))}
     name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
     place.remove(name)  # of a run that was killed
     job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}
     unfinished = _run(place, job, todo, model, on, watch) if todo else {}
-    parts = {number: index.parts_of(place, number) for number in groups}
-    gone = {number for number, names in parts.items() if names is None} - unfinished.keys()
+    now = {number: index.done(place, number) for number in groups}
+    gone = {number for number, found in now.items() if found is None} - unfinished.keys()
     unfinished |= dict.fromkeys(sorted(gone), "its rows are gone; did another run write here?")
-    _remove_strays(place, parts)
+    _remove_strays(place, now)
     settings = Settings(**made["settings"])
     has_vectors = one_vector(settings, model.config.family.stage(settings.until, WHO))
     counts = index.write_index(place, sorted(groups), settings.name if has_vectors else "", made["dtype"])
@@ -344,16 +352,14 @@ def _run(
         place.remove(job["model"])
 
 
-def _remove_strays(place: Place, parts: Mapping[int, Sequence[str] | None]) -> None:
+def _remove_strays(place: Place, done: Mapping[int, index.Done | None]) -> None:
     """Delete shards and rows that no group has: of an earlier list, or of a run that was killed as it wrote others."""
-    named = {name for names in parts.values() for name in names or []}
+    named = {name for found in done.values() if found for name in found.sizes}
     for name in place.names():
-        if is_part(name) and name not in named and (not place.is_local or is_own_output(place.path(name))):
+        if group_of(name) >= 0 and name not in named and (not place.is_local or is_own_output(place.path(name))):
             place.remove(name)
-    wanted = {index.rows_name(group) for group in parts}
-    for name in place.names("rows"):
-        if is_part(name) and f"rows/{name}" not in wanted:
-            place.remove(f"rows/{name}")
+    for group in index.groups_there(place) - done.keys():
+        place.remove(index.rows_name(group))
 
 
 def _contiguous(model: Model) -> dict[str, Array]:

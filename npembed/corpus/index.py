@@ -3,13 +3,15 @@
 import io
 import json
 import mmap
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from npembed.corpus.place import Place
-from npembed.corpus.shards import map_tensors
-from npembed.words import shown
+from npembed.corpus.shards import group_of, map_tensors
+from npembed.reading import json_value
+from npembed.words import brief, shown
 
 INDEX = "index.parquet"
 OK, FAILED = "ok", "failed"
@@ -77,24 +79,74 @@ def _write_table(path: Path, table: Any) -> None:
         arrow().parquet.write_table(table, file)
 
 
-def parts_of(place: Place, group: int, digest: str | None = None) -> list[str] | None:
-    """The shards of a group that is done, whole and made from what `digest` says; None if it must be computed."""
+class Done(NamedTuple):
+    """What the file of a group's rows says of it.
+
+    Attributes
+    ----------
+    digest : str
+        Of what it was made from.
+    sizes : dict of str to int
+        Its shards, and their bytes.
+    """
+
+    digest: str
+    sizes: dict[str, int]
+
+
+def done(place: Place, group: int) -> Done | None:
+    """A group that is done; None if its rows are missing or cut short, so that it must be computed.
+
+    Raises
+    ------
+    ValueError
+        Rows that name another file than a shard of their group.
+    """
+    name = rows_name(group)
     try:
-        content = place.read(rows_name(group))
-        metadata = arrow().parquet.read_schema(io.BytesIO(content)).metadata
-        parts = [(str(name), int(size)) for name, size in json.loads(metadata[_PARTS])]
-        if digest is not None and (
-            metadata[_DIGEST].decode() != digest or any(place.size(name) != size for name, size in parts)
-        ):
-            return None
+        content = place.read(name)
+    except OSError:
+        return None
+    try:
+        file = arrow().parquet.ParquetFile(io.BytesIO(content), pre_buffer=False)
+        metadata = file.schema_arrow.metadata
+        sizes = {part: int(size) for part, size in json_value(metadata[_PARTS], name)}
+        found = Done(metadata[_DIGEST].decode(), sizes)
+        shards = _shards(file.read(["shard"], use_threads=False))
     except (OSError, ValueError, LookupError, TypeError, arrow().ArrowException):
         return None
-    return [name for name, _ in parts]
+    if wrong := [part for part in (*sizes, *shards) if group_of(part) != group or part not in sizes]:
+        raise ValueError(f"corpus: {place.shown}/{name} is damaged: {brief(wrong[0])} is no shard of its; give another OUT")
+    return found
+
+
+def all_done(place: Place) -> dict[int, Done]:
+    """Every group that is done."""
+    return {group: found for group in sorted(groups_there(place)) if (found := done(place, group))}
+
+
+def groups_there(place: Place) -> set[int]:
+    """The groups that have a file of rows."""
+    numbers = {int(each) for name in place.names("rows") for each in re.findall(r"^part-([0-9]{5,15})\.parquet$", name)}
+    return {number for number in numbers if place.size(rows_name(number)) >= 0}
+
+
+def is_whole(place: Place, found: Done | None, digest: str) -> bool:
+    """Whether a group was made from what `digest` says, and its shards are there."""
+    return found is not None and found.digest == digest and all(place.size(name) == n for name, n in found.sizes.items())
+
+
+def _shards(table: Any) -> list[Any]:
+    """The names in its column, each once."""
+    return [name for name in table["shard"].unique().to_pylist() if name is not None]
 
 
 def read_rows(place: Place, group: int) -> Any:
     """A group's rows, as a pyarrow table."""
-    return _read_table(io.BytesIO(place.read(rows_name(group))))
+    table = _read_table(io.BytesIO(place.read(rows_name(group))))
+    if not table.schema.equals(schema()):
+        raise ValueError(f"corpus: {place.shown}/{rows_name(group)} is damaged: it has other columns; delete it")
+    return table
 
 
 def open_index(path: Path) -> Any:
@@ -109,8 +161,10 @@ def open_index(path: Path) -> Any:
         with path.open("rb") as file:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         table = _read_table(arrow().BufferReader(whole), schema().names)
-        if table.schema.names != schema().names:
-            raise ValueError(f"it has the columns {table.schema.names}")
+        if not table.schema.equals(schema()):
+            raise ValueError(f"it has the columns {', '.join(f'{field.name} {field.type}' for field in table.schema)}")
+        if wrong := [name for name in _shards(table) if group_of(name) < 0]:
+            raise ValueError(f"a picture lies in {brief(wrong[0])}, which is no shard")
     except (OSError, ValueError) as error:
         said = shown(error)
         raise ValueError(f"corpus: {path} is no index: {said}; the command that made the corpus makes it again") from None
@@ -171,7 +225,8 @@ def _tables(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> It
 def _width(place: Place, groups: Sequence[int], vectors: str) -> int:
     """Of a vector; 0 if there is none."""
     for group in groups:
-        for name in parts_of(place, group) or []:
+        found = done(place, group)
+        for name in found.sizes if found else []:
             return int(_arrays(place, name)[vectors].shape[1])
     return 0
 

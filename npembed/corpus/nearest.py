@@ -3,10 +3,9 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +14,9 @@ from npembed import arguments
 from npembed.corpus.index import OK
 from npembed.corpus.reading import Corpus
 from npembed.corpus.settings import WHO
-from npembed.corpus.sources import Item, list_pictures
+from npembed.corpus.sources import Item, list_pictures, without_credential
+from npembed.images import MOST_FILE
+from npembed.reading import is_here, read_regular
 from npembed.typing import Array, Floats
 
 BLOCK = 4096
@@ -102,23 +103,54 @@ def _cosines(block: Array, wanted: Floats) -> Floats:
     return np.asarray(np.divide(wide @ wanted, lengths, out=np.full(len(wide), -1.0), where=lengths > 0))
 
 
-def read_again(path: str, sha256: str | None = None) -> bytes:
-    """The bytes of a picture by the path that the index gives it.
+def read_again(path: str, sha256: str | None, sources: Sequence[str] = ()) -> bytes:
+    """The bytes of a picture by the path that the index gives it, which a stranger may have written.
+
+    Parameters
+    ----------
+    path : str
+        Of a regular file of this machine, or in an archive that is one.
+    sha256 : str or None
+        As the index has it; without it nothing is read.
+    sources : sequence of str
+        URLs that the user names: what lies below one of them is read too.
 
     Raises
     ------
     OSError, ValueError
-        A picture that is not there, or is another than the one of that digest, which has the same name.
+        A picture that is not there, lies elsewhere, or is another than the one of that digest.
     """
-    content = _content(path)
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+    if not sha256:
+        raise ValueError(f"{WHO}: the index has no digest of {path}")
+    content = read_named(_allowed(path, sources))
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{WHO}: {path} is another picture than when the corpus was made")
     return content
 
 
-def _content(path: str) -> bytes:
+def _allowed(path: str, sources: Sequence[str]) -> str:
+    """The path as it may be read: a file's of this machine, or below a source, whose credential it then has."""
+    archive = _IN_ARCHIVE.match(path)
+    file = archive[1] if archive and not (is_here(path) and os.path.isfile(path)) else path
+    if is_here(file) and os.path.isfile(file) and os.path.getsize(file):  # what the system makes up has no size, and may wait
+        return path
+    for source in sources:
+        bare = without_credential(source)
+        if (file == bare or file.startswith(f"{bare.rstrip('/')}/")) and "::" not in file[len(bare) :]:
+            return source + path[len(bare) :]
+    raise ValueError(f"{WHO}: {path} is no file of this machine, and below no source that was named")
+
+
+def read_named(path: str) -> bytes:
+    """The bytes of a picture that the user names: a file, what lies in an archive, a URL.
+
+    Raises
+    ------
+    OSError, ValueError, ImportError
+        A picture that is not there, or of more bytes than are read.
+    """
     if os.path.isfile(path):  # whatever its name would mean as a source
-        return Path(path).read_bytes()
+        return read_regular(path, MOST_FILE, WHO)
     archive = _IN_ARCHIVE.match(path)
     source = archive[1] if archive else path
     for item in _items(source, os.stat(source).st_mtime_ns if os.path.isfile(source) else 0):

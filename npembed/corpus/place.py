@@ -1,7 +1,9 @@
 """The folder that a corpus is in: on this machine, or wherever fsspec reaches. Its files are written whole or not at all."""
 
 import os
+import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +12,7 @@ from typing import Any
 
 from npembed.beside import file_beside, sweep
 from npembed.corpus.sources import _filesystem, without_credential
-from npembed.words import shown
+from npembed.words import brief, shown
 
 try:
     import fcntl
@@ -18,6 +20,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+_NAME = re.compile(r"((rows|scratch)/)?[A-Za-z0-9][\w.-]*|\.lock|", re.ASCII)
+"""What a file or a folder of a corpus may be called: nothing that leads out of it."""
 
 
 class Place:
@@ -34,15 +38,35 @@ class Place:
         self.out = out if "://" in out else os.path.abspath(out)
         self._system: Any
         self._system, self._root = _filesystem(out) if "://" in out else (None, self.out)
+        self._is_here = self._system is None or "file" in getattr(self._system, "protocol", ())
 
     @property
     def is_local(self) -> bool:
         """Whether it is a folder that this machine sees."""
         return self._system is None
 
+    def check(self, name: str) -> None:
+        """An error for a name, or for what bears it, that could lead out of the folder. Every way to a file comes by here.
+
+        Raises
+        ------
+        ValueError
+            A name that is no corpus's; a link, a pipe or the like, or something in a folder that is a link.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"corpus: {self.shown} is damaged: no file of a corpus is called {brief(name)}")
+        above, _, _ = name.rpartition("/")
+        for each in filter(None, (above, name) if self._is_here else ()):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                mode = os.lstat(f"{self._root}/{each}").st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
+                    raise ValueError(f"corpus: {self.shown}/{each} is {kind}; the files of a corpus must lie in its own folder")
+
     def path(self, name: str) -> Path:
         """The file of that name, for a folder on this machine."""
         assert self.is_local
+        self.check(name)
         return Path(self._root, name)
 
     def make(self) -> None:
@@ -66,6 +90,7 @@ class Place:
         ValueError
             The storage's refusal, in words.
         """
+        self.check(folder)
         try:
             found = os.listdir(self.path(folder)) if self._system is None else [_last(p) for p in self._listed(folder)]
         except FileNotFoundError:
@@ -135,7 +160,7 @@ class Place:
                 sweep(self.path(folder))
 
     def _put(self, here: Path, name: str) -> None:
-        beside = self._below(f".npembed-{secrets.token_hex(8)}")
+        beside = f"{self._root.rstrip('/')}/.npembed-{secrets.token_hex(8)}"
         try:
             self._system.makedirs(self._below(name).rpartition("/")[0], exist_ok=True)
             self._system.put_file(str(here), beside)
@@ -157,6 +182,7 @@ class Place:
                 self.path(name).parent.rmdir()
 
     def _below(self, name: str) -> str:
+        self.check(name)
         return f"{self._root.rstrip('/')}/{name}"
 
     @contextmanager

@@ -36,15 +36,16 @@ def part_name(group: int, overflow: int = 0) -> str:
     return f"part-{group:05d}{f'-{overflow}' if overflow else ''}.safetensors"
 
 
-def is_part(name: str) -> bool:
-    """Whether a group's shards or rows may be called so.
+def group_of(name: object) -> int:
+    """The group that has a shard of that name, which must be as `part_name` gives it; -1 if none has.
 
     Examples
     --------
-    >>> is_part(part_name(7, 1)), is_part("part-00007.parquet"), is_part("part-7.safetensors")
-    (True, True, False)
+    >>> group_of(part_name(7, 1)), group_of("part-7.safetensors"), group_of("/tmp/part-00007.safetensors")
+    (7, -1, -1)
     """
-    return re.fullmatch(r"part-\d{5,}(-\d+)?\.(safetensors|parquet)", name) is not None
+    found = re.fullmatch(r"part-([0-9]{5,15})(?:-([0-9]{1,15}))?\.safetensors", name) if isinstance(name, str) else None
+    return int(found[1]) if found and part_name(int(found[1]), int(found[2] or 0)) == name else -1
 
 
 class Packer:

@@ -19,7 +19,7 @@ import numpy as np
 
 import npembed
 from npembed.config import FamilyConfig
-from npembed.corpus.index import FAILED, MOST_ERROR, OK, parts_of, write_rows
+from npembed.corpus.index import FAILED, MOST_ERROR, OK, done, write_rows
 from npembed.corpus.place import Place
 from npembed.corpus.settings import Settings, digest_of, weights_digest
 from npembed.corpus.shards import SPARE, Packer, map_tensors
@@ -79,10 +79,10 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
         del packed
         rows.append(row)
     packer.end()
-    before = parts_of(place, group) or []
+    before = done(place, group)
     digest = UNREAD if any(row.get("unread") for row in rows) else group_digest(job["digest"], items)
     write_rows(place, group, rows, digest, packer.written)
-    for name in set(before) - {name for name, _ in packer.written}:  # of an earlier list of pictures
+    for name in set(before.sizes if before else ()) - {name for name, _ in packer.written}:  # of an earlier list of pictures
         place.remove(name)
     return {"files": len(items), "failed": sum(row["status"] == FAILED for row in rows)}
 

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +29,10 @@ FAILURES = 1000
 """Failures that a page lists, at most."""
 
 
-def corpus_page(corpus: "Corpus") -> str:
+def corpus_page(corpus: "Corpus", sources: Sequence[str] = ()) -> str:
     """The page of a corpus, as text of one HTML file.
+
+    Pictures are read again from this machine, and from below the URLs in `sources`; what is not as it was is not shown.
 
     With one vector for each picture: a map of the vectors by their two principal components, and of each picture those that are
     most like it. Of a large corpus, `MOST` pictures evenly spaced in the index are shown, and each one's neighbours are sought
@@ -43,7 +46,7 @@ def corpus_page(corpus: "Corpus") -> str:
     return render(
         "corpus.html.j2",
         ("base.js", "corpus.js"),
-        data=corpus_data([_name(rows[number]) for number in shown], _thumbnails(rows, shown), vectors),
+        data=corpus_data([_name(rows[number]) for number in shown], _thumbnails(rows, shown, sources), vectors),
         title=f"The corpus {corpus.shown}",
         made=corpus.manifest["settings"],
         total=len(rows),
@@ -125,12 +128,15 @@ def neighbours_of(vectors: Array, most: int) -> tuple[Ids, Floats]:
     return nearest.astype(np.int64), np.take_along_axis(cosines, nearest, axis=1)
 
 
-def search_page(neighbours: Sequence["Neighbour"], picture: str, title: str) -> str:
-    """The page of a search: the picture, and each neighbour with its path and its cosine."""
-    found = [("the picture that was looked for", picture, thumbnail(picture, 0, 2 * SIDE))]
+def search_page(neighbours: Sequence["Neighbour"], picture: str, title: str, sources: Sequence[str] = ()) -> str:
+    """The page of a search: the picture, and each neighbour with its path and its cosine; `sources` as for `corpus_page`."""
+    from npembed.corpus.nearest import read_again, read_named
+
+    found = [("the picture that was looked for", picture, thumbnail(partial(read_named, picture), 0, 2 * SIDE))]
     for one in neighbours:
         name = _name({"path": one.path, "frame": one.frame})
-        found.append((f"{one.similarity:.4f}", name, thumbnail(one.path, one.frame, 2 * SIDE, one.sha256)))
+        small = thumbnail(partial(read_again, one.path, one.sha256, sources), one.frame, 2 * SIDE)
+        found.append((f"{one.similarity:.4f}", name, small))
     return render("search.html.j2", title=title, found=found)
 
 
@@ -139,18 +145,19 @@ def _name(row: dict[str, Any]) -> str:
     return str(row["path"]) + (f", page {frame + 1}" if frame else "")
 
 
-def _thumbnails(rows: Sequence[dict[str, Any]], shown: Sequence[int]) -> list[str]:
-    return [thumbnail(row["path"], row["frame"] or 0, SIDE, row["sha256"]) for row in (rows[number] for number in shown)]
-
-
-def thumbnail(path: str, frame: int, side: int, sha256: str | None = None) -> str:
-    """A small JPEG as a data URI; "" for a picture that cannot be read now, or is not the one of that digest."""
+def _thumbnails(rows: Sequence[dict[str, Any]], shown: Sequence[int], sources: Sequence[str]) -> list[str]:
     from npembed.corpus.nearest import read_again
 
+    each = (rows[number] for number in shown)
+    return [thumbnail(partial(read_again, row["path"], row["sha256"], sources), row["frame"] or 0, SIDE) for row in each]
+
+
+def thumbnail(read: Callable[[], bytes], frame: int, side: int) -> str:
+    """A small JPEG as a data URI of what is in the bytes that `read` gives; "" for a picture that cannot be read now."""
     try:
-        frames = enumerate(read_frames(io.BytesIO(read_again(path, sha256)), path, every=frame > 0))
+        frames = enumerate(read_frames(io.BytesIO(read()), "it", every=frame > 0))
         picture = next(picture for number, (picture, _) in frames if number == frame).convert("RGB")
-    except (ValueError, OSError, StopIteration):
+    except (ValueError, OSError, ImportError, MemoryError, StopIteration):
         return ""
     picture.thumbnail((side, side))
     held = io.BytesIO()
