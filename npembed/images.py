@@ -56,24 +56,24 @@ def as_rgb_on_white(image: Any) -> "Picture":
 
     Examples
     --------
-    >>> Image = _pillow()
+    >>> Image = pillow()
     >>> as_rgb_on_white(Image.new("RGBA", (1, 1), (255, 0, 0, 128))).getpixel((0, 0))
     (255, 127, 127)
     """
     picture = _checked(image)
     if "A" not in picture.getbands() and picture.info.get("transparency") is None:
         return _converted(picture, "RGB")
-    opaque: Picture = _pillow().new("RGB", picture.size)
+    opaque: Picture = pillow().new("RGB", picture.size)
     for top in range(0, picture.height, 256):  # by bands of rows, so that a large picture is held twice and not four times
         band = _converted(picture, "RGBA", (0, top, picture.width, min(top + 256, picture.height)))
-        white = _pillow().new("RGBA", band.size, (255, 255, 255, 255))
-        opaque.paste(_pillow().alpha_composite(white, band).convert("RGB"), (0, top))
+        white = pillow().new("RGBA", band.size, (255, 255, 255, 255))
+        opaque.paste(pillow().alpha_composite(white, band).convert("RGB"), (0, top))
     return opaque
 
 
 def _checked(image: Any) -> "Picture":
     """The picture, or an error that says why it is none."""
-    Image = _pillow()
+    Image = pillow()
     who = "slice_image"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
@@ -107,7 +107,8 @@ def _converted(picture: "Picture", mode: str, box: tuple[int, int, int, int] | N
         raise ValueError(f"slice_image: image cannot be decoded: {shown(error)}") from None
 
 
-def _pillow() -> Any:
+def pillow() -> Any:
+    """`PIL.Image`, or an error that names the extra."""
     try:
         from PIL import Image
     except ImportError:
@@ -118,7 +119,7 @@ def _pillow() -> Any:
 def resize(picture: "Picture", size: Size, resample: str = "BICUBIC") -> Pixels:
     """A picture -> uint8 (H, W, 3) of that width and height, by one of Pillow's filters."""
     check_resize(picture.size, size)
-    return np.asarray(picture.resize(size, resample=_pillow().Resampling[resample]))
+    return np.asarray(picture.resize(size, resample=pillow().Resampling[resample]))
 
 
 def check_resize(before: Size, after: Size) -> None:
@@ -245,7 +246,7 @@ def read_image(path: str | Path, *, upright: bool = False, most_pixels: int | No
     ImportError
         Without the extra `image`.
     """
-    _pillow()
+    pillow()
     with open_picture(path) as file, _reading(str(path), file), _opened(file, most_pixels) as picture:
         return ReadImage(*_frame(picture, file, str(path), most_pixels, upright), _pages(file, most_pixels))
 
@@ -379,7 +380,7 @@ def _by_name(file: BinaryIO, number: int, most_pixels: int | None) -> "Picture":
         file.seek(0)
         with path.open("wb") as copy:
             shutil.copyfileobj(file, copy)
-        with _pillow_allows(most_pixels), _pillow().open(path) as named:
+        with _pillow_allows(most_pixels), pillow().open(path) as named:
             named.seek(number)
             named.load()
             return named  # type: ignore[no-any-return]
@@ -391,7 +392,7 @@ def _refuse_large(picture: "Picture", name: str, most_pixels: int | None) -> Non
     if most_pixels is not None and pixels > most_pixels:
         raise TooManyPixelsError(f"{name} is too large: {picture.width} × {picture.height} pixels, {most_pixels} at most")
     with _LIMIT:
-        most = _pillow().MAX_IMAGE_PIXELS
+        most = pillow().MAX_IMAGE_PIXELS
     if most_pixels is None and most is not None and pixels > 2 * most:
         raise TooManyPixelsError(
             f"{name} is too large to decode safely: {picture.width} × {picture.height} pixels, {2 * most} at most; "
@@ -401,7 +402,7 @@ def _refuse_large(picture: "Picture", name: str, most_pixels: int | None) -> Non
 
 def _opened(file: BinaryIO, most_pixels: int | None = None) -> "Picture":
     with _pillow_allows(most_pixels):
-        return _pillow().open(file)  # type: ignore[no-any-return]
+        return pillow().open(file)  # type: ignore[no-any-return]
 
 
 _LIMIT = Lock()
@@ -411,7 +412,7 @@ _LIMIT = Lock()
 @contextmanager
 def _pillow_allows(most_pixels: int | None) -> Iterator[None]:
     """Pillow's own limit out of the way, where the caller allows more."""
-    Image = _pillow()
+    Image = pillow()
     with _LIMIT:
         before = Image.MAX_IMAGE_PIXELS
         if most_pixels is not None and before is not None and most_pixels > 2 * before:  # it refuses twice what it warns of
@@ -426,7 +427,7 @@ def _pillow_allows(most_pixels: int | None) -> Iterator[None]:
 
 def _turned(picture: "Picture", orientation: int) -> "Picture":
     """The picture upright, without the tags that ask for it: whoever reads them again must not turn it once more."""
-    turned = picture.transpose(_pillow().Transpose[_TURNS[orientation - 1]])
+    turned = picture.transpose(pillow().Transpose[_TURNS[orientation - 1]])
     for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
         turned.info.pop(name, None)
     return turned
@@ -435,7 +436,7 @@ def _turned(picture: "Picture", orientation: int) -> "Picture":
 @contextmanager
 def _reading(name: str, file: BinaryIO) -> Iterator[None]:
     """Whatever Pillow raises, as a ValueError that names the file."""
-    Image = _pillow()
+    Image = pillow()
     try:
         yield
     except (TooManyPixelsError, MemoryError):
@@ -453,6 +454,8 @@ def _no_picture(file: BinaryIO) -> str:
     with suppress(OSError, ValueError):
         file.seek(0)
         head = file.read(200)
+        if not head:
+            return "is empty"
         if stand_in(head):
             return f"is not an image: it {stand_in(head)}"
         for pattern, words in _NO_PICTURES:

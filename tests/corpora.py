@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "webp": {"lossless": True},
     "ppm": {},
 }
-BROKEN = 12
+BROKEN = 14
 
 
 def picture_of(rng: np.random.Generator, low: int = 3, high: int = 90) -> Image.Image:
@@ -36,7 +36,7 @@ def picture_of(rng: np.random.Generator, low: int = 3, high: int = 90) -> Image.
 
 
 def write_pictures(folder: Path, count: int, seed: int = 0) -> Path:
-    """So many good pictures in folders within folders, two files that are no pictures, and `BROKEN` broken pictures."""
+    """So many good pictures in folders within folders, two other files, and `BROKEN` that are no pictures but claim to be."""
     rng = np.random.default_rng(seed)
     kinds = list(KINDS)
     for number in range(count):
@@ -44,16 +44,18 @@ def write_pictures(folder: Path, count: int, seed: int = 0) -> Path:
         path = folder / ("abc"[number % 3] * (number % 3)) / f"picture {number:03d}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture_of(rng).convert("RGB" if kind in ("jpg", "ppm") else None).save(path, **KINDS[kind])
-    (folder / "notes.jpg").write_text("no picture, whatever its name says")
-    (folder / "empty.png").write_bytes(b"")
+    (folder / "notes").write_text("no picture")
+    (folder / "notes.txt").write_bytes(b"")
     (folder / "broken").mkdir(parents=True)
+    (folder / "broken/notes.jpg").write_text("no picture, whatever its name says")
+    (folder / "broken/empty.png").write_bytes(b"")
     for number, content in enumerate(broken_files(rng)):
         (folder / "broken" / f"{number:02d}").write_bytes(content)
     return folder
 
 
 def broken_files(rng: np.random.Generator) -> Iterator[bytes]:
-    """`BROKEN` files that begin as pictures do and are none."""
+    """Files that begin as pictures do and are none."""
     for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
         whole = BytesIO()
         picture_of(rng, 60).convert("RGB").save(whole, kind)

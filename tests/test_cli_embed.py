@@ -384,7 +384,7 @@ def test_a_name_that_is_wrong_is_shown_as_it_is(here: Path) -> None:
 BAD_PICTURES = [
     bad("embed none.png", r"none\.png is missing"),
     bad("embed folder", r"embed: no picture found in folder"),
-    bad("embed empty.png", r"empty\.png is not an image that Pillow can read"),
+    bad("embed empty.png", r"empty\.png is empty"),
     bad("embed text.png", r"text\.png is not an image that Pillow can read"),
     bad("embed w/whole/config.json", r"config\.json is not an image that Pillow can read"),
     bad("embed cut.png", r"cut\.png cannot be read as an image: "),

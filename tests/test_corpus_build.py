@@ -78,13 +78,15 @@ def test_every_picture_has_a_row(made: tuple[Path, Summary], pictures: Path) -> 
     out, summary = made
     assert (summary.pictures, summary.failed, summary.no_pictures) == (GOOD + BROKEN, BROKEN, 2)
     found = rows(out)
-    every = [str(path) for path in pictures.rglob("*") if path.is_file() and path.name not in ("notes.jpg", "empty.png")]
+    every = [str(path) for path in pictures.rglob("*") if path.is_file() and path.name not in ("notes", "notes.txt")]
     assert [row["path"] for row in found] == sorted(every, key=os.fsencode)
     failed = [row for row in found if row["status"] == "failed"]
     assert {Path(row["path"]).parent.name for row in failed} == {"broken"}
     assert all(row["error"] and row["shard"] is None and row["rows"] is None for row in failed)
     assert {row["status"] for row in found} == {"ok", "failed"}
     assert any("too large to decode safely" in row["error"] for row in failed)
+    named = {Path(row["path"]).name: row["error"] for row in failed}
+    assert (named["empty.png"], named["notes.jpg"]) == ("it is empty", "it is not an image that Pillow can read")
     assert all(row["sha256"] and row["bytes"] == Path(row["path"]).stat().st_size for row in found)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 import tarfile
 import zipfile
@@ -32,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("p/b.png", "p/a.png", "p/deep/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content())
-    (tmp_path / "p/notes.png").write_text("text")
+    (tmp_path / "p/notes.txt").write_text("text")
     return tmp_path
 
 
@@ -177,10 +178,34 @@ def test_links_are_followed_but_not_in_a_circle(folder: Path) -> None:
     assert all(error.startswith("it cannot be read: ") for error in errors.values())
 
 
+COMPANION = b"\0\5\x16\7\0\2\0\0Mac OS X        "
+CLAIMS = {"empty.jpg": b"", "zeros.JPEG": bytes(100), "text.tif": b"text", "page.webp": b"<!DOCTYPE html>", "photo.heic": b"no"}
+OTHERS = {"notes.txt": b"", "film.mpg": b"\0\0\1\xb3", "page.pdf": b"%PDF", "jpg": b"", "._a.jpg": COMPANION, "a.jpg.md5": b"0"}
+
+
+@pytest.mark.parametrize("where", ["folder", "tar", "zip", "list", "URL"])
+def test_what_claims_to_be_a_picture_by_its_name_is_listed(where: str, folder: Path) -> None:
+    """Or it would be missing without a word."""
+    (folder / "q").mkdir()
+    for name, held in (CLAIMS | OTHERS).items():
+        (folder / "q" / name).write_bytes(held)
+    (folder / "q.list").write_text("".join(f"q/{name}\n" for name in (*CLAIMS, *OTHERS)))
+    write_tar(folder / "q.tar", CLAIMS | OTHERS)
+    write_zip(folder / "q.zip", CLAIMS | OTHERS)
+    source = {"folder": "q", "list": "q.list", "URL": (folder / "q").as_uri()}.get(where, f"q.{where}")
+    found = list_pictures([source])
+    assert sorted(re.split("/|::", path)[-1] for path in paths(found)) == sorted(CLAIMS)
+    assert found.no_pictures == len(OTHERS)
+    assert not any(item.error for item in found.items)
+
+
 @posix
 def test_a_pipe_is_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "p/pipe.png")
-    assert list_pictures(["p"]).no_pictures == 2
+    os.mkfifo(folder / "p/pipe")
+    found = list_pictures(["p"])
+    assert found.no_pictures == 2
+    assert [(item.path, item.error) for item in found.items if item.error] == [("p/pipe.png", "it is no regular file")]
 
 
 @posix
@@ -202,7 +227,7 @@ def test_urls_are_opened_by_fsspec(folder: Path) -> None:
     import fsspec
 
     memory = fsspec.filesystem("memory")
-    memory.pipe({"/many/a.png": content(), "/many/b/c.png": content("jpg"), "/many/d.png": b"text", "/z.tar": b""})
+    memory.pipe({"/many/a.png": content(), "/many/b/c.png": content("jpg"), "/many/d": b"text", "/z.tar": b""})
     memory.pipe("/z.tar", write_tar(folder / "z.tar", {"in.png": content()}).read_bytes())
     found = list_pictures(["memory://many", "memory://z.tar"])
     assert paths(found) == ["memory://many/a.png", "memory://many/b/c.png", "memory://z.tar::in.png"]

@@ -1,4 +1,7 @@
-"""Whether a file is a picture, by its first bytes; its name is not looked at."""
+"""Whether a file is a picture, by its first bytes, or claims to be one, by its name."""
+
+import os
+from functools import lru_cache
 
 FIRST_BYTES = 32
 """How many are looked at."""
@@ -45,3 +48,42 @@ def is_picture(first: bytes) -> bool:
     return (
         first[:1] == b"P" and first[1:2] in tuple(b"%d" % n for n in range(1, 8)) and first[2:3] in (b" ", b"\t", b"\n", b"\r")
     )
+
+
+_OTHERS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF"})
+"""Formats whose suffixes Pillow knows and that a person would not call pictures: pages, films, measurements."""
+_APPLE_DOUBLE = b"\0\5\x16\7"
+"""How the files `._NAME` begin that macOS puts beside others, in every archive that it makes."""
+
+
+def claims_to_be_picture(name: str, first: bytes) -> bool:
+    """Whether a file's name ends as a picture's does, and it is not one of macOS's companions of a picture.
+
+    Parameters
+    ----------
+    name : str
+        A path, or a URL.
+    first : bytes
+        How the file begins.
+
+    Raises
+    ------
+    ImportError
+        Without the extra `image`: Pillow knows the suffixes.
+
+    Examples
+    --------
+    >>> [claims_to_be_picture(name, b"") for name in ("a.JPG", "https://host/a.png?size=1", "notes.txt", "film.mpg", "jpg")]
+    [True, True, False, False, False]
+    """
+    path = name.partition("?")[0] if "://" in name else name
+    return os.path.splitext(path)[1].lower() in _suffixes() and not first.startswith(_APPLE_DOUBLE)
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> frozenset[str]:
+    """Pillow's, and those of HEIC, which it reads with another package."""
+    from npembed.images import pillow
+
+    known = pillow().registered_extensions()
+    return frozenset({".heic", ".heif", ".hif", *(suffix for suffix, kind in known.items() if kind not in _OTHERS)})

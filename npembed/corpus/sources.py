@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from npembed.corpus.signatures import FIRST_BYTES, is_picture
+from npembed.corpus.signatures import FIRST_BYTES, claims_to_be_picture, is_picture
 
 LISTS = (".txt", ".list", ".lst")
 """Suffixes of files that list sources, one on each line."""
@@ -95,7 +95,7 @@ class Listing:
     items : list of Item
         Sorted by the bytes of their paths.
     no_pictures : int
-        Files that are no pictures by their first bytes.
+        Files that are no pictures by their first bytes, and do not claim to be any by their names.
     repeated : int
         How often a path came again.
     notes : list of str
@@ -248,7 +248,8 @@ class _Walk:
         try:
             status = os.stat(path)
             if not os.path.isfile(path):  # opening a pipe would wait
-                self._found.no_pictures += 1
+                error = "it is no regular file" if claims_to_be_picture(path, b"") else ""
+                self._add_if_picture(b"", Item(shown, where, error=error))
                 return
             with open(path, "rb") as file:
                 first = file.read(FIRST_BYTES)
@@ -258,7 +259,7 @@ class _Walk:
         self._add_if_picture(first, Item(shown, where, size=status.st_size, stamp=_stamp(status)))
 
     def _add_if_picture(self, first: bytes, item: Item) -> None:
-        if item.error or is_picture(first):
+        if item.error or is_picture(first) or claims_to_be_picture(item.path, first):
             self.items.append(item)
         else:
             self._found.no_pictures += 1
