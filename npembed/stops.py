@@ -9,6 +9,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -62,7 +63,10 @@ def leave_with(exit_code: int) -> None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """A stop that comes within waits until the block ends."""
+    """A stop that comes within waits until the block ends; it comes to the main thread alone, so others hold nothing back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before, _State.held = _State.held, True
     try:
         yield
@@ -74,6 +78,9 @@ def held_back() -> Iterator[None]:
 @contextmanager
 def let_through() -> Iterator[None]:
     """Within a block of `held_back`: stops are raised at once again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before, _State.held = _State.held, False
     try:
         _raise_if_waiting()

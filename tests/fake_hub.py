@@ -34,6 +34,8 @@ class FakeHub:
         self.repositories = {name: Path(folder) for name, folder in repositories.items()}
         self.gated, self.token, self.redirect, self.lists = set(gated), token, redirect, lists
         self.commit, self.log, self._lock = COMMIT, [], threading.Lock()
+        self.meeting = None
+        """A barrier at which requests for a commit wait for one another."""
         self.fault(None)
 
     def __enter__(self):
@@ -96,6 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         if match[3] not in (None, "main", hub.commit):
             return self._error(404, "RevisionNotFound")
         if match[1]:
+            if hub.meeting:
+                hub.meeting.wait()
             names = [{"rfilename": path.name} for path in hub.repositories[match[2]].iterdir()] if hub.lists else []
             return self._json({"id": match[2], "sha": hub.commit, "siblings": names, "tags": []})
         if match[2] in hub.gated and not self.cdn and self.headers.get("Authorization") != f"Bearer {hub.token}":

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -176,6 +177,20 @@ def test_a_stop_that_had_to_wait_comes_when_the_block_ends() -> None:
             done.append("never")
         raise Stopped
     assert done == ["within"]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_another_thread_holds_no_stop_back() -> None:
+    """Python runs handlers in the main thread, so another thread's file needs no waiting, and may not end this one's."""
+    stops.unwind()
+
+    theirs = stops.held_back()
+    with ThreadPoolExecutor(1) as other:
+        with stops.held_back():
+            other.submit(theirs.__enter__).result()
+        other.submit(theirs.__exit__, None, None, None).result()
+    with pytest.raises(Stopped):
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.usefixtures("handlers")

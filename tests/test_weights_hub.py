@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 pytest.importorskip("huggingface_hub")
 
 from npembed import load_model
-from npembed.weights import ranges
+from npembed.weights import cache, hub, ranges
 from npembed.weights.cache import Kept, cache_folder, kept, remove
 from npembed.weights.hub import Hub, HubSource, Repository, fetch
 from npembed.weights.plan import plan
@@ -508,6 +508,65 @@ def test_what_is_kept_is_listed_and_removed(place):
     remove(listed[1])
     assert place.files() == []
     assert place.fetch().is_dir()
+
+
+def test_a_folder_that_another_run_puts_in_its_place_meanwhile_is_passed_over(place, monkeypatch):
+    folder = place.fetch()
+    partial = folder.rename(folder.with_name("embeddings.partial"))
+    look = cache._kept_at
+
+    def late(path):
+        partial.rename(folder)  # between the listing and the look
+        return look(path)
+
+    monkeypatch.setattr(cache, "_kept_at", late)
+    assert kept(place.cache) == []
+    monkeypatch.undo()
+    assert [each.whole for each in kept(place.cache)] == [True]
+
+
+def test_what_arrives_is_not_looked_into_before_it_is_whole(place):
+    """Another run may put it in its place at any time."""
+    place.fetch()
+    place.fetch(EVERY)
+    arriving = next(each.folder for each in kept(place.cache) if each.stage == "tokens")
+    arriving = arriving.rename(arriving.with_name("tokens.partial"))
+    (arriving / "npembed.json").write_text("{")
+    assert place.fetch().name == "embeddings"
+
+
+def test_a_failure_takes_no_folder_from_under_another_run(place, monkeypatch):
+    """Which may have made the commit's folder, and not yet its own in it."""
+
+    def fail(path, *rest):
+        path.write_bytes(bytes(8))
+        raise ValueError("broken")
+
+    monkeypatch.setattr(cache, "_fill", fail)
+    with pytest.raises(ValueError, match="broken"):
+        place.fetch()
+    (commit,) = place.cache.glob(f"*/tiny--model/{COMMIT}")
+    assert list(commit.iterdir()) == []
+
+
+def test_threads_leave_the_client_as_talkative_as_it_was(place):
+    utils = place.hub()._client.utils
+
+    def state():
+        return utils.logging.get_verbosity(), utils.are_progress_bars_disabled()
+
+    before, quiet = state(), (utils.logging.ERROR, True)
+    assert before != quiet
+    first, second = hub._QUIET.while_asked(utils), hub._QUIET.while_asked(utils)
+    with second:
+        with first:
+            assert state() == quiet
+        assert state() == quiet
+        first = hub._QUIET.while_asked(utils)
+        first.__enter__()
+    assert state() == quiet
+    first.__exit__(None, None, None)
+    assert state() == before
 
 
 def test_nothing_is_removed_that_npembed_did_not_make(place, tmp_path):

@@ -9,6 +9,8 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,7 @@ pytest.importorskip("gguf")
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("fsspec")
 
-from npembed import load_model, read_config, run
+from npembed import beside, load_model, read_config, run
 from npembed.cli import weights as cli_weights
 from npembed.files import load_tensors
 from npembed.weights import hub, load, ranges
@@ -525,7 +527,8 @@ def test_a_kill_in_the_middle_leaves_what_the_next_run_completes(server, here, p
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     (partial_,) = kept(cache)
     assert not partial_.whole
-    (partial_.folder / ".config.json.123").write_text("{", encoding="utf-8")  # as a kill a little earlier would leave it
+    stray, lock = beside._create(partial_.folder, ".json")  # as a kill a little earlier would leave it
+    os.close(lock)
     code, out, err = words("weights", "list", capsys=capsys)
     assert (code, err) == (0, "")
     assert "tiny/model@0123456789ab embeddings: " in out
@@ -538,14 +541,60 @@ def test_a_kill_in_the_middle_leaves_what_the_next_run_completes(server, here, p
     same_as_the_folder(server, here, folder)
     (whole,) = kept(cache)
     assert whole.whole
+    assert not stray.exists()
     assert sorted(os.listdir(whole.folder)) == ["config.json", "model.safetensors", "npembed.json", "preprocessor_config.json"]
+
+
+# Threads
+
+THREADS = 8
+
+
+def in_threads(call, count=THREADS):
+    """What each of so many threads gets of a call at once; the first error is raised."""
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(call, number) for number in range(count)]]
+
+
+def test_threads_with_one_empty_cache_all_get_the_model(server, folder, cache, monkeypatch):
+    """None is answered before all have asked, and none puts its file in place before all have written theirs."""
+    server.meeting, written = threading.Barrier(THREADS, timeout=60), threading.Barrier(THREADS, timeout=60)
+
+    def replace(source, target, replace=os.replace):
+        if Path(target).parent.name == "refs":
+            written.wait()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    want = load_model(folder, "embeddings")
+    for model in in_threads(lambda number: load_model("tiny/model", "embeddings", say=lambda line: None)):
+        assert model.config == want.config
+        for name, array in want.weights.items():
+            np.testing.assert_array_equal(model.weights[name], array)
+    assert [each.whole for each in kept(cache)] == [True]
+    assert sorted(name.rpartition("/")[2] for name in files_under(cache)) == [
+        "config.json",
+        "main",
+        "model.safetensors",
+        "npembed.json",
+        "preprocessor_config.json",
+    ]
+
+
+def test_threads_that_need_different_stages_do_not_disturb_one_another(server, folder, cache):
+    server.meeting = threading.Barrier(THREADS, timeout=60)
+    stages = ("embeddings", "hidden", "tokens", "tokens")
+    found = in_threads(lambda number: load_model("tiny/model", stages[number % 4], say=lambda line: None))
+    for number, model in enumerate(found):
+        assert set(model.weights) == set(load_model(folder, stages[number % 4]).weights)
+    assert {each.stage: each.whole for each in kept(cache)} == dict.fromkeys(stages, True)
 
 
 # What lies beside the weights and would change the numbers
 
 
-@pytest.fixture
-def beside(server, folder, tmp_path):
+@pytest.fixture(name="beside")
+def copy_of_the_checkpoint(server, folder, tmp_path):
     """A copy of the checkpoint, also on the Hub and at a URL."""
     copy = shutil.copytree(folder, tmp_path / "beside")
     server.repositories["tiny/beside"] = copy

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from npembed.reading import MOST_INDEX, read_regular
+from npembed.beside import file_beside, sweep
+from npembed.reading import MOST_INDEX, MissingFileError, read_regular
 from npembed.weights.checkpoint import MODULES, Checkpoint
 from npembed.weights.folder import Folder
 from npembed.weights.places import Place, bytes_of, in_order, pieces, runs
@@ -126,7 +127,7 @@ class Shelf:
 
     def kept(self, commit: str) -> list[Kept]:
         """What is kept of a commit, and not still arriving."""
-        return [each for each in _kept_in(self.folder / commit) if each.whole]
+        return _kept_in(self.folder / commit, arriving=False)
 
     def find(self, commit: str, plan: Planner) -> tuple[Kept, Plan] | None:
         """A whole folder that has every array that is needed: the stage's own, or a later stage's."""
@@ -149,10 +150,8 @@ class Shelf:
             if folder.is_dir():
                 if {place.name for place in places} <= set(read_header(LocalFile(folder / SINGLE)).entries):
                     return _kept_at(folder)  # another process was faster
-                _remove(folder)
+                _empty(folder)
             partial.mkdir(parents=True, exist_ok=True)
-            for stray in partial.glob(".*.json.*"):  # of a process that was killed
-                stray.unlink()
             _put(partial, RECORD, record)
             for name in CONFIGS:
                 if (content := source.json(name)) is not None:
@@ -174,9 +173,10 @@ def _put(folder: Path, name: str, content: Any) -> None:
 
 def _write(path: Path, text: str) -> None:
     """The whole file or none: a process that is killed leaves no half of it under its name."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    sweep(path.parent)
+    with file_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
 
 
 def _header_of(places: Sequence[Place], origin: str) -> bytes:
@@ -234,7 +234,7 @@ def _tidy(partial: Path) -> None:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if path.stat().st_size <= 8 + length:
-            _remove(partial)
+            _empty(partial)
 
 
 @contextmanager
@@ -273,9 +273,14 @@ def kept(cache: Path | None = None) -> list[Kept]:
     return sorted(found, key=lambda each: (each.repository, each.commit, each.stage, each.folder))
 
 
-def _kept_in(commit: Path) -> list[Kept]:
-    """The folders of one commit."""
-    return [_kept_at(path.parent) for path in sorted(commit.glob(f"*/{RECORD}"))]
+def _kept_in(commit: Path, arriving: bool = True) -> list[Kept]:
+    """The folders of one commit, with those that are still arriving or without."""
+    found = []
+    for path in sorted(commit.glob(f"*/{RECORD}")):
+        if arriving or not path.parent.name.endswith(PARTIAL):
+            with suppress(MissingFileError, FileNotFoundError):  # another run has put it in its place, or deleted it
+                found.append(_kept_at(path.parent))
+    return found
 
 
 def _kept_at(folder: Path) -> Kept:
@@ -303,14 +308,22 @@ def remove(each: Kept) -> None:
 
 
 def _remove(folder: Path) -> None:
-    for name in (SINGLE, *CONFIGS, MODULES, RECORD):
-        (folder / name).unlink(missing_ok=True)
+    """With what is empty above it then."""
+    _empty(folder)
     commit, shelf = folder.parent, folder.parent.parent
     with suppress(OSError):  # something else is in it
-        folder.rmdir()
         commit.rmdir()
         for ref in (shelf / "refs").glob("*"):
             if ref.read_text(encoding="utf-8").strip() == commit.name:
                 ref.unlink()
         (shelf / "refs").rmdir()
         shelf.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    """What npembed put there, and the folder itself; what is above it stays, where another run may be about to write."""
+    sweep(folder)
+    for name in (SINGLE, *CONFIGS, MODULES, RECORD):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it
+        folder.rmdir()

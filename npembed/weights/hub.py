@@ -6,9 +6,10 @@ functions checks what a server answers to one.
 """
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +71,35 @@ class Repository:
 
     def __str__(self) -> str:
         return self.name if self.revision == MAIN else f"{self.name}@{self.revision}"
+
+
+class _Quiet:
+    """The client tells of each retry, and shows a bar for each file; a user needs neither. All threads share its switches."""
+
+    def __init__(self) -> None:
+        self._lock, self._calls, self._put_back = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def while_asked(self, utils: Any) -> Iterator[None]:
+        """Quiet until the last of the calls that overlap has its answer; then as it was before the first."""
+        with self._lock:
+            if not self._calls:
+                self._put_back.callback(utils.logging.set_verbosity, utils.logging.get_verbosity())
+                if not utils.are_progress_bars_disabled():
+                    self._put_back.callback(utils.enable_progress_bars)
+                utils.logging.set_verbosity_error()
+                utils.disable_progress_bars()
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls -= 1
+                if not self._calls:
+                    self._put_back.close()
+
+
+_QUIET = _Quiet()
 
 
 class Hub:
@@ -197,7 +227,7 @@ class Hub:
     def _told(self, at: Repository, name: str | None) -> Iterator[None]:
         """The client's errors, in one line that says what to do; or that it is worth asking again."""
         try:
-            with self._quiet():
+            with _QUIET.while_asked(self._client.utils):
                 yield
         except BrokenError:
             raise
@@ -205,20 +235,6 @@ class Hub:
             if isinstance(error, ValueError) and str(error).startswith(WHO):
                 raise
             raise self._words(error, at, name) from None
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """The client tells of each retry, and shows a bar for each small file; a user needs neither."""
-        logging = self._client.utils.logging
-        level, bars = logging.get_verbosity(), not self._client.utils.are_progress_bars_disabled()
-        logging.set_verbosity_error()
-        self._client.utils.disable_progress_bars()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(level)
-            if bars:
-                self._client.utils.enable_progress_bars()
 
     def _words(self, error: Exception, at: Repository, name: str | None) -> Exception:
         client, server = self._client, public(self.endpoint)
