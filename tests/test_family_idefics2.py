@@ -75,8 +75,8 @@ def shake(model: torch.nn.Module, seed: int) -> None:
         array.data = noise * spread + (1.0 if array.ndim == 1 and "bias" not in name else 0.0)
 
 
-def build(shape: str) -> tuple[Any, Any]:
-    sizes = SHAPES[shape]
+def build(sizes: dict[str, Any], seed: int = 1) -> tuple[Any, Any]:
+    """transformers' model and image processor; what `sizes` leaves out is the same in all of them."""
     config = TransformersConfig(
         vision_config={
             "hidden_size": 16,
@@ -85,6 +85,7 @@ def build(shape: str) -> tuple[Any, Any]:
             "num_attention_heads": 2,
             "patch_size": sizes["patch"],
             "image_size": sizes["image"],
+            **sizes.get("vision", {}),
         },
         perceiver_config={
             "hidden_size": sizes.get("perceiver_width", 20),
@@ -94,6 +95,7 @@ def build(shape: str) -> tuple[Any, Any]:
             "resampler_head_dim": 8,
             "num_key_value_heads": 2,
             "rms_norm_eps": 1e-3,
+            **sizes.get("perceiver", {}),
         },
         text_config={
             "model_type": "mistral",
@@ -109,20 +111,23 @@ def build(shape: str) -> tuple[Any, Any]:
         image_token_id=31,
     )
     model = Idefics2ForConditionalGeneration(config).eval()
-    shake(model, seed=1)
+    shake(model, seed)
     processor = Idefics2ImageProcessorPil(
         size=dict(zip(("shortest_edge", "longest_edge"), sizes["edges"], strict=True)),
         do_image_splitting=sizes.get("do_image_splitting", False),
-        image_mean=[0.5, 0.4, 0.6],
-        image_std=[0.5, 0.25, 0.3],
+        image_mean=sizes.get("mean", [0.5, 0.4, 0.6]),
+        image_std=sizes.get("std", [0.5, 0.25, 0.3]),
     )
     return model, processor
 
 
 @pytest.fixture(scope="session", params=SHAPES)
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    model, processor = build(request.param)
-    folder = tmp_path_factory.mktemp("saved")
+    return save(tmp_path_factory.mktemp("saved"), SHAPES[request.param])
+
+
+def save(folder: Path, sizes: dict[str, Any], seed: int = 1) -> Saved:
+    model, processor = build(sizes, seed)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Saved(folder, model, processor, load_model(folder))
@@ -320,7 +325,7 @@ def test_the_processor_that_writes_the_text_drops_alpha_before() -> None:
 
 
 def test_a_piece_that_is_all_0_is_dropped() -> None:
-    model, processor = build("split")
+    model, processor = build(SHAPES["split"])
     processor.image_mean, processor.image_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     image = np.zeros((60, 80, 3), np.uint8)
     image[:20, 50:] = 200  # in the upper right quarter alone

@@ -74,7 +74,7 @@ KINDS = {
     ),
 }
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "patch 14": {"patch": 14, "image": 266, "tile": 89, "edge": 267, "scale": 3},  # 6 patches and 5 pixels; G = 19
     "patch 16": {"patch": 16, "image": 512, "tile": 64, "edge": 192, "scale": 2},
     "not split": {"patch": 14, "image": 364, "tile": 70, "edge": 150, "scale": 5, "do_image_splitting": False},
@@ -108,7 +108,12 @@ def shake(model: torch.nn.Module, seed: int) -> None:
 @pytest.fixture(scope="session", params=[(key, shape) for key in KEYS for shape in SHAPES], ids=lambda pair: "-".join(pair))
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     key, shape = request.param
-    kind, sizes = KINDS[key], dict(SHAPES[shape])
+    return save(tmp_path_factory.mktemp("saved"), key, SHAPES[shape])
+
+
+def save(folder: Path, key: str, sizes: dict[str, Any], seed: int = 1) -> Saved:
+    """A small model and its image processor; what `sizes` leaves out is the same in all of them."""
+    kind = KINDS[key]
     config = kind.config(
         vision_config={
             "hidden_size": 16,
@@ -117,6 +122,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             "num_attention_heads": 2,
             "patch_size": sizes["patch"],
             "image_size": sizes["image"],
+            **sizes.get("vision", {}),
         },
         text_config={
             "model_type": "llama",
@@ -132,15 +138,14 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         image_token_id=31,
     )
     model = kind.model(config).eval()
-    shake(model, seed=1)
+    shake(model, seed)
     processor = kind.processor(
         size={"longest_edge": sizes["edge"]},
         max_image_size={"longest_edge": sizes["tile"]},
         do_image_splitting=sizes.get("do_image_splitting", True),
-        image_mean=[0.5, 0.4, 0.6],
-        image_std=[0.5, 0.25, 0.3],
+        image_mean=sizes.get("mean", [0.5, 0.4, 0.6]),
+        image_std=sizes.get("std", [0.5, 0.25, 0.3]),
     )
-    folder = tmp_path_factory.mktemp("saved")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Saved(folder, model, processor, load_model(folder))

@@ -64,7 +64,7 @@ VISION = {
 }
 
 
-def upstream_model(key: str, mode: str):
+def upstream_model(key: str, mode: str, vision=VISION, insert_layer_id=1, seed=7):
     """A small model of transformers with every weight, bias and norm random."""
     config_class, model_class, _ = UPSTREAM[key]
     ids = {"image_token_id": PAD} | (
@@ -72,8 +72,10 @@ def upstream_model(key: str, mode: str):
         if key == "minicpm-v-4.7"
         else {}
     )
-    model = model_class(config_class(text_config=TEXT, vision_config=VISION, insert_layer_id=1, downsample_mode=mode, **ids))
-    generator = torch.Generator().manual_seed(7)
+    model = model_class(
+        config_class(text_config=TEXT, vision_config=vision, insert_layer_id=insert_layer_id, downsample_mode=mode, **ids)
+    )
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -90,10 +92,12 @@ def upstream_processor(mode: str, **options):
 
 @pytest.fixture(scope="session", params=CASES, ids=["-".join(case) for case in CASES])
 def pair(request, tmp_path_factory):
-    """A folder as transformers saves it, its model there and here, and its image processor."""
     key, mode = request.param
-    folder = tmp_path_factory.mktemp(key)
-    model, processor = upstream_model(key, mode), upstream_processor(mode)
+    return save(tmp_path_factory.mktemp(key), key, mode, upstream_model(key, mode), upstream_processor(mode))
+
+
+def save(folder, key, mode, model, processor):
+    """A folder as transformers saves it, its model there and here, and its image processor."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if key == "minicpm-ocr":  # its own image processor, which needs torchvision, saves these
@@ -288,18 +292,22 @@ def batch(pair, sizes=LARGE, seed=0):
     """Strips of those sizes, and transformers' three results for them, one array per slice."""
     draw = np.random.default_rng(seed)
     strips = [draw.standard_normal((3, 4, h * w * 4)).astype(np.float32) for h, w in sizes]
-    pixels, tgt_sizes = torch.tensor(np.concatenate(strips, axis=-1))[None], torch.tensor(sizes)
+    return strips, np.array(sizes), upstream_arrays(pair, np.concatenate(strips, axis=-1), sizes)
+
+
+def upstream_arrays(pair, strips, sizes):
+    """transformers' three results for those strips, end to end, one array per slice."""
+    pixels, tgt_sizes = torch.tensor(strips)[None], torch.tensor(sizes)
     with torch.no_grad():
         embeddings = pair.theirs.model.vision_tower.embeddings(pixels, target_sizes=tgt_sizes)[0]
         features = pair.theirs.get_image_features(pixels, tgt_sizes)
     counts = [h * w for h, w in sizes]
     after = [count // 4 if pair.mode == "16x" else count for count in counts]
-    split = {
+    return {
         "embeddings": np.split(embeddings.numpy(), np.cumsum(counts)[:-1]),
         "hidden": np.split(features.last_hidden_state[0].numpy(), np.cumsum(after)[:-1]),
         "tokens": [tokens.numpy() for tokens in features.pooler_output],
     }
-    return strips, np.array(sizes), split
 
 
 def test_every_stage_is_transformers_within_the_promise(pair):

@@ -160,11 +160,14 @@ def test_boxes_are_in_the_pixels_of_the_original():
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("phi4"))
+
+
+def save(path, seed=5, **changes):
     """A small random Phi-4-multimodal, and its processor's file as the processor itself writes it."""
-    path = tmp_path_factory.mktemp("phi4")
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
-    vision |= {"patch_size": 2, "image_size": 54, "crop_size": UNIT}
+    vision |= {"patch_size": 2, "image_size": 54, "crop_size": UNIT} | changes
     audio = {"hidden_size": 8, "intermediate_size": 8, "num_blocks": 1, "num_attention_heads": 1, "ext_pw_out_channel": 8}
     audio |= {"depthwise_separable_out_channel": 8, "nemo_conv_channels": 8, "input_size": 8}
     config = AutoConfig.for_model(

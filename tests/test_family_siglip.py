@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,17 @@ def with_random_numbers(model: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
+def save(folder: Path, vision: dict[str, Any], processor: dict[str, Any], seed: int = 0) -> Path:
+    """A whole SiglipModel, as transformers saves it."""
+    config = SiglipConfig(vision_config=vision, text_config={**TEXT, **TOKENS})
+    with_random_numbers(SiglipModel(config), seed).save_pretrained(folder)
+    SiglipImageProcessorPil(**processor).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole SiglipModel, as transformers saves it."""
-    folder = tmp_path_factory.mktemp("siglip")
-    config = SiglipConfig(vision_config=VISION, text_config={**TEXT, **TOKENS})
-    with_random_numbers(SiglipModel(config)).save_pretrained(folder)
-    SiglipImageProcessorPil(**PROCESSOR).save_pretrained(folder)
-    return folder
+    return save(tmp_path_factory.mktemp("siglip"), VISION, PROCESSOR)
 
 
 @pytest.fixture(scope="session")
@@ -191,19 +195,19 @@ def test_a_picture_of_another_size_than_the_models_is_refused(whole: Path, tmp_p
 # Stages
 
 
+def upstream_arrays(folder: Path, pictures: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of transformers' own vision model."""
+    vision = SiglipModel.from_pretrained(folder).vision_model
+    pixels = torch.tensor(upstream_pixels(pictures, folder))
+    with torch.no_grad():
+        out = vision(pixels)
+        tensors = {"embeddings": vision.embeddings(pixels), "hidden": out.last_hidden_state, "pooled": out.pooler_output}
+    return {name: tensor.numpy() for name, tensor in tensors.items()} | {"pixels": pixels.numpy()}
+
+
 @pytest.fixture(scope="session")
 def upstream(whole: Path) -> Callable[[Any], dict[str, NDArray[Any]]]:
-    """Pictures -> the arrays of transformers' own vision model."""
-    vision = SiglipModel.from_pretrained(whole).vision_model
-
-    def arrays(pictures: Any) -> dict[str, NDArray[Any]]:
-        pixels = torch.tensor(upstream_pixels(pictures, whole))
-        with torch.no_grad():
-            out = vision(pixels)
-            tensors = {"embeddings": vision.embeddings(pixels), "hidden": out.last_hidden_state, "pooled": out.pooler_output}
-        return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-    return arrays
+    return partial(upstream_arrays, whole)
 
 
 PICTURES = [noise(64, 48), noise(46, 46, 1), noise(9, 300, 2), noise(33, 20, 3, "RGBA")]

@@ -67,14 +67,17 @@ def with_random_numbers(model: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
+def save(folder: Path, vision: dict[str, Any], processor: dict[str, Any], seed: int = 0) -> Path:
+    """A whole Siglip2Model, as transformers saves it."""
+    config = Siglip2Config(vision_config=vision, text_config={**TEXT, **TOKENS})
+    with_random_numbers(Siglip2Model(config), seed).save_pretrained(folder)
+    Siglip2ImageProcessorPil(**processor).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole Siglip2Model, as transformers saves it."""
-    folder = tmp_path_factory.mktemp("naflex")
-    config = Siglip2Config(vision_config=VISION, text_config={**TEXT, **TOKENS})
-    with_random_numbers(Siglip2Model(config)).save_pretrained(folder)
-    Siglip2ImageProcessorPil(**PROCESSOR).save_pretrained(folder)
-    return folder
+    return save(tmp_path_factory.mktemp("naflex"), VISION, PROCESSOR)
 
 
 @pytest.fixture(scope="session")
@@ -251,16 +254,21 @@ def ours(model: Model, pictures: Any = PICTURES, **options: Any) -> dict[str, ND
     return run(strips, np.concatenate([tgt for _, tgt in cut]), model, **options)
 
 
-@pytest.fixture(scope="session")
-def upstream(whole: Path) -> dict[str, NDArray[Any]]:
+def upstream_arrays(folder: Path, pictures: Any) -> dict[str, NDArray[Any]]:
     """The arrays of transformers' own vision model, padded to as many patches as a picture may have."""
-    vision = Siglip2Model.from_pretrained(whole).vision_model
-    inputs = Siglip2ImageProcessorPil.from_pretrained(whole)(PICTURES, return_tensors="pt")
+    vision = Siglip2Model.from_pretrained(folder).vision_model
+    inputs = Siglip2ImageProcessorPil.from_pretrained(folder)(pictures, return_tensors="pt")
     with torch.no_grad():
         out = vision(**inputs)
         embeddings = vision.embeddings(inputs["pixel_values"], inputs["spatial_shapes"])
     tensors = {"embeddings": embeddings, "hidden": out.last_hidden_state, "pooled": out.pooler_output}
-    return {name: tensor.numpy() for name, tensor in tensors.items()} | {"sizes": inputs["spatial_shapes"].numpy()}
+    tensors |= {"sizes": inputs["spatial_shapes"], "pixels": inputs["pixel_values"]}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="session")
+def upstream(whole: Path) -> dict[str, NDArray[Any]]:
+    return upstream_arrays(whole, PICTURES)
 
 
 def test_every_stage_is_upstreams(model: Model, upstream: dict[str, NDArray[Any]]) -> None:

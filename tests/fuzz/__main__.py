@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seed S --count N [--only NUMBER]`, `python -m tests.fuzz --kills N`."""
+"""`python -m tests.fuzz --seed S --count N [--only NUMBER]`, with `--upstream` or `--kills N` in place of mutated inputs."""
 
 import os
 
@@ -21,10 +21,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", type=int, help="the number of one case")
+    parser.add_argument("--upstream", action="store_true", help="random models and pictures beside transformers")
     parser.add_argument("--kills", type=int, help="so many of each signal, in place of the cases")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, help="for the cases with a fault; a new one by default")
     options = parser.parse_args()
+    if options.upstream:
+        return beside_upstream(options)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="npembed-fuzz-"))
     folder.mkdir(parents=True, exist_ok=True)
     made = originals.make(Path(tempfile.mkdtemp(prefix="npembed-fuzz-originals-")))
@@ -36,6 +39,18 @@ def main() -> int:
         shutil.rmtree(made.folder, ignore_errors=True)
         if not any(folder.iterdir()):
             folder.rmdir()
+
+
+def beside_upstream(options: argparse.Namespace) -> int:
+    """Compare with transformers."""
+    from tests.fuzz import upstream  # which imports torch, whose threads no fork of a case may have
+
+    count = 0
+    for line in upstream.faults(options.seed, range(options.count) if options.only is None else [options.only]):
+        print(line, flush=True)
+        count += 1
+    print(f"{count} faults")
+    return bool(count)
 
 
 def fuzz(options: argparse.Namespace, folder: Path, made: originals.Originals) -> int:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from npembed.manifest import MANIFEST, manifest_digest
 from PIL import Image, features
 from safetensors.numpy import load_file, save_file
 
 from npembed.conformance.golden import write_pack
+from npembed.conformance.golden.contents import MANIFEST, manifest_digest
 from npembed.images import silent_libraries
 from tests.synthetic import synthetic_picture
 
