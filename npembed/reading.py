@@ -67,19 +67,35 @@ def open_regular(path: str | Path, most: int | None = None, who: str = "") -> Bi
     npembed.reading.MissingFileError: load_model: no/such/file is missing
     """
     name = f"{who}: {path}" if who else str(path)
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        number = os.open(path, flags)
+        file = open_at_once(path)
     except FileNotFoundError:
         raise MissingFileError(f"{name} is missing") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ValueError(f"{name} {_refusal(path, error)}") from None
+    size = os.fstat(file.fileno()).st_size
+    if most is not None and size > most:
+        file.close()
+        raise ValueError(f"{name} has {size:,} bytes; at most {most:,} are read")
+    return file
+
+
+def open_at_once(path: str | Path) -> BinaryIO:
+    """A regular file, opened to read its bytes; a FIFO to which nobody writes is not waited for.
+
+    Raises
+    ------
+    OSError
+        The file system's own refusal.
+    ValueError
+        What is no regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, flags)
     try:
-        found = os.fstat(number)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{name} {_kind(found.st_mode)}")
-        if most is not None and found.st_size > most:
-            raise ValueError(f"{name} has {found.st_size:,} bytes; at most {most:,} are read")
+        mode = os.fstat(number).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError(_kind(mode))
         return os.fdopen(number, "rb")
     except BaseException:
         os.close(number)

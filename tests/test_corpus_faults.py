@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import types
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -339,3 +340,25 @@ def test_dask_says_nothing_on_the_screen(name: str, there: str, monkeypatch: pyt
     assert logger.isEnabledFor(logging.ERROR)
     with engine.cluster(None, there):
         assert not logger.isEnabledFor(logging.ERROR)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sparse files as POSIX has them")
+def test_what_claims_to_be_huge_is_a_failed_row_and_the_others_are_computed(tmp_path: Path, weights: Path, there: str) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    good = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(good)
+    with (tmp_path / "b.png").open("ab") as file:
+        file.truncate(6 * 2**30)
+    with zipfile.ZipFile(tmp_path / "c.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("c.png", good)
+    held = (tmp_path / "c.zip").read_bytes()
+    (tmp_path / "c.zip").write_bytes(held.replace(len(good).to_bytes(4, "little"), (2**31).to_bytes(4, "little")))
+    claims = tarfile.TarInfo("d.png")
+    claims.size = 2**40
+    (tmp_path / "d.tar").write_bytes(claims.tobuf() + good)
+    sources = [tmp_path / name for name in ("a.png", "b.png", "c.zip", "d.tar")]
+    done = npembed("corpus", *sources, tmp_path / "out", "--weights", weights, "--scheduler", there)
+    assert (done.code, done.err) == (1, "")
+    errors = [row["error"] for row in pq.read_table(tmp_path / "out/index.parquet").to_pylist()]
+    sizes = ("6,442,450,944", "2,147,483,648", "1,099,511,627,776")
+    assert errors == [None, *(f"it has {size} bytes; at most 1,073,741,824 are read" for size in sizes)]

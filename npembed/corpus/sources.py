@@ -1,23 +1,29 @@
 """Files, folders, lists, archives and URLs -> the sorted list of the pictures in them, made before any is decoded."""
 
+import bz2
 import codecs
+import copy
 import fnmatch
 import glob
 import os
 import posixpath
 import re
+import stat
 import sys
 import tarfile
+import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from npembed.corpus.signatures import FIRST_BYTES, claims_to_be_picture, is_picture
+from npembed.images import MOST_FILE
+from npembed.reading import open_at_once
+from npembed.words import shown
 
 LISTS = (".txt", ".list", ".lst")
 """Suffixes of files that list sources, one on each line."""
@@ -26,6 +32,14 @@ TRIES = 3
 """To read a picture from a URL."""
 MOST_LINKS = 40
 """That are followed from one to the next in a .tar, as Linux does."""
+MOST_TIMES = 1000
+"""That one folder is searched, by however many links: each level of a few could double the number."""
+MOST_LINE = 2**16
+"""Bytes of a line in a list: paths and URLs are shorter."""
+MOST_HEADER = 2**17
+"""Bytes that the name or the like of one file in a .tar may take: Linux has no attribute of more than half of that."""
+STEP, SMALL_STEP = 2**24, 2**12
+"""Bytes that are read at once; and of packed ones, of which each may become 7,000."""
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _Member = tuple[str, bytes, dict[str, Any]]
 """Of an archive: name, first bytes, and where it lies, as `Item` has it."""
@@ -72,16 +86,23 @@ class Item:
         """
         if self.error:
             raise ValueError(self.error)
-        return _try_again(self._content) if "://" in self.where else self._content()
+        _check_size(self.size)
+        content = _try_again(self._content) if "://" in self.where else self._content()
+        _check_size(len(content))
+        return content
 
     def _content(self) -> bytes:
         if self.member:
-            return _zip(self.where, self.stamp).read(self.member)
+            archive = _zip(self.where, self.stamp)
+            return _unpacked(archive, archive.getinfo(self.member), MOST_FILE + 1)
         with _open(self.where) as file:
-            if self.offset:
-                file.seek(self.offset)
-            content = file.read(self.size) if self.offset else file.read()
-        if self.offset and len(content) < self.size:
+            whole = 0 if "://" in self.where else os.fstat(file.fileno()).st_size
+            if not self.offset:
+                _check_size(whole)
+                return _read(file, MOST_FILE + 1, whole + 1 if whole else STEP)
+            file.seek(self.offset)
+            content = _read(file, self.size, min(self.size, whole or STEP))
+        if len(content) < self.size:
             raise ValueError(f"the archive ends after {len(content):,} of its {self.size:,} bytes")
         return content
 
@@ -133,7 +154,7 @@ def list_pictures(
         A URL without fsspec.
     """
     found = Listing()
-    hidden = None if apart_from is None else os.path.realpath(apart_from)
+    hidden = None if apart_from is None else _identity(apart_from)
     walk = _Walk(found, _chooser(include, exclude), hidden)
     for source in sources:
         walk.add(os.fspath(source))
@@ -159,7 +180,7 @@ def _chooser(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], 
 class _Walk:
     """Goes through the sources and collects what it finds."""
 
-    def __init__(self, found: Listing, wanted: Callable[[str], bool], hidden: str | None) -> None:
+    def __init__(self, found: Listing, wanted: Callable[[str], bool], hidden: "_Identity | None") -> None:
         self.items: list[Item] = []
         self._found, self._wanted, self._hidden = found, wanted, hidden
 
@@ -168,7 +189,7 @@ class _Walk:
         if source == "-" and not within_list:
             if sys.stdin is None:
                 raise ValueError("corpus: the source - is standard input, which is closed")
-            self._add_lines(sys.stdin.buffer.read(), "standard input")
+            self._add_lines(_read(sys.stdin.buffer, MOST_FILE + 1), "standard input")
         elif "://" in source:
             self._add_url(source)
         elif source.lower().endswith(_COMPRESSED):
@@ -191,15 +212,18 @@ class _Walk:
 
     def _add_lines(self, content: bytes, where: str) -> None:
         """A line is a source; where there are zero bytes, as `find -print0` writes them, these end a name instead."""
+        if len(content) > MOST_FILE:
+            raise ValueError(f"corpus: the list {where} has more than {MOST_FILE:,} bytes")
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             content = content.decode("utf-16", "replace").encode()
         content = content.removeprefix(codecs.BOM_UTF8)
-        lines = content.split(b"\0" if b"\0" in content else b"\n")
-        if b"\0" in content and len(content) > 2 and max(map(len, lines)) < 2:  # every letter would be a source, "/" too
+        if b"\0" in content and len(content) > 2 and not re.search(rb"[^\0]{2}", content):  # every letter would be a source
             raise ValueError(f"corpus: the list {where} is in UTF-16; write it in UTF-8")
-        for line in lines:
-            name = os.fsdecode(line.removesuffix(b"\r"))
-            if name.strip():
+        for line in re.finditer(rb"[^\0]+" if b"\0" in content else rb"[^\n]+", content):
+            name = os.fsdecode(line[0].removesuffix(b"\r"))
+            if len(name) > MOST_LINE:
+                self.items.append(Item(shown(name), "", error=f"a line of {len(name):,} characters is no path or URL"))
+            elif name.strip():
                 self._add_line(name)
 
     def _add_line(self, source: str) -> None:
@@ -219,42 +243,47 @@ class _Walk:
                 self._add_line(name)
 
     def _add_folder(self, folder: str) -> None:
-        for path in self._files_below(folder, (os.path.realpath(folder),)):
+        for path in self._files_below(folder):
             if self._wanted(os.path.relpath(path, folder).replace(os.sep, "/")):
                 self._add_file(path, path)
 
-    def _files_below(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
-        """Through links to folders too, but not into one that is above."""
-        try:
-            with os.scandir(folder) as entries:
-                found = list(entries)
-        except OSError as error:
-            self._found.notes.append(f"the folder {folder} cannot be read: {error.strerror}")
-            return
-        for entry in found:
-            if not _is_folder(entry):
-                yield entry.path
+    def _files_below(self, folder: str) -> Iterator[str]:
+        """Through links to folders too, but not into one that is above, nor too often into the same."""
+        waiting, times = [(folder, (_identity(folder),))], Counter[_Identity | None]()
+        while waiting:
+            folder, above = waiting.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    found = list(entries)
+            except OSError as error:
+                self._found.notes.append(f"the folder {folder} cannot be read: {error.strerror}")
                 continue
-            real = os.path.realpath(entry.path)
-            if real == self._hidden:
-                continue
-            if real in above:
-                self._found.notes.append(f"{entry.path} leads back to a folder that holds it; it was not followed")
-                continue
-            yield from self._files_below(entry.path, (*above, real))
+            for entry in found:
+                if not _is_folder(entry):
+                    yield entry.path
+                    continue
+                own = _identity(entry.path)
+                times[own] += 1
+                if own in above:
+                    self._found.notes.append(f"{entry.path} leads back to a folder that holds it; it was not followed")
+                elif times[own] == MOST_TIMES + 1:
+                    self._found.notes.append(f"{entry.path} leads to a folder that was searched {MOST_TIMES:,} times already")
+                elif times[own] <= MOST_TIMES and (own != self._hidden or own is None):
+                    waiting.append((entry.path, (*above, own)))
 
     def _add_file(self, path: str, shown: str) -> None:
         where = os.path.abspath(path)
         try:
             status = os.stat(path)
-            if not os.path.isfile(path):  # opening a pipe would wait
+            if not stat.S_ISREG(status.st_mode):
                 error = "it is no regular file" if claims_to_be_picture(path, b"") else ""
                 self._add_if_picture(b"", Item(shown, where, error=error))
                 return
-            with open(path, "rb") as file:
-                first = file.read(FIRST_BYTES)
-        except OSError as error:
-            self.items.append(Item(shown, where, error=f"it cannot be read: {error.strerror}"))
+            with _open(where) as file:
+                first = _read(file, FIRST_BYTES)
+        except (OSError, ValueError) as error:  # ValueError: it has become something else meanwhile
+            why = getattr(error, "strerror", None) or str(error)
+            self.items.append(Item(shown, where, error=f"it cannot be read: {why}"))
             return
         self._add_if_picture(first, Item(shown, where, size=status.st_size, stamp=_stamp(status)))
 
@@ -271,8 +300,9 @@ class _Walk:
                 for name, first, place in members(file, lambda note: self._found.notes.append(f"{shown} {note}")):
                     if self._wanted(name):
                         self._add_if_picture(first, Item(f"{shown}::{name}", where, stamp=stamp, **place))
-        except (OSError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise ValueError(f"corpus: the archive {shown} cannot be read: {error}") from None
+        except Exception as error:  # a damaged archive raises whatever its reader stumbles on
+            why = str(error) or type(error).__name__
+            raise ValueError(f"corpus: the archive {shown} cannot be read: {why}") from None
 
     def _add_url(self, url: str) -> None:
         shown = without_credential(url)
@@ -326,9 +356,26 @@ def _first_bytes(system: Any, path: str) -> bytes:
 
 def _readable(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"corpus: the list {path} cannot be read: {error.strerror}") from None
+        with _open(path) as file:
+            return _read(file, MOST_FILE + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"corpus: the list {path} cannot be read: {why}") from None
+
+
+def _read(file: Any, most: int, step: int = STEP) -> bytes:
+    """So many bytes of a file, or all that there are: by steps, so that nothing is taken for what is merely claimed."""
+    parts = []
+    while most > 0 and (part := file.read(min(step, most))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
+def _check_size(size: int) -> None:
+    """An error for what is larger than any picture's file that `embed` reads."""
+    if size > MOST_FILE:
+        raise ValueError(f"it has {size:,} bytes; at most {MOST_FILE:,} are read")
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -336,6 +383,19 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads nowhere
         return False
+
+
+_Identity = tuple[int, int]
+"""Of a folder, by whichever name: its device, and its number there."""
+
+
+def _identity(folder: str) -> _Identity | None:
+    """None where there is none."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _stamp(status: os.stat_result) -> str:
@@ -347,9 +407,12 @@ def _tar_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[_Membe
     found: dict[str, _Member] = {}
     links: dict[str, str] = {}
     sparse = 0
-    with tarfile.open(fileobj=file, mode="r:") as archive:
+    with tarfile.open(fileobj=_Bounded(file, MOST_HEADER), mode="r:") as archive:
         try:
-            for member in archive:
+            while member := archive.next():
+                archive.members = []  # where tarfile keeps all of them, with all that headers say of each
+                if archive.offset <= member.offset:
+                    raise tarfile.HeaderError("a size below nothing")  # with which it would go round in a circle
                 if member.issym() or member.islnk():
                     folder = posixpath.dirname(member.name) if member.issym() else ""
                     links[member.name] = posixpath.normpath(posixpath.join(folder, member.linkname))
@@ -364,6 +427,8 @@ def _tar_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[_Membe
                 note(how)
         except tarfile.ReadError:
             note(f"ends too soon; {len(found)} files begin in it")
+        except (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError):  # whatever tarfile stumbles on
+            note(_damaged_after(len(found)))
     _add_links(found, links, note)
     if sparse:
         note(f"has {sparse} sparse files, which are not read")
@@ -392,19 +457,22 @@ def _how_it_ends(file: BinaryIO, offset: int, count: int) -> str:
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
         return f"ends too soon; {count} files begin in it"
-    return f"is damaged after {count} files; what lies behind is not read" if any(block) else ""
+    return _damaged_after(count) if any(block) else ""
+
+
+def _damaged_after(count: int) -> str:
+    return f"is damaged after {count} files; what lies behind is not read"
 
 
 def _zip_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[_Member]:
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(_Bounded(file, MOST_FILE)) as archive:  # type: ignore[arg-type]
         _check_count(file, archive, note)
         for info in {info.filename: info for info in archive.infolist()}.values():
             if info.is_dir():
                 continue
             place: dict[str, Any] = {"member": info.filename, "size": info.file_size}
             try:
-                with archive.open(info) as member:
-                    first = member.read(FIRST_BYTES)
+                first = _unpacked(archive, info, FIRST_BYTES)
             except Exception as error:  # encrypted, damaged, compressed in a way that Python lacks: the others are read
                 first, place["error"] = b"", f"it cannot be unpacked: {error}"
             yield info.filename, first, place
@@ -422,12 +490,58 @@ def _check_count(file: BinaryIO, archive: zipfile.ZipFile, note: Callable[[str],
 @lru_cache(maxsize=2)
 def _zip(where: str, stamp: str) -> zipfile.ZipFile:
     """An archive kept open: its directory is long to read."""
-    return zipfile.ZipFile(_open(where) if "://" in where else where)  # one that it opens it closes when it goes
+    file = _open(where)
+    try:
+        archive = zipfile.ZipFile(_Bounded(file, MOST_FILE))  # type: ignore[arg-type]
+    except BaseException:
+        file.close()
+        raise
+    weakref.finalize(archive, file.close)  # it closes only what it has opened itself
+    return archive
+
+
+def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
+    """So many bytes of a member, or all, in memory that does not depend on what else they would become."""
+    if info.compress_type == zipfile.ZIP_BZIP2:  # zipfile unpacks all that it has read: 4 KiB may become 4 GB
+        packed = copy.copy(info)
+        packed.compress_type, packed.file_size = zipfile.ZIP_STORED, info.compress_size
+        del packed.CRC  # of what is unpacked; bzip2 has its own
+        with archive.open(packed) as stream, bz2.open(stream) as member:
+            return _read(member, most)
+    with archive.open(info) as member:
+        return _read(member, most, STEP if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else SMALL_STEP)
+
+
+class _Bounded:
+    """An archive's file, of which no more is read at once, whatever is claimed in it."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file, self._most = file, most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes; the rest of the file, as far as is allowed."""
+        if size > self._most:
+            raise ValueError(f"something in it claims to take {size:,} bytes; at most {self._most:,} are read")
+        return _read(self._file, self._most if size < 0 else size)
 
 
 def _open(where: str) -> BinaryIO:
+    """A file here, or at a URL.
+
+    Raises
+    ------
+    OSError
+    ValueError
+        Something here that is no file. Whatever a storage raises.
+    """
     if "://" not in where:
-        return open(where, "rb")
+        try:
+            return open_at_once(where)
+        except ValueError as error:
+            raise ValueError(f"it {error}") from None
     system, path = _filesystem(where)
     opened: BinaryIO = system.open(path, "rb")
     return opened
