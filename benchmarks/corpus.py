@@ -73,7 +73,7 @@ class Peer:
 def siglip() -> Peer:
     """SigLIP base (224): one vector for a picture."""
     family = npembed.FAMILIES["siglip"]
-    model = npembed.random_model(family.presets(family)["SigLIP base (224)"], until="pooled")
+    model = npembed.random_model(family.presets()["SigLIP base (224)"], until="pooled")
     module, processor = SiglipVisionModel(SiglipVisionConfig()), SiglipImageProcessorPil()
     load_module(module, model, family.prefix)
 

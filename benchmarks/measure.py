@@ -204,7 +204,7 @@ def _memory(model: Model) -> Iterator[Row]:
 
 def _largest(family: Family) -> list[FamilyConfig]:
     """The preset with the widest tower, and the one with the most patches to a slice."""
-    presets = family.presets(family).values()
+    presets = family.presets().values()
     widest = max(presets, key=lambda config: config.vision.hidden_size)
     most = max(presets, key=lambda config: config.vision.image_size / config.vision.patch_size)
     return [widest] if widest is most else [widest, most]

@@ -39,7 +39,7 @@ TEXT = {
 
 def pooled_contest() -> Contest:
     """SigLIP base (224): decode, resize, tower, head; one vector."""
-    config = npembed.FAMILIES["siglip"].presets(npembed.FAMILIES["siglip"])["SigLIP base (224)"]
+    config = npembed.FAMILIES["siglip"].presets()["SigLIP base (224)"]
     model = npembed.random_model(config, until="pooled")
     theirs = SiglipVisionModel(SiglipVisionConfig())
     load_module(theirs, model, config.family.prefix)
@@ -54,7 +54,7 @@ def pooled_contest() -> Contest:
 def tokens_contest() -> Contest:
     """MiniCPM-V 4.6: decode, slices, tower with the window merger, merger; every slice's tokens."""
     family = npembed.FAMILIES["minicpm-v-4.6"]
-    config = next(iter(family.presets(family).values()))
+    config = next(iter(family.presets().values()))
     model = npembed.random_model(config, until="tokens")
     text = {**TEXT, "hidden_size": config.embed_dim, "vocab_size": 8}
     theirs = MiniCPMV4_6Model(

@@ -1,7 +1,7 @@
 """The sizes that every family's config is made of."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from npembed.arguments import MAX_SIDE, as_count
@@ -129,3 +129,45 @@ class FamilyConfig:
     vision: VisionConfig
     family: Family
     embed_dim: int
+
+    @property
+    def encoder_layers(self) -> int:
+        """Layers that the encoder runs."""
+        return self.vision.num_hidden_layers
+
+    @property
+    def cut_patch_size(self) -> int:
+        """P, the side of the patches that pictures are cut into."""
+        return self.vision.patch_size
+
+    def with_max_slices(self, most: int, who: str) -> "FamilyConfig":
+        """The config that cuts a picture into so many slices at most, or an error where a family knows no such number."""
+        raise ValueError(f"{who}: {self.family.title} has no most number of slices that --max-slices could set")
+
+
+class SlicedConfig(FamilyConfig):
+    """The config of a family that cuts pictures as MiniCPM-V does.
+
+    Attributes
+    ----------
+    slicing : SlicingConfig
+    """
+
+    slicing: SlicingConfig
+
+    @property
+    def cut_patch_size(self) -> int:
+        """P, as the processor's file states it."""
+        return self.slicing.patch_size
+
+    def with_max_slices(self, most: int, who: str) -> "SlicedConfig":
+        """The config that cuts a picture into so many crops at most."""
+        changed: SlicedConfig = replace(self, slicing=replace(self.slicing, max_slice_nums=most))  # type: ignore[type-var]
+        return changed
+
+
+def check_kinds(config: FamilyConfig, **kinds: type) -> None:
+    """An error unless each of these fields, `vision` and `family` are of their kind."""
+    for name, kind in {"vision": VisionConfig, "family": Family, **kinds}.items():
+        if not isinstance(getattr(config, name), kind):
+            raise TypeError(f"{type(config).__name__}: {name} must be a {kind.__name__}; got {brief(getattr(config, name))}")

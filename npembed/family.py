@@ -1,15 +1,17 @@
-"""The two records from which everything else derives: a stage of the path, and a family of models.
+"""The two from which everything else derives: a stage of the path, which is a record, and a family of models, a class.
 
 A family says how its configs are recognised, how it cuts a picture, numbers its patches and writes its text, and which
-stages its path has. A stage says what it reads, what it calls, which arrays that takes and how exact its result must be.
-`run`, loading, `--until`, the output files, the golden packs and their verdicts all read these records. Nothing else
-asks which family it is.
+stages its path has. A stage says what it takes, which function computes it, which arrays that reads and how exact its
+result must be. `run`, loading, `--until`, the output files, the golden packs and their verdicts all ask these two. Nothing
+else asks which family it is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 from npembed.typing import Array, Floats, Ids, Shapes, Size
 from npembed.words import brief, did_you_mean
@@ -34,14 +36,11 @@ class Stage:
     ----------
     name : str
         Also the name of the array that it gives.
-    reads : tuple of str
-        The inputs and the earlier stages' arrays that it takes; "strips.*" is one array per slice.
-    call : callable
-        What computes it. The arguments are those that `arguments` picks.
-    arguments : callable
-        (arrays by name, model) -> the positional arguments of `call`.
-    function : str
-        The public function whose argument order `call` has, which a port may provide; "" where there is none.
+    function : callable
+        What computes it; where it is a public function, a port may provide one of that name.
+    takes : tuple of str
+        The function's arguments in order, by name: inputs, earlier stages' arrays, and what is `OF_THE_MODEL`. "strips.*" is
+        a list of one array per slice.
     arrays : callable or None
         config -> name and shape of the model's arrays that it reads; None for a stage that reads none.
     sizes : callable or None
@@ -57,7 +56,7 @@ class Stage:
     by_rule : bool
         Whether the position rule changes it.
     steps : bool
-        Whether `call` takes `progress=` and `patches_at_once=`, as `encode` does.
+        Whether the function takes `progress=` and `patches_at_once=`, as `encode` does.
     gathers : callable or None
         (tgt_sizes, config) -> per slice int64 (M, K): the patches that each of the M tokens it makes is gathered from, -1 for a
         place that is no patch; None where tokens attend to patches, or are not made of them.
@@ -66,10 +65,8 @@ class Stage:
     """
 
     name: str
-    reads: tuple[str, ...]
-    call: Callable[..., Any]
-    arguments: Callable[[Mapping[str, Any], Any], tuple[Any, ...]]
-    function: str = ""
+    function: Callable[..., Any]
+    takes: tuple[str, ...]
     arrays: Callable[[Any], Shapes] | None = None
     sizes: Callable[[Ids, Any], Ids] | None = None
     padding: Callable[[Any, Ids], Floats | float] = field(default=lambda model, tgt_sizes: 0.0)
@@ -85,14 +82,41 @@ class Stage:
     def __repr__(self) -> str:
         return f"Stage({self.name!r})"
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The inputs and the earlier stages' arrays among what it takes."""
+        return tuple(name for name in self.takes if name not in OF_THE_MODEL)
+
     def sizes_of(self, tgt_sizes: Ids, config: Any) -> Ids:
         """`sizes`, for a stage whose results have places."""
         assert self.sizes is not None
         return self.sizes(tgt_sizes, config)
 
-    def compute(self, values: Mapping[str, Any], model: Any, **options: Any) -> Any:
+    def call(self, values: Mapping[str, Any], model: Any, **options: Any) -> Any:
         """The stage's result, from the arrays by name."""
-        return self.call(*self.arguments(values, model), **options)
+        return self.function(*self.arguments(values, model), **options)
+
+    def arguments(self, values: Mapping[str, Any], model: Any) -> list[Any]:
+        """What the function takes, in order. A rule among the values goes before the family's own."""
+        return [_argument(name, values, model) for name in self.takes]
+
+
+OF_THE_MODEL: Mapping[str, Callable[[Any], Any]] = {
+    "model": lambda model: model,
+    "config": lambda model: model.config,
+    "G": lambda model: model.config.vision.num_patches_per_side,
+    "rule": lambda model: model.config.family.rule,
+}
+"""What a stage takes that is no array, by name."""
+
+
+def _argument(name: str, values: Mapping[str, Any], model: Any) -> Any:
+    """One argument of a stage; a file holds the arrays of "strips.*" one by one."""
+    if name in OF_THE_MODEL:
+        return OF_THE_MODEL[name](model) if values.get(name) is None else values[name]
+    if name.endswith("*") and name not in values:
+        return [values[name.replace("*", str(number))] for number in range(len(values["tgt_sizes"]))]
+    return values[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,20 +142,6 @@ class Slices:
 
 Step = Callable[[Floats, Size], tuple[Floats, Size]]
 """One step of a vision tower on n slices of one size: (n, L, D), (rows, columns) -> the same after it."""
-
-
-def _kernels(model: Any) -> Floats:
-    """(D, C, P, P) -> (D, C*P*P): the convolution's kernels, flattened."""
-    weight: Floats = model.weights[f"{model.tower}embeddings.patch_embedding.weight"]
-    return weight.reshape(len(weight), -1)
-
-
-def _looked_up(model: Any, tgt_sizes: Ids, rule: str | None) -> Floats:
-    """(B, Lmax, D): the rows of the position table that the ids pick, plus the bias; id 0 in padding."""
-    config = model.config
-    ids = config.family.position_ids(tgt_sizes, config, config.family.rule if rule is None else rule)  # (B, Lmax)
-    result: Floats = model.position_plus_bias[ids]
-    return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,19 +172,10 @@ class GgufNames:
     legacy: bool = False
 
 
-def _every_place(tgt_sizes: Ids) -> Ids:
-    return tgt_sizes
+class Family(ABC):
+    """A family of models that go one way from a picture to their tokens: a subclass for each, in a module of its own.
 
-
-def _whole_units(sizes: Sequence[Size], config: Any) -> Sequence[Size]:
-    """Each side up to whole units."""
-    unit = config.family.unit(config)
-    return [(-(-h // unit) * unit, -(-w // unit) * unit) for h, w in sizes]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Family:
-    """A family of models that go one way from a picture to their tokens.
+    The methods take the config, or the model with its config, of which there are many to a family.
 
     Attributes
     ----------
@@ -186,53 +187,18 @@ class Family:
         config.json's `model_type` of its checkpoints.
     versions : tuple of float
         config.json's `version`; empty for a family whose configs have none.
-    read_config : callable
-        (config.json, preprocessor_config.json, family) -> its config, or an error that names the key.
     cuts_by_config : bool
         Whether config.json alone says how pictures are cut, so that preprocessor_config.json may be missing.
-    as_json : callable
-        config -> (config.json, preprocessor_config.json) that `read_config` reads as that config.
-    presets : mapping of str to config
-        Released sizes by name; the first is the family's default.
-    small : callable
-        seed -> a config of small sizes, for tests and golden packs.
     prefix : str
         What the names of the vision tower's arrays begin with.
     owns : tuple of str
         Prefixes of which every array must be read by a stage, or the checkpoint is refused.
-    unread : callable
-        config -> names under those prefixes that released checkpoints hold and no stage reads.
-    cut : callable
-        (picture, config) -> `Slices`.
-    layout : callable
-        (config, names of a checkpoint's arrays) -> the config of the layout that those names have; the same, unless a family
-        is saved under several prefixes that its config does not tell apart.
     rule : str or None
         The position rule of its own code; None where its positions follow no rule.
-    position_ids : callable
-        (tgt_sizes, config, rule) -> int64 (B, Lmax).
-    kernels : callable
-        model -> (D, C*P*P): the patch embedding's map, each row in the order of `strip_to_patches`.
-    positions : callable
-        (model, tgt_sizes, rule) -> (B, Lmax, D), new: each place's position plus the bias, to which the products of the patches
-        are added; in padding it stays as it is.
-    tower : callable
-        model -> the steps from embeddings to hidden states.
-    places : callable
-        tgt_sizes -> rows and columns of the places that take part in the tower; all patches, unless a family says otherwise.
-    groups : callable or None
-        (rows, columns) of a slice's patches -> the places of each group that attends to itself alone in the tower's layers;
-        None where all the places of a slice attend to each other.
-    unit : callable
-        config -> how many patches each side of a slice must be a multiple of.
-    case_sizes : callable
-        (sizes of slices, config) -> sizes near these that slices of this family have; it serves the golden packs.
-    variants : callable
-        family -> small configs by name that together vary what `small` leaves at its default; they serve the golden packs.
     frames : bool
         Whether its connector takes groups of frames, each with its time.
-    placeholder : callable
-        (grid, image_id, config, tgt_sizes) -> the text that stands for one picture.
+    one_size : bool
+        Whether every slice has as many patches as the position table has rows.
     gguf : GgufNames or None
         What llama.cpp's mmproj files call its arrays; None where there are no such files.
     stages : tuple of Stage
@@ -245,31 +211,110 @@ class Family:
     title: str
     model_types: tuple[str, ...]
     versions: tuple[float, ...] = ()
-    read_config: Callable[[Mapping[str, Any], Mapping[str, Any], "Family"], Any]
     cuts_by_config: bool = False
-    as_json: Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]
-    presets: Callable[["Family"], Mapping[str, Any]]
-    small: Callable[["Family"], Any]
     prefix: str
     owns: tuple[str, ...]
-    unread: Callable[[Any], Sequence[str]] = field(default=lambda config: ())
-    cut: Callable[[Any, Any], Slices]
-    layout: Callable[[Any, Collection[str]], Any] = field(default=lambda config, names: config)
     rule: str | None = "arange"
-    position_ids: Callable[[Ids, Any, Any], Ids]
-    kernels: Callable[[Any], Floats] = _kernels
-    positions: Callable[[Any, Ids, str | None], Floats] = _looked_up
-    tower: Callable[[Any], Sequence[Step]]
-    places: Callable[[Ids], Ids] = _every_place
-    groups: Callable[[Size], Sequence[Ids]] | None = None
-    unit: Callable[[Any], int] = field(default=lambda config: 1)
-    case_sizes: Callable[[Sequence[Size], Any], Sequence[Size]] = _whole_units
-    variants: Callable[["Family"], Mapping[str, Any]] = field(default=lambda family: {})
     frames: bool = False
-    placeholder: Callable[..., str]
+    one_size: bool = False
     gguf: GgufNames | None = None
     stages: tuple[Stage, ...]
     checked: str
+
+    def changed(self, **values: Any) -> Self:
+        """The same family with other attributes, or with functions in place of methods."""
+        other = copy(self)
+        vars(other).update(values)
+        return other
+
+    # Its configs
+
+    @abstractmethod
+    def read_config(self, top: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Any:
+        """config.json, preprocessor_config.json -> its config, or an error that names the key."""
+
+    @abstractmethod
+    def as_json(self, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """config.json and preprocessor_config.json that `read_config` reads as that config."""
+
+    @abstractmethod
+    def presets(self) -> Mapping[str, Any]:
+        """The configs of released sizes by name; the first is the family's default."""
+
+    @abstractmethod
+    def small(self) -> Any:
+        """A config of small sizes, for tests and golden packs."""
+
+    def variants(self) -> Mapping[str, Any]:
+        """Small configs by name that together vary what `small` leaves at its default; they serve the golden packs."""
+        return {}
+
+    def layout(self, config: Any, names: Collection[str]) -> Any:
+        """The config of the layout that a checkpoint's names of arrays have.
+
+        It is the same, unless a family is saved under several prefixes that its config does not tell apart.
+        """
+        return config
+
+    def unread(self, config: Any) -> Sequence[str]:
+        """Names of arrays under `owns` that released checkpoints hold and no stage reads."""
+        return ()
+
+    # From a picture to its tokens
+
+    @abstractmethod
+    def cut(self, picture: Any, config: Any) -> Slices:
+        """What the picture is cut into."""
+
+    @abstractmethod
+    def position_ids(self, tgt_sizes: Ids, config: Any, rule: Any) -> Ids:
+        """(B, 2) -> int64 (B, Lmax): the row of the position table for each patch."""
+
+    def kernels(self, model: Any) -> Floats:
+        """(D, C*P*P): the patch embedding's map, each row in the order of `strip_to_patches`."""
+        weight: Floats = model.weights[f"{model.tower}embeddings.patch_embedding.weight"]  # (D, C, P, P)
+        return weight.reshape(len(weight), -1)
+
+    def positions(self, model: Any, tgt_sizes: Ids, rule: str | None) -> Floats:
+        """(B, Lmax, D), new: each place's position plus the bias, to which the products of the patches are added.
+
+        In padding it stays as it is: here, what id 0 has.
+        """
+        ids = self.position_ids(tgt_sizes, model.config, self.rule if rule is None else rule)  # (B, Lmax)
+        result: Floats = model.position_plus_bias[ids]
+        return result
+
+    @abstractmethod
+    def tower(self, model: Any) -> Sequence[Step]:
+        """The steps from embeddings to hidden states."""
+
+    def places(self, tgt_sizes: Ids) -> Ids:
+        """Rows and columns of the places that take part in the tower: all patches, unless a family says otherwise."""
+        return tgt_sizes
+
+    def groups(self, size: Size) -> Sequence[Ids] | None:
+        """Rows and columns of a slice's patches -> the places of each group that attends to itself alone in the tower's layers.
+
+        None where all the places of a slice attend to each other.
+        """
+        return None
+
+    @abstractmethod
+    def placeholder(self, grid: Size | None, image_id: int | None, config: Any, tgt_sizes: Ids | None = None) -> str:
+        """The text that stands for one picture."""
+
+    # Which slices it has
+
+    def unit(self, config: Any) -> int:
+        """How many patches each side of a slice must be a multiple of."""
+        return 1
+
+    def case_sizes(self, sizes: Sequence[Size], config: Any) -> Sequence[Size]:
+        """Sizes near these that slices of this family have, here each side up to whole units; it serves the golden packs."""
+        unit = self.unit(config)
+        return [(-(-h // unit) * unit, -(-w // unit) * unit) for h, w in sizes]
+
+    # Its stages
 
     def __repr__(self) -> str:
         return f"FAMILIES[{self.key!r}]"

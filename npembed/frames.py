@@ -76,7 +76,7 @@ def slice_frames(frames: Iterable["Picture | Pixels"], temporal_ids: Iterable[It
     --------
     >>> from npembed import FAMILIES, random_model, resample, run
     >>> family = FAMILIES["minicpm-v-4.5"]
-    >>> model = random_model(family.small(family), until="tokens")
+    >>> model = random_model(family.small(), until="tokens")
     >>> video = [np.full((16, 16, 3), level, dtype=np.uint8) for level in (0, 50, 100, 150, 200)]
     >>> cut = slice_frames(video, [[0, 5, 10], [15, 20]], model.config)
     >>> cut.tgt_sizes.tolist(), cut.temporal_ids, cut.grids
@@ -134,7 +134,7 @@ def frames_placeholders(frames: Frames, config: FamilyConfig, *, use_image_id: b
     Examples
     --------
     >>> from npembed import FAMILIES
-    >>> config = FAMILIES["minicpm-v-4.5"].small(FAMILIES["minicpm-v-4.5"])
+    >>> config = FAMILIES["minicpm-v-4.5"].small()
     >>> cut = slice_frames(np.zeros((5, 12, 12, 3), dtype=np.uint8), [[0, 5, 10], [15, 20]], config)
     >>> [text.replace("<unk>", ".") for text in frames_placeholders(cut, config)]
     ['<image_id>0</image_id><image>....</image>', '<image_id>3</image_id><image>....</image>']

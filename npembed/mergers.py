@@ -133,7 +133,7 @@ def merge_patches(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floa
     --------
     >>> from npembed import FAMILIES, random_model
     >>> family = FAMILIES["minicpm-v-4.6"]
-    >>> model = random_model(family.small(family), until="tokens")
+    >>> model = random_model(family.small(), until="tokens")
     >>> merge_patches(np.ones((2, 8, 16)), [[4, 8], [4, 4]], model).shape
     (2, 2, 24)
     """

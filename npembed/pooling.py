@@ -42,7 +42,7 @@ def pool(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     Examples
     --------
     >>> from npembed import FAMILIES, random_model
-    >>> small = random_model(FAMILIES["siglip"].small(FAMILIES["siglip"]), until="pooled")
+    >>> small = random_model(FAMILIES["siglip"].small(), until="pooled")
     >>> pool(np.ones((2, 729, 16)), [[27, 27], [27, 27]], small).shape
     (2, 16)
     """

@@ -115,7 +115,7 @@ def resample(
     --------
     >>> from npembed import FAMILIES, random_model
     >>> family = FAMILIES["minicpm-v-4.5"]
-    >>> tiny = random_model(family.small(family), until="tokens")
+    >>> tiny = random_model(family.small(), until="tokens")
     >>> hidden, sizes = np.ones((4, 6, 16)), [[2, 3], [1, 4], [1, 4], [1, 4]]
     >>> resample(hidden, sizes, tiny).shape, resample(hidden, sizes, tiny, [[-1], [0, 3, 7]]).shape
     ((4, 4, 128), (2, 4, 128))

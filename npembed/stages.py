@@ -1,6 +1,6 @@
 """The stages of the path that the families share, as records; and what runs a family's stages one after the other."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,100 +8,74 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
+from npembed.config import FamilyConfig
 from npembed.embeddings import embed, embedding_shapes
-from npembed.encoder import encode
+from npembed.encoder import encode, tower_shapes
 from npembed.family import Promise, Stage
 from npembed.merge import image_bounds, scatter_image_embeds, token_places
 from npembed.model import Model, as_model
 from npembed.padding import pad_pixel_values, patch_attention_mask
-from npembed.positions import position_ids
 from npembed.typing import Array, Ids, Shapes
 
 Progress = Callable[[int, int], None]
 """Called with how many of a stage's steps are done, and of how many."""
 
 
-def _strips(values: Mapping[str, Any]) -> list[Array]:
-    """One array per slice: the list itself, or the arrays that a file holds one by one."""
-    return values["strips"] if "strips" in values else [values[f"strips.{b}"] for b in range(len(values["tgt_sizes"]))]
+def _sliced_sizes(picture: Any, config: FamilyConfig) -> Ids:
+    return config.family.cut(picture, config).tgt_sizes
 
 
-def _ids(tgt_sizes: Any, model: Model, rule: str | None = None) -> Ids:
-    """The rows of the position table, as the model's family numbers its patches."""
-    family = model.config.family
-    sizes = arguments.as_tgt_sizes(tgt_sizes, "position_ids")
-    return family.position_ids(sizes, model.config, family.rule if rule is None else rule)
-
-
-def _asked_rule(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The rule, where one is asked for; without it a stage is called as a port is."""
-    return () if values.get("rule") is None else (values["rule"],)
-
-
-def _cut(picture: Any, config: Any) -> Any:
-    return config.family.cut(picture, config)
+def _sliced_strips(picture: Any, config: FamilyConfig) -> Array:
+    return np.concatenate(config.family.cut(picture, config).strips, axis=-1)  # (C, P, sum of L_i*P)
 
 
 SLICED_TGT_SIZES = Stage(
     name="sliced_tgt_sizes",
-    reads=("picture",),
-    call=lambda picture, config: _cut(picture, config).tgt_sizes,
-    arguments=lambda values, model: (values["picture"], model.config),
+    function=_sliced_sizes,
+    takes=("picture", "config"),
     axes="(B, 2)",
     about="rows and columns of patches of each slice that the picture is cut into, in the family's order",
 )
 SLICED_STRIPS = Stage(
     name="sliced_strips",
-    reads=("picture",),
-    call=lambda picture, config: np.concatenate(_cut(picture, config).strips, axis=-1),  # (C, P, sum of L_i*P)
-    arguments=lambda values, model: (values["picture"], model.config),
+    function=_sliced_strips,
+    takes=("picture", "config"),
     axes="(C, P, sum of L_i*P)",
     about="the normalised pixels of those slices, each as a strip of patches, laid end to end",
 )
 PIXEL_VALUES = Stage(
     name="pixel_values",
-    reads=("strips.*",),
-    call=pad_pixel_values,
-    arguments=lambda values, model: (_strips(values),),
-    function="pad_pixel_values",
+    function=pad_pixel_values,
+    takes=("strips.*",),
     axes="(B, C, P, Lmax*P)",
     about="the strips as one batch, each followed by zeros",
 )
 PATCH_ATTN_MASK = Stage(
     name="patch_attn_mask",
-    reads=("tgt_sizes",),
-    call=patch_attention_mask,
-    arguments=lambda values, model: (values["tgt_sizes"],),
-    function="patch_attention_mask",
+    function=patch_attention_mask,
+    takes=("tgt_sizes",),
     axes="(B, 1, Lmax)",
     about="true on the first h*w places of each slice",
 )
+
+
+def _family_ids(tgt_sizes: Any, config: FamilyConfig, rule: str | None) -> Ids:
+    """The rows of the position table, as the family numbers its patches."""
+    return config.family.position_ids(arguments.as_tgt_sizes(tgt_sizes, "position_ids"), config, rule)
+
+
 POSITION_IDS = Stage(
     name="position_ids",
-    reads=("tgt_sizes",),
-    call=_ids,
-    arguments=lambda values, model: (values["tgt_sizes"], model, values.get("rule")),
+    function=_family_ids,
+    takes=("tgt_sizes", "config", "rule"),
     by_rule=True,
     axes="(B, Lmax)",
     about="for each patch its row of the position table, row * G + column",
 )
-BUCKETED_IDS = replace(
-    POSITION_IDS,
-    call=position_ids,
-    arguments=lambda values, model: (
-        values["tgt_sizes"],
-        model.config.vision.num_patches_per_side,
-        model.config.family.rule if values.get("rule") is None else values["rule"],
-    ),
-    function="position_ids",
-)
-"""The stage `position_ids` of a family whose ids are those of `position_ids`: a port's can be explained by its faults."""
 EMBEDDINGS = Stage(
     name="embeddings",
-    reads=("strips.*", "tgt_sizes"),
-    call=embed,
-    arguments=lambda values, model: (_strips(values), values["tgt_sizes"], model, *_asked_rule(values)),
-    function="embed",
+    function=embed,
+    takes=("strips.*", "tgt_sizes", "model", "rule"),
     arrays=embedding_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
     padding=lambda model, tgt_sizes: model.position_plus_bias[0],
@@ -117,10 +91,8 @@ def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Id
     after = sizes or (lambda tgt_sizes, config: tgt_sizes)
     return Stage(
         name="hidden",
-        reads=("embeddings", "tgt_sizes"),
-        call=encode,
-        arguments=lambda values, model: (values["embeddings"], values["tgt_sizes"], model),
-        function="encode",
+        function=encode,
+        takes=("embeddings", "tgt_sizes", "model"),
         arrays=arrays,
         sizes=after,
         compares_padding=False,
@@ -132,11 +104,14 @@ def hidden_stage(arrays: Callable[[Any], Shapes], sizes: Callable[[Ids, Any], Id
     )
 
 
+HIDDEN = hidden_stage(lambda config: tower_shapes(config, config.encoder_layers))
+"""Of a tower that is every layer that the config does not leave out, then the last norm."""
+
+
 def tokens_stage(
-    call: Callable[..., Array],
+    function: Callable[..., Array],
     arrays: Callable[[Any], Shapes],
     counts: Callable[[Ids, Any], Ids],
-    function: str = "",
     gathers: Callable[[Ids, Any], list[Ids]] | None = None,
 ) -> Stage:
     """The stage `tokens`: a connector from hidden states to so many vision tokens per result, `counts` (N,)."""
@@ -147,10 +122,8 @@ def tokens_stage(
 
     return Stage(
         name="tokens",
-        reads=("hidden", "tgt_sizes"),
-        call=call,
-        arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
         function=function,
+        takes=("hidden", "tgt_sizes", "model"),
         arrays=arrays,
         sizes=places,
         companions=lambda tgt_sizes, config: {"token_counts": counts(tgt_sizes, config)},
@@ -163,51 +136,37 @@ def tokens_stage(
 
 IMAGE_BOUND = Stage(
     name="image_bound",
-    reads=("input_ids", "start_ids", "end_ids"),
-    call=image_bounds,
-    arguments=lambda values, model: tuple(values[name] for name in ("input_ids", "start_ids", "end_ids")),
-    function="image_bounds",
+    function=image_bounds,
+    takes=("input_ids", "start_ids", "end_ids"),
     axes="(N, 2)",
     about="where each slice's vision tokens go in the text: from, and one past the last",
 )
 INPUTS_EMBEDS = Stage(
     name="inputs_embeds",
-    reads=("text_embeds", "vision_tokens", "image_bound"),
-    call=scatter_image_embeds,
-    arguments=lambda values, model: tuple(values[name] for name in ("text_embeds", "vision_tokens", "image_bound")),
-    function="scatter_image_embeds",
+    function=scatter_image_embeds,
+    takes=("text_embeds", "vision_tokens", "image_bound"),
     axes="(T, E)",
     about="the text's embeddings with each slice's vision tokens in their places",
 )
-TOKEN_PLACES = Stage(
-    name="image_bound",
-    reads=("input_ids", "image_token_id", "token_counts"),
-    call=token_places,
-    arguments=lambda values, model: (values["input_ids"], int(values["image_token_id"]), values["token_counts"]),
-    function="token_places",
-    axes="(N, 2)",
-    about="where each slice's vision tokens go in the text: from, and one past the last",
-)
+TOKEN_PLACES = replace(IMAGE_BOUND, function=token_places, takes=("input_ids", "image_token_id", "token_counts"))
 """In place of `IMAGE_BOUND`, for a family that finds its places by the token that is repeated."""
-INPUTS_EMBEDS_BY_COUNT = Stage(
-    name="inputs_embeds",
-    reads=("text_embeds", "vision_tokens", "image_bound", "token_counts"),
-    call=scatter_image_embeds,
-    arguments=lambda values, model: tuple(
-        values[name] for name in ("text_embeds", "vision_tokens", "image_bound", "token_counts")
-    ),
-    function="scatter_image_embeds",
-    axes="(T, E)",
-    about="the text's embeddings with each slice's vision tokens in their places",
-)
+INPUTS_EMBEDS_BY_COUNT = replace(INPUTS_EMBEDS, takes=(*INPUTS_EMBEDS.takes, "token_counts"))
 """In place of `INPUTS_EMBEDS`, for a family whose slices differ in their numbers of tokens."""
+
+
+def as_bytes(text: str) -> Array:
+    """A text as the array that a stage gives: uint8, in UTF-8."""
+    return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def _text(grid: Array, image_id: Any, config: FamilyConfig) -> Array:
+    return as_bytes(config.family.placeholder((int(grid[0]), int(grid[1])), int(image_id), config))
+
+
 TEXT = Stage(
     name="text",
-    reads=("grid", "image_id"),
-    call=lambda grid, image_id, config, tgt_sizes: np.frombuffer(
-        config.family.placeholder(grid, image_id, config, tgt_sizes).encode(), dtype=np.uint8
-    ),
-    arguments=lambda values, model: (values["grid"].tolist(), int(values["image_id"]), model.config, None),
+    function=_text,
+    takes=("grid", "image_id", "config"),
     axes="(bytes,)",
     about="the text that stands for the picture, in UTF-8",
 )
@@ -268,10 +227,10 @@ def run(
     family = as_model(model, who).config.family
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     stages = family.stages_until(last_stage(model) if until is None else until, who)
-    values: dict[str, Any] = {"strips": strips, "tgt_sizes": sizes, "rule": rule}
+    values: dict[str, Any] = {"strips.*": strips, "tgt_sizes": sizes, "rule": rule}
     of_steps = {"progress": progress, "patches_at_once": patches_at_once}
     for stage in stages:
-        values[stage.name] = stage.compute(values, model, **(of_steps if stage.steps else {}))
+        values[stage.name] = stage.call(values, model, **(of_steps if stage.steps else {}))
     return {stage.name: values[stage.name] for stage in stages} | companions(stages, sizes, model, rule)
 
 
@@ -308,7 +267,7 @@ def _ids_of_calls(tgt_sizes: Ids, model: Model, rule: str | None, batches: Seque
     ids = np.zeros((len(tgt_sizes), int(tgt_sizes.prod(axis=1).max())), dtype=np.int64)
     ends = np.cumsum(batches)
     for rows, sizes in zip(np.split(ids, ends[:-1]), np.split(tgt_sizes, ends[:-1]), strict=True):
-        own = _ids(sizes, model, rule)
+        own = POSITION_IDS.call({"tgt_sizes": sizes, "rule": rule}, model)
         rows[:, : own.shape[1]] = own
     return ids
 

@@ -28,7 +28,7 @@ CONTEXT.set_forkserver_preload([__name__])
 def small_model() -> Model:
     """Of sizes so small that a picture takes no time."""
     family = FAMILIES["minicpm-v-2.6"]
-    return random_model(family.small(family), until="tokens")
+    return random_model(family.small(), until="tokens")
 
 
 def drive(words: Connection, errors: str, pictures: str, out: str, where: str) -> None:

@@ -397,8 +397,8 @@ def zeros(*shape: int) -> Any:
     return np.zeros(shape, dtype=np.float32)
 
 
-MERGING = random_model(FAMILIES["minicpm-v-4.6"].small(FAMILIES["minicpm-v-4.6"]), until="tokens")
-POOLING = random_model(FAMILIES["siglip"].small(FAMILIES["siglip"]), until="pooled")
+MERGING = random_model(FAMILIES["minicpm-v-4.6"].small(), until="tokens")
+POOLING = random_model(FAMILIES["siglip"].small(), until="pooled")
 
 CALLS: dict[str, list[Call]] = {
     "attend": [Call((zeros(3, 4), zeros(5, 4), zeros(5, 4), 2))],

@@ -251,7 +251,7 @@ def test_a_familys_memory_is_its_largest_array_or_more(monkeypatch: pytest.Monke
     monkeypatch.setattr(measure, "JPEG_SIZE", (448, 448))
     family = npembed.FAMILIES["minicpm-v-4.6"]
     tiny = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 27}
-    config = replace(next(iter(family.presets(family).values())), insert_layer_id=1, embed_dim=16)
+    config = replace(next(iter(family.presets().values())), insert_layer_id=1, embed_dim=16)
     config = replace(config, vision=replace(config.vision, **tiny))
     strips, _ = npembed.slice_image(Image.new("RGB", (448, 448)), config)
     most = sum(strip.nbytes for strip in strips) / measure.MEGABYTE
@@ -327,7 +327,7 @@ def test_wrong_use_is_exit_code_two(words: list[str], message: str, capsys: pyte
 
 def test_the_contest_of_corpora_catches_other_vectors_and_shares_out_all_the_time(tmp_path: Path) -> None:
     family = npembed.FAMILIES["siglip"]
-    model = random_model(family.small(family), until="pooled")
+    model = random_model(family.small(), until="pooled")
     paths = corpus.write_pictures(tmp_path / "pictures", 2, (40, 30))
 
     def pooled(wrong: float) -> corpus.Contestant:

@@ -91,7 +91,7 @@ def test_most_slices_of_a_family_without_them_are_refused(here: Path, tmp_path: 
     from npembed import FAMILIES, random_model
 
     family = FAMILIES["siglip"]
-    model: Model = random_model(family.small(family), until="pooled")
+    model: Model = random_model(family.small(), until="pooled")
     config, preprocessor = family.as_json(model.config)
     (tmp_path / "w").mkdir()
     (tmp_path / "w/config.json").write_text(json.dumps(config))

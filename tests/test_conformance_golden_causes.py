@@ -310,7 +310,7 @@ def suspected(key: str, stage: str, function: str, kind: str, pack: Pack, folder
         if stage in [told["stage"] for told in case["stages"]]:
             model = npembed.load_model(pack.folder / case["model"])
             read = {**pack.tensors(case["expected"]), **pack.tensors(case["input"])}
-            result = replace(record, call=suspect.fault(record.call)).compute(read, model)
+            result = replace(record, function=suspect.fault(record.function)).call(read, model)
             save_tensors(folder / case["expected"], {stage: result}, {})
     return causes(pack, check_outputs(pack, folder))
 

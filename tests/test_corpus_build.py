@@ -48,7 +48,7 @@ def scheduler() -> Iterator[str]:
 def small() -> Model:
     """Of sizes so small that a picture takes no time."""
     family = FAMILIES["minicpm-v-2.6"]
-    return random_model(family.small(family), until="tokens")
+    return random_model(family.small(), until="tokens")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_unit_length_is_had_by_asking(few: Path, tmp_path: Path, small: Model, s
 
 def test_a_pooled_stage_is_stored_as_vectors(few: Path, tmp_path: Path, scheduler: str) -> None:
     family = FAMILIES["siglip"]
-    model = random_model(family.small(family), until="pooled")
+    model = random_model(family.small(), until="pooled")
     build([str(few)], str(tmp_path / "out"), model, settings=Settings(until="pooled"), scheduler=scheduler)
     ok = [row for row in rows(tmp_path / "out") if row["status"] == "ok"]
     tensors = {name: array for path in (tmp_path / "out").glob("*.safetensors") for name, array in load_file(path).items()}
@@ -387,7 +387,7 @@ def test_a_manifest_has_the_versions_of_all_that_computed(few: Path, tmp_path: P
 def test_a_corpus_of_failures_alone_has_vectors_if_it_was_made_for_them(tmp_path: Path, scheduler: str) -> None:
     family = FAMILIES["siglip"]
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nhalf")
-    model = random_model(family.small(family), until="pooled")
+    model = random_model(family.small(), until="pooled")
     build([str(tmp_path / "a.png")], str(tmp_path / "out"), model, settings=Settings(until="pooled"), scheduler=scheduler)
     corpus = npembed.corpus.open(tmp_path / "out")
     assert (corpus.has_vectors, list(corpus.vectors())) == (True, [])

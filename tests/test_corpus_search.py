@@ -183,7 +183,7 @@ def test_a_vector_that_is_none_is_refused(vector: Any, message: str) -> None:
 
 def test_a_corpus_without_vectors_is_refused(tmp_path: Path) -> None:
     family = FAMILIES["minicpm-v-2.6"]
-    model = random_model(family.small(family))
+    model = random_model(family.small())
     folder = write_pictures(tmp_path / "few", 2)
     npembed.corpus.build([str(folder)], str(tmp_path / "out"), model, workers=1)
     done = command("corpus", "search", tmp_path / "out", next(folder.rglob("*.jpg")))
@@ -217,7 +217,7 @@ def test_an_archive_is_listed_once_until_it_is_changed(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("family", [key for key in FAMILIES if FAMILIES[key].vision_stages[-1].sizes is not None])
 def test_every_family_has_a_mean_or_says_that_it_has_none(family: str) -> None:
-    model = random_model(FAMILIES[family].small(FAMILIES[family]), until="hidden")
+    model = random_model(FAMILIES[family].small(), until="hidden")
     held = BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)).save(held, "PNG")
     vector = vector_of(held.getvalue(), "it", model, Settings(until="hidden", vector="mean"))

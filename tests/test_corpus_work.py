@@ -6,6 +6,7 @@ import tempfile
 import tracemalloc
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from npembed import FAMILIES, Config, Model, SlicingConfig, VisionConfig, random_model, run, slice_image
 from npembed.corpus import vectors, work
 from npembed.corpus.place import Place
-from npembed.corpus.settings import Settings, describe, limited, numbers_digest, refuse_other, weights_digest
+from npembed.corpus.settings import Settings, describe, numbers_digest, refuse_other, weights_digest
 from npembed.corpus.shards import Packer, map_tensors
 from npembed.corpus.sources import Item, list_pictures
 from npembed.corpus.vectors import Packed, compute, refuse_unfit
@@ -105,7 +106,7 @@ def test_every_change_that_changes_numbers_changes_the_digest_and_is_refused(mod
     assert numbers_digest(again) == numbers_digest(made), "where weights come from does not count"
     others = [
         describe(Settings(shard_mb=1, upright=True), model, "here", "digest"),
-        describe(SETTINGS, Model(limited(model.config, 3), model.weights), "here", "digest"),
+        describe(SETTINGS, Model(model.config.with_max_slices(3, "test"), model.weights), "here", "digest"),
         describe(SETTINGS, model, "here", "another digest"),
     ]
     for other in others:
@@ -302,8 +303,9 @@ def test_in_every_family_a_picture_s_numbers_are_its_own(key: str, tmp_path: Pat
         monkeypatch.setattr(vectors, name, most)
     items, calls = written(tmp_path, [(60, 60)] * 3 + [(90, 50)] * 2), calls_of(monkeypatch)
     for stage in family.vision_stages:
-        config, wanted = family.small(family), Settings(until=stage.name)
-        config = limited(config, 1) if hasattr(getattr(config, "slicing", None), "max_slice_nums") else config
+        config, wanted = family.small(), Settings(until=stage.name)
+        with suppress(ValueError):  # a family that knows no such number
+            config = config.with_max_slices(1, "test")
         model = random_model(config, until=stage.name)
         calls.clear()
         found = list(_computed(items, model, wanted))

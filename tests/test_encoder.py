@@ -171,7 +171,7 @@ def test_only_slices_of_one_size_that_follow_each_other_go_together(monkeypatch,
 @pytest.mark.parametrize("key", list(FAMILIES))
 def test_in_every_family_slices_together_come_out_as_alone(key):
     family = FAMILIES[key]
-    model = random_model(family.small(family), until="hidden")
+    model = random_model(family.small(), until="hidden")
     model = Model(model.config, {name: array.astype(np.float64) for name, array in model.weights.items()})
     sizes = np.tile(family.case_sizes([(8, 4)], model.config)[:1], (4, 1))
     embeddings = np.random.default_rng(0).standard_normal((4, sizes[0].prod(), model.config.vision.hidden_size))

@@ -247,7 +247,7 @@ def test_each_key_of_the_released_files_is_what_the_table_says(key, said):
 @pytest.mark.parametrize("key", RELEASED)
 def test_the_released_files_give_the_preset(key):
     family = FAMILIES[key]
-    assert config_of(*RELEASED[key], "test", "here") == next(iter(family.presets(family).values()))
+    assert config_of(*RELEASED[key], "test", "here") == next(iter(family.presets().values()))
 
 
 CHANGES = [(key, section, name) for key in RELEASED for section, names in OTHER.items() for name in names]
@@ -415,7 +415,7 @@ OWN = ("minicpm-v-2.5", "minicpm-v-2.6", "minicpm-v-4.0", "minicpm-v-4.5", "mini
 def test_a_checkpoint_that_does_not_say_how_pictures_become_pixels_is_refused(key, tmp_path):
     """transformers refuses it too; its classes' defaults are seldom what a release was made with."""
     family = FAMILIES[key]
-    config = family.small(family)
+    config = family.small()
     top, preprocessor = family.as_json(config)
     top |= {"slice_config": {"patch_size": 4}} if key in OWN else {}
     (tmp_path / "config.json").write_text(json.dumps(top))

@@ -273,7 +273,7 @@ def test_the_quarters_are_transformers(size: tuple[int, int]) -> None:
 
 
 def small(**changes: Any) -> Idefics2Config:
-    config: Idefics2Config = FAMILY.small(FAMILY)
+    config: Idefics2Config = FAMILY.small()
     return replace(config, **changes)
 
 
@@ -396,7 +396,7 @@ def test_the_tokens_take_the_places_that_transformers_gives_them(saved: Saved) -
 def test_the_stage_of_the_text_goes_by_the_picture() -> None:
     model = random_model(small(sizing=SPLIT), until="tokens")
     stage = next(stage for stage in FAMILY.stages if stage.name == "text")
-    found = stage.compute({"picture": np.asarray(picture(80, 60))}, model).tobytes().decode()
+    found = stage.call({"picture": np.asarray(picture(80, 60))}, model).tobytes().decode()
     assert found == image_placeholder((2, 2), config=model.config)
 
 
@@ -440,7 +440,7 @@ def jsons(saved: Saved) -> dict[str, Any]:
 
 def read(content: dict[str, Any]) -> Any:
     top = {key: value for key, value in content.items() if key != "preprocessor"}
-    return FAMILY.read_config(top, content["preprocessor"], FAMILY)
+    return FAMILY.read_config(top, content["preprocessor"])
 
 
 def changed(saved: Saved, path: str, value: Any) -> dict[str, Any]:
@@ -525,7 +525,7 @@ WIDTHS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("top", WIDTHS)
 def test_what_is_absent_is_the_class_s_own_default_and_eps_by_the_widths(top: dict[str, Any]) -> None:
-    ours: Idefics2Config = FAMILY.read_config({"model_type": "idefics2", **top}, {}, FAMILY)
+    ours: Idefics2Config = FAMILY.read_config({"model_type": "idefics2", **top}, {})
     config, processor = TransformersConfig(**json.loads(json.dumps(top))), Idefics2ImageProcessorPil()
     for name in VISION_SIZES:
         assert getattr(ours.vision, name) == getattr(config.vision_config, name)
@@ -544,13 +544,13 @@ def test_the_released_config_is_read() -> None:
     vision |= {"num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14}
     top = {"model_type": "idefics2", "vision_config": vision, "perceiver_config": {"model_type": "idefics2"}}
     top["text_config"] = {"model_type": "mistral", "rms_norm_eps": 1e-05}
-    assert FAMILY.read_config(top, {"do_image_splitting": True}, FAMILY) == FAMILY.presets(FAMILY)["Idefics2 8B"]
+    assert FAMILY.read_config(top, {"do_image_splitting": True}) == FAMILY.presets()["Idefics2 8B"]
 
 
 def test_configs_go_to_json_and_back() -> None:
-    for config in (FAMILY.small(FAMILY), *FAMILY.presets(FAMILY).values()):
+    for config in (FAMILY.small(), *FAMILY.presets().values()):
         top, preprocessor = json.loads(json.dumps(FAMILY.as_json(config)))
-        assert FAMILY.read_config(top, preprocessor, FAMILY) == config
+        assert FAMILY.read_config(top, preprocessor) == config
 
 
 # Folders

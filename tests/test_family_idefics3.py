@@ -330,13 +330,13 @@ def test_tiles_are_whole_and_cover_the_second_size(size: tuple[int, int], edges:
 
 
 def default_of(key: str) -> Idefics3Config:
-    config = next(iter(FAMILIES[key].presets(FAMILIES[key]).values()))
+    config = next(iter(FAMILIES[key].presets().values()))
     assert isinstance(config, Idefics3Config)
     return config
 
 
 def small(key: str, **changes: Any) -> Idefics3Config:
-    config: Idefics3Config = FAMILIES[key].small(FAMILIES[key])
+    config: Idefics3Config = FAMILIES[key].small()
     return replace(config, **changes)
 
 
@@ -441,7 +441,7 @@ def dark(key: str, folder: Path) -> Saved:
     """A model to which black is 0."""
     family = FAMILIES[key]
     tiling = TilingConfig(longest_edge=80, max_image_size=40, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    ours = random_model(replace(family.small(family), tiling=tiling), seed=1, until="tokens")
+    ours = random_model(replace(family.small(), tiling=tiling), seed=1, until="tokens")
     config = ours.config
     top, preprocessor = family.as_json(config)
     top["text_config"] |= {"num_hidden_layers": 1, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 8}
@@ -540,8 +540,8 @@ def test_the_stages_go_from_the_picture_to_the_text_s_embeddings() -> None:
         values: dict[str, Any] = {"picture": np.asarray(picture(80, 60))}
         found = {stage.name: stage for stage in FAMILIES[key].stages}
         slices = FAMILIES[key].cut(values["picture"], model.config)
-        assert found["sliced_tgt_sizes"].compute(values, model).tolist() == slices.tgt_sizes.tolist()
-        assert found["text"].compute(values, model).tobytes().decode() == image_placeholder((2, 2), config=model.config)
+        assert found["sliced_tgt_sizes"].call(values, model).tolist() == slices.tgt_sizes.tolist()
+        assert found["text"].call(values, model).tobytes().decode() == image_placeholder((2, 2), config=model.config)
         assert list(found)[-2:] == ["image_bound", "inputs_embeds"]
 
 
@@ -586,7 +586,7 @@ def jsons(saved: Saved) -> dict[str, Any]:
 def read(content: dict[str, Any]) -> Any:
     top = {key: value for key, value in content.items() if key != "preprocessor"}
     family = FAMILIES[content["model_type"]]
-    return family.read_config(top, content["preprocessor"], family)
+    return family.read_config(top, content["preprocessor"])
 
 
 def changed(saved: Saved, path: str, value: Any) -> dict[str, Any]:
@@ -649,7 +649,7 @@ def test_a_value_that_cannot_be_is_refused(saved: Saved, path: str, value: Any, 
 @pytest.mark.parametrize("key", KEYS)
 def test_what_is_absent_is_the_class_s_own_default(key: str) -> None:
     kind, family = KINDS[key], FAMILIES[key]
-    ours: Idefics3Config = family.read_config({"model_type": key}, {}, family)
+    ours: Idefics3Config = family.read_config({"model_type": key}, {})
     config, processor = kind.config(), kind.processor()
     for name in VISION_SIZES:
         assert getattr(ours.vision, name) == getattr(config.vision_config, name)
@@ -667,15 +667,15 @@ def test_a_released_config_that_leaves_much_out_is_read() -> None:
     top = {"model_type": "smolvlm", "scale_factor": 4, "vision_config": vision, "text_config": {"hidden_size": 576}}
     preprocessor = {"max_image_size": {"longest_edge": 512}, "size": {"longest_edge": 2048}}
     family = FAMILIES["smolvlm"]
-    assert family.read_config(top, preprocessor, family) == family.presets(family)["SmolVLM2 256M"]
+    assert family.read_config(top, preprocessor) == family.presets()["SmolVLM2 256M"]
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_configs_go_to_json_and_back(key: str) -> None:
     family = FAMILIES[key]
-    for config in (family.small(family), *family.presets(family).values()):
+    for config in (family.small(), *family.presets().values()):
         top, preprocessor = json.loads(json.dumps(family.as_json(config)))
-        assert family.read_config(top, preprocessor, family) == config
+        assert family.read_config(top, preprocessor) == config
 
 
 # Folders

@@ -66,7 +66,7 @@ def expected(folder):
 
 
 def small_model(seed: int = 0) -> Model:
-    model = random_model(FAMILY.small(FAMILY), seed, until="tokens")
+    model = random_model(FAMILY.small(), seed, until="tokens")
     return Model(model.config, {name: array.astype(np.float64) for name, array in model.weights.items()})
 
 
@@ -150,7 +150,7 @@ def test_it_is_what_torch_computes(tgt_sizes, seed):
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=4))
 def test_ids_are_the_first_row_of_the_table(tgt_sizes):
-    config = FAMILY.small(FAMILY)
+    config = FAMILY.small()
     ids = FAMILY.position_ids(np.array(tgt_sizes), config, "arange")
     longest = max(h * w for h, w in tgt_sizes)
     np.testing.assert_array_equal(ids, np.tile(bucket_coords(longest, 70), (len(tgt_sizes), 1)))
@@ -267,7 +267,7 @@ def test_more_patches_than_one_axis_has():
         r"fit$"
     )
     with pytest.raises(ValueError, match=message):
-        FAMILY.position_ids(np.array([(1, 1), (182, 182)]), FAMILY.small(FAMILY), "arange")
+        FAMILY.position_ids(np.array([(1, 1), (182, 182)]), FAMILY.small(), "arange")
 
 
 def test_the_bound_on_embeddings_goes_by_the_families_own_ids():
@@ -284,7 +284,7 @@ def test_the_bound_on_embeddings_goes_by_the_families_own_ids():
 
 @pytest.mark.parametrize("grid", [None, (1, 2), (2, 1), (3, 2)])
 def test_bounds_lie_between_image_tokens_alone(grid):
-    config = replace(FAMILY.small(FAMILY), query_num=2)
+    config = replace(FAMILY.small(), query_num=2)
     words = {"<image>": 290, "</image>": 291, "<slice>": 292, "</slice>": 293, "<unk>": 294, "\n": 7}
     ids = [words[word] for word in re.findall(r"<[^>]*>|\n", image_placeholder(grid, 5, config))]
     bounds = image_bounds(ids, [290], [291])
@@ -346,7 +346,7 @@ def config_with(folder: Path, path: Path, top=None, preprocessor=None):
 
 
 def test_the_preset_is_the_release():
-    config = FAMILY.presets(FAMILY)["MiniCPM-Llama3-V 2.5"]
+    config = FAMILY.presets()["MiniCPM-Llama3-V 2.5"]
     assert (config.query_num, config.embed_dim, config.resampler_heads, config.use_image_id) == (96, 4096, 32, False)
 
 

@@ -53,7 +53,7 @@ def video(expected):
 
 
 def small_model(embed_dim: int = 256, seed: int = 0) -> Model:
-    model = random_model(replace(FAMILY.small(FAMILY), embed_dim=embed_dim), seed, until="tokens")
+    model = random_model(replace(FAMILY.small(), embed_dim=embed_dim), seed, until="tokens")
     return Model(model.config, {name: array.astype(np.float64) for name, array in model.weights.items()})
 
 
@@ -317,7 +317,7 @@ RESAMPLERS = [key for key in WITHOUT_FRAMES if any(stage.function == "resample" 
 @pytest.mark.parametrize("groups", [[[-1]], [[0]]])
 def test_other_families_take_no_times(groups, key):
     family = FAMILIES[key]
-    model = random_model(family.small(family), until="tokens")
+    model = random_model(family.small(), until="tokens")
     with pytest.raises(ValueError, match=rf"^resample: {family.title} takes no temporal_ids: its resampler makes the tokens"):
         resample(np.zeros((1, 1, model.config.vision.hidden_size)), [(1, 1)], model, groups)
 
@@ -326,7 +326,7 @@ def test_other_families_take_no_times(groups, key):
 def test_other_families_take_no_frames(key):
     family = FAMILIES[key]
     with pytest.raises(ValueError, match=rf"^slice_frames: {family.title} takes no frames: its tokens are made of each slice"):
-        slice_frames([np.zeros((8, 8, 3), np.uint8)], [[0]], family.small(family))
+        slice_frames([np.zeros((8, 8, 3), np.uint8)], [[0]], family.small())
 
 
 def test_only_4_5_has_frames():
@@ -347,7 +347,7 @@ def frame(width, height, shift=0):
 )
 def test_frames_are_cut_as_pictures_and_the_kth_slices_form_a_group(drawn, picture_first):
     """Groups of different sizes, in the order that the release's processor has them; a picture can be among them."""
-    config = FAMILY.small(FAMILY)
+    config = FAMILY.small()
     groups = [([-1], 9, 30)] * picture_first + drawn
     frames = [[frame(width, height, shift) for shift in range(len(times))] for times, width, height in groups]
     cut = slice_frames([one for group in frames for one in group], [times for times, *_ in groups], config)
@@ -367,7 +367,7 @@ def test_frames_are_cut_as_pictures_and_the_kth_slices_form_a_group(drawn, pictu
 
 def test_from_frames_to_tokens_and_their_places_in_the_text():
     """One run of places per group of slices, in the same order."""
-    model = random_model(FAMILY.small(FAMILY), until="tokens")
+    model = random_model(FAMILY.small(), until="tokens")
     frames = [frame(40, 24, shift) for shift in range(3)] + [frame(16, 16)] + [frame(30, 60, shift) for shift in range(2)]
     cut = slice_frames(frames, [[0, 5, 10], [-1], [15, 20]], model.config)
     hidden = run(cut.strips, cut.tgt_sizes, model, until="hidden")["hidden"]
@@ -391,7 +391,7 @@ def test_a_group_has_the_text_of_its_first_frame_and_its_number(released):
 
 
 def test_frames_of_one_group_must_be_cut_alike():
-    config = FAMILY.small(FAMILY)
+    config = FAMILY.small()
     frames = [frame(16, 16), frame(16, 16), frame(40, 20)]
     message = (
         r"^slice_frames: frames\[2\] makes slices of \[\[.*\]\] patches, but the first of its group, frames\[1\], \[\[4, 4\]\]"
@@ -413,12 +413,12 @@ def test_frames_of_one_group_must_be_cut_alike():
 )
 def test_frames_and_times_that_do_not_fit(frames, times, kind, message):
     with pytest.raises(kind, match=f"^slice_frames: {message}"):
-        slice_frames([Image.new("RGB", size) for size in frames], times, FAMILY.small(FAMILY))
+        slice_frames([Image.new("RGB", size) for size in frames], times, FAMILY.small())
 
 
 def test_frames_without_a_config():
     with pytest.raises(TypeError, match=r"^slice_frames: config must be a Config; got NoneType$"):
         slice_frames([frame(8, 8)], [[0]], None)
-    cut = slice_frames([frame(8, 8)], [[0]], FAMILY.small(FAMILY))
+    cut = slice_frames([frame(8, 8)], [[0]], FAMILY.small())
     with pytest.raises(ValueError, match=r"^frames_placeholders: MiniCPM-V 2\.6 takes no frames"):
-        frames_placeholders(cut, FAMILIES["minicpm-v-2.6"].small(FAMILIES["minicpm-v-2.6"]))
+        frames_placeholders(cut, FAMILIES["minicpm-v-2.6"].small())

@@ -266,8 +266,8 @@ def test_a_transparent_colour_becomes_white(pair, mode):
 def test_other_means_and_no_slicing(mode):
     options = {"slice_mode": False, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.3, 0.2, 0.7]}
     family = FAMILIES["minicpm-v-4.6"]
-    slicing = replace(family.small(family).slicing, slice_mode=False, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.7))
-    config = replace(family.small(family), slicing=slicing, downsample_mode=mode)
+    slicing = replace(family.small().slicing, slice_mode=False, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.7))
+    config = replace(family.small(), slicing=slicing, downsample_mode=mode)
     for size in [(200, 130), (5, 9), (33, 32)]:
         pixels, sizes, grid = processed(upstream_processor(mode, **options), picture(*size))
         strips, tgt_sizes = slice_image(picture(*size), config)
@@ -456,7 +456,7 @@ def test_the_stage_text_is_that_of_the_picture(pair):
     stage = next(stage for stage in pair.ours.config.family.stages if stage.name == "text")
     values = {"picture": image, "image_id": np.array(2), "sliced_tgt_sizes": slice_image(image, pair.ours.config)[1]}
     assert set(stage.reads) == set(values)
-    assert bytes(stage.compute(values, pair.ours)).decode() == upstream_text(pair, picture(97, 60), 2)
+    assert bytes(stage.call(values, pair.ours)).decode() == upstream_text(pair, picture(97, 60), 2)
 
 
 counts_of_slices = st.lists(st.integers(1, 6), max_size=6)
@@ -634,7 +634,7 @@ def test_what_is_refused(merging, tmp_path, top, preprocessor, message):
 
 def test_ocr_in_its_other_modes_is_refused_by_name(tmp_path):
     family = FAMILIES["minicpm-ocr"]
-    top, preprocessor = family.as_json(family.small(family))
+    top, preprocessor = family.as_json(family.small())
     for mode in ("adaptive", "never"):
         folder = write_files(tmp_path / mode, top, preprocessor | {"small_image_upsize": mode})
         message = (
@@ -684,7 +684,7 @@ def test_the_release_s_own_files(tmp_path):
 @pytest.mark.parametrize("key", list(UPSTREAM))
 def test_a_config_is_read_back_as_it_was_written(tmp_path, key):
     family = FAMILIES[key]
-    for config in (*family.presets(family).values(), family.small(family)):
+    for config in (*family.presets().values(), family.small()):
         assert read_config(write_files(tmp_path / "again", *family.as_json(config))) == config
 
 
@@ -871,7 +871,7 @@ def test_wrong_counts_of_tokens_are_refused(merged):
 
 def test_one_resize_too_many_gives_other_pixels():
     family = FAMILIES["minicpm-v-4.6"]
-    config = family.small(family)
+    config = family.small()
     image = picture(97, 60)
     plan = plan_slices(image.size, config.slicing, 16)
     assert plan.grid
@@ -909,7 +909,7 @@ def test_attention_stays_in_its_window():
 @pytest.mark.parametrize("key", list(UPSTREAM))
 def test_a_small_seeded_model_runs_through_every_vision_stage(key):
     family = FAMILIES[key]
-    config = family.small(family)
+    config = family.small()
     model = npembed.random_model(config, until="tokens")
     strips, sizes = slice_image(np.zeros((48, 90, 3), dtype=np.uint8), config)
     arrays = npembed.run(strips, sizes, model)

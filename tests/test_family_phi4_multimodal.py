@@ -460,7 +460,7 @@ def read(top, processor=None):
 def test_an_empty_config_is_the_release():
     assert read({"model_type": "phi4_multimodal"}) == Config()
     assert read({"model_type": "phi4_multimodal"}, answers()["preprocessor_config"]) == Config()
-    assert FAMILY.presets(FAMILY) == {"Phi-4-multimodal": Config()}
+    assert FAMILY.presets() == {"Phi-4-multimodal": Config()}
     vision = Config().vision
     theirs = AutoConfig.for_model("phi4_multimodal").vision_config
     assert all(getattr(vision, name) == getattr(theirs, name) for name in VisionConfig.__dataclass_fields__)
@@ -611,7 +611,7 @@ def test_a_stage_that_the_family_has_not_is_refused(folder):
 
 
 def test_slices_that_make_no_pictures_are_refused():
-    model = random_model(FAMILY.small(FAMILY), until="tokens")
+    model = random_model(FAMILY.small(), until="tokens")
     with pytest.raises(ValueError, match="two rows per picture, the whole and the canvas; got 1"):
         assemble(np.ones((1, 1024, 16)), [[32, 32]], model)
     with pytest.raises(ValueError, match=r"tgt_sizes\[0\] is \(31, 32\), but a picture's first slice is 32 x 32"):
@@ -623,7 +623,7 @@ def test_slices_that_make_no_pictures_are_refused():
 
 
 def test_padding_beyond_a_slice_is_not_read():
-    model = random_model(FAMILY.small(FAMILY), until="tokens")
+    model = random_model(FAMILY.small(), until="tokens")
     sizes = np.array([[32, 32], [31, 33]])
     embeddings = np.random.default_rng(0).standard_normal((2, 1100, 16)).astype(np.float32)
     hidden = encode(embeddings, sizes, model)

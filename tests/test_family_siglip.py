@@ -414,7 +414,7 @@ def test_absent_and_null_keys_are_the_classes_defaults(whole: Path, tmp_path: Pa
         assert value == getattr(defaults, name), name
     assert config.size == (processor.size["height"], processor.size["width"])
     assert (config.resample, config.mean, config.std) == ("BICUBIC", processor.image_mean, processor.image_std)
-    assert config == FAMILIES["siglip"].presets(FAMILIES["siglip"])["SigLIP base (224)"]
+    assert config == FAMILIES["siglip"].presets()["SigLIP base (224)"]
     (folder / "config.json").write_text('{"model_type": "siglip"}')
     assert read_config(folder) == config
 
@@ -468,7 +468,7 @@ def test_what_processor_config_json_says_of_pictures_comes_first(whole: Path, tm
 
 def test_configs_become_json_and_come_back(tmp_path: Path, alone: Path) -> None:
     family = FAMILIES["siglip"]
-    configs = [family.small(family), *family.presets(family).values(), read_config(alone)]
+    configs = [family.small(), *family.presets().values(), read_config(alone)]
     configs.append(replace(configs[0], family=siglip.in_layout(family, False, False), resample="BILINEAR"))
     for config in configs:
         top, preprocessor = config.family.as_json(config)
@@ -479,14 +479,14 @@ def test_configs_become_json_and_come_back(tmp_path: Path, alone: Path) -> None:
 
 def test_so400m_drops_the_pixels_that_fill_no_patch() -> None:
     family = FAMILIES["siglip"]
-    config = family.presets(family)["SigLIP so400m (384)"]
+    config = family.presets()["SigLIP so400m (384)"]
     (strip,), tgt_sizes = slice_image(noise(40, 30), config)
     assert (strip.shape, tgt_sizes.tolist()) == ((3, 14, 27 * 27 * 14), [[27, 27]])
 
 
 def test_a_small_random_model_runs_to_the_end() -> None:
     family = FAMILIES["siglip"]
-    small = random_model(family.small(family), until="pooled")
+    small = random_model(family.small(), until="pooled")
     assert ours(small, PICTURES[:1])["pooled"].shape == (1, 16)
 
 

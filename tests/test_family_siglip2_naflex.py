@@ -35,7 +35,7 @@ from npembed import (
     stages,
 )
 from npembed.conformance.bounds import stage_allowed
-from npembed.families import siglip, siglip2_naflex
+from npembed.families import siglip2_naflex
 from npembed.families.siglip2_naflex import fitted_size, resized_table
 from npembed.pooling import pool
 
@@ -321,7 +321,7 @@ def test_a_float64_model_takes_the_table_that_float32_gives(model: Model) -> Non
     came, expected = ours(model), ours(wide)
     assert expected["embeddings"].dtype == expected["pooled"].dtype == np.float64
     assert relative(came["pooled"], expected["pooled"]) < 1e-5
-    own = siglip2_naflex.positions(wide, np.array([[3, 5]]), None)[0]
+    own = wide.config.family.positions(wide, np.array([[3, 5]]), None)[0]
     rows = model.weights["vision_model.embeddings.position_embedding.weight"].reshape(7, 7, -1)
     bias = wide.weights["vision_model.embeddings.patch_embedding.bias"]
     assert np.array_equal(own, resized_table(rows, 3, 5).reshape(15, -1) + bias)
@@ -436,7 +436,7 @@ def test_absent_and_null_keys_are_the_classes_defaults(tmp_path: Path) -> None:
     assert (config.resample, config.mean, config.std) == ("BILINEAR", tuple(processor.image_mean), tuple(processor.image_std))
     assert not config.do_convert_rgb
     assert not processor.do_convert_rgb
-    assert config == next(iter(FAMILIES["siglip2-naflex"].presets(FAMILIES["siglip2-naflex"]).values()))
+    assert config == next(iter(FAMILIES["siglip2-naflex"].presets().values()))
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_what_would_change_the_numbers_is_refused(
 
 def test_configs_become_json_and_come_back(tmp_path: Path, alone: Path) -> None:
     family = FAMILIES["siglip2-naflex"]
-    for config in (family.small(family), *family.presets(family).values(), read_config(alone)):
+    for config in (family.small(), *family.presets().values(), read_config(alone)):
         top, preprocessor = config.family.as_json(config)
         (tmp_path / "config.json").write_text(json.dumps(top))
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
@@ -472,7 +472,7 @@ def test_configs_become_json_and_come_back(tmp_path: Path, alone: Path) -> None:
 
 def test_a_small_random_model_runs_to_the_end() -> None:
     family = FAMILIES["siglip2-naflex"]
-    assert ours(random_model(family.small(family), until="pooled"))["pooled"].shape == (5, 16)
+    assert ours(random_model(family.small(), until="pooled"))["pooled"].shape == (5, 16)
 
 
 # Wrong ports
@@ -532,4 +532,3 @@ def test_attending_to_padding_is_outside_the_allowed_distance(model: Model) -> N
 
 def test_keys_of_siglip_are_not_taken_for_naflex() -> None:
     assert not set(FAMILIES["siglip"].model_types) & set(FAMILIES["siglip2-naflex"].model_types)
-    assert siglip.ALONE != siglip2_naflex.ALONE

@@ -213,7 +213,7 @@ def test_a_corpus_and_embed_read_a_tiff_as_pillow_opens_it(mode: str, tmp_path: 
         tar.add(path, "a.tiff")
         archive.write(path, "a.tiff")
     family = FAMILIES["minicpm-v-2.6"]
-    config = random_model(family.small(family)).config
+    config = random_model(family.small()).config
     expected = slice_image(Image.open(path), config)
     for source in ("a.tiff", "a.tar", "a.zip", path.as_uri()):
         [item] = list_pictures([source]).items

@@ -37,7 +37,7 @@ from npembed import *
 
 tiny = Config(vision=VisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
                                   patch_size=2, image_size=10), query_num=2, embed_dim=128)
-merging = FAMILIES["minicpm-v-4.6"].small(FAMILIES["minicpm-v-4.6"])
+merging = FAMILIES["minicpm-v-4.6"].small()
 sizes, mask = [[2, 2], [1, 2]], np.ones((1, 2, 3), dtype=bool)
 strips = [np.ones((3, 2, 8), dtype=np.float32), np.ones((3, 2, 4), dtype=np.float32)]
 model = random_model(tiny, until="tokens")

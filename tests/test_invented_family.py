@@ -1,11 +1,12 @@
 """A family that nobody has released, made here: what the house promises of a family holds of it, and no source is touched.
 
-It is a module's worth of code and one line in the table, as a real one: a tower under a name of its own, another position
-rule, pictures that are not cut, and after the hidden states a stage of its own, `norms`, in place of a connector.
+It shows what a family costs: a module's worth of code with one subclass, and one line in the table. It has a tower under a
+name of its own, another position rule, pictures that are not cut, and after the hidden states a stage of its own, `norms`,
+in place of a connector.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -33,12 +34,12 @@ from npembed import (
 )
 from npembed.config import FamilyConfig
 from npembed.conformance import check_outputs, failed, first_departing, read_pack, write_pack
-from npembed.encoder import post_layernorm, tower_layers, tower_shapes
 from npembed.families.keys import Json, Keys
+from npembed.families.tower import SiglipTower
 from npembed.family import Family, Promise, Slices, Stage, Step
 from npembed.files import load_tensors, save_tensors
 from npembed.images import as_rgb, resize, strip_of
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, TEXT, hidden_stage, join
+from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TEXT, join
 from npembed.typing import Floats, Ids, Shapes, Size
 from tests.command_line import assert_refused, done_well, metadata, state
 from tests.command_line import npembed as command
@@ -57,40 +58,6 @@ class LatticeConfig(FamilyConfig):
     embed_dim: int = 1
 
 
-def read(top: Json, preprocessor: Json, family: Family) -> LatticeConfig:
-    config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
-    vision = config.section("vision_config")
-    sizes = vision.given(**{f.name: f.name for f in fields(VisionConfig)})
-    vision.finish()
-    factor = config.value("factor", 1.0)
-    config.without_effect("model_type")
-    config.finish()
-    processor.finish()
-    return LatticeConfig(vision=VisionConfig(**sizes), factor=factor, family=family)
-
-
-def as_json(config: LatticeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    return {"model_type": "lattice", "factor": config.factor, "vision_config": asdict(config.vision)}, {}
-
-
-def cut(picture: Any, config: LatticeConfig) -> Slices:
-    """The whole picture, at the nearest size of whole patches."""
-    image, side = as_rgb(picture), config.vision.patch_size
-    columns, rows = (max(round(length / side), 1) for length in image.size)
-    pixels = resize(image, (columns * side, rows * side))
-    strip = strip_of(pixels, side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return Slices([strip], np.array([[rows, columns]]), np.array([[0.0, 0.0, *image.size]]))
-
-
-def tower(model: Model) -> Sequence[Step]:
-    """Every layer, the last norm, and then each place as far from the slice's mean as it is."""
-
-    def centre(x: Floats, size: Size) -> tuple[Floats, Size]:
-        return x - x.mean(axis=0), size
-
-    return [*tower_layers(model, range(model.config.vision.num_hidden_layers)), post_layernorm(model), centre]
-
-
 def norms(hidden: Floats, tgt_sizes: Ids, model: Model) -> Floats:
     """(B, Lmax, D), (B, 2) -> (B, Lmax, 1): each place's weighted length; -1 in padded places."""
     weighted = np.asarray(hidden).astype(model.dtype) * model.weights["gauge.weight"]
@@ -106,9 +73,8 @@ def norms_shapes(config: LatticeConfig) -> Shapes:
 
 NORMS = Stage(
     name="norms",
-    reads=("hidden", "tgt_sizes"),
-    call=norms,
-    arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
+    function=norms,
+    takes=("hidden", "tgt_sizes", "model"),
     arrays=norms_shapes,
     sizes=lambda tgt_sizes, config: tgt_sizes,
     padding=lambda model, tgt_sizes: -1.0,
@@ -117,38 +83,59 @@ NORMS = Stage(
 )
 
 
-def small(family: Family) -> LatticeConfig:
-    sizes = VisionConfig(
-        hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
-    )
-    return LatticeConfig(vision=sizes, family=family, factor=2.5)
+class Lattice(SiglipTower):
+    key, title, model_types = "lattice", "Lattice 1", ("lattice",)
+    cuts_by_config = True
+    prefix = "eyes."
+    owns = ("eyes.", "gauge.")
+    rule = "quotient"
+    stages = (*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, NORMS, TEXT)
+    checked = "nothing but itself"
+
+    def read_config(self, top: Json, preprocessor: Json) -> LatticeConfig:
+        config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
+        vision = config.section("vision_config")
+        sizes = vision.given(**{f.name: f.name for f in fields(VisionConfig)})
+        vision.finish()
+        factor = config.value("factor", 1.0)
+        config.without_effect("model_type")
+        config.finish()
+        processor.finish()
+        return LatticeConfig(vision=VisionConfig(**sizes), factor=factor, family=self)
+
+    def as_json(self, config: LatticeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"model_type": "lattice", "factor": config.factor, "vision_config": asdict(config.vision)}, {}
+
+    def presets(self) -> Mapping[str, LatticeConfig]:
+        return {"Lattice 1": LatticeConfig(vision=VisionConfig(), family=self)}
+
+    def small(self) -> LatticeConfig:
+        sizes = VisionConfig(
+            hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
+        )
+        return LatticeConfig(vision=sizes, family=self, factor=2.5)
+
+    def cut(self, picture: Any, config: LatticeConfig) -> Slices:
+        """The whole picture, at the nearest size of whole patches."""
+        image, side = as_rgb(picture), config.vision.patch_size
+        columns, rows = (max(round(length / side), 1) for length in image.size)
+        pixels = resize(image, (columns * side, rows * side))
+        strip = strip_of(pixels, side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        return Slices([strip], np.array([[rows, columns]]), np.array([[0.0, 0.0, *image.size]]))
+
+    def tower(self, model: Model) -> Sequence[Step]:
+        """Every layer, the last norm, and then each place as far from the slice's mean as it is."""
+
+        def centre(x: Floats, size: Size) -> tuple[Floats, Size]:
+            return x - x.mean(axis=0), size
+
+        return [*super().tower(model), centre]
+
+    def placeholder(self, grid: Size | None, image_id: int | None, config: LatticeConfig, tgt_sizes: Ids | None = None) -> str:
+        return f"<picture {image_id}>"
 
 
-LATTICE = Family(
-    key="lattice",
-    title="Lattice 1",
-    model_types=("lattice",),
-    read_config=read,
-    cuts_by_config=True,
-    as_json=as_json,
-    presets=lambda family: {"Lattice 1": LatticeConfig(vision=VisionConfig(), family=family)},
-    small=small,
-    prefix="eyes.",
-    owns=("eyes.", "gauge."),
-    cut=cut,
-    rule="quotient",
-    position_ids=lambda tgt_sizes, config, rule: position_ids(tgt_sizes, config.vision.num_patches_per_side, rule),
-    tower=tower,
-    placeholder=lambda grid, image_id, config, tgt_sizes=None: f"<picture {image_id}>",
-    stages=(
-        *BEFORE_THE_TOWER,
-        EMBEDDINGS,
-        hidden_stage(lambda config: tower_shapes(config, config.vision.num_hidden_layers)),
-        NORMS,
-        TEXT,
-    ),
-    checked="nothing but itself",
-)
+LATTICE = Lattice()
 
 # What a family must be given by the house
 
@@ -168,13 +155,13 @@ def lattice(monkeypatch: pytest.MonkeyPatch) -> Family:
 
 @pytest.fixture
 def model(lattice: Family) -> Model:
-    return random_model(lattice.small(lattice), seed=5, until="norms")
+    return random_model(lattice.small(), seed=5, until="norms")
 
 
 def save(folder: Path, model: Model, **changed: Any) -> Path:
     """A checkpoint's folder, with some keys of config.json changed."""
     folder.mkdir()
-    top, _ = as_json(model.config)  # type: ignore[arg-type]
+    top, _ = LATTICE.as_json(model.config)  # type: ignore[arg-type]
     (folder / "config.json").write_text(json.dumps(top | changed))
     save_tensors(folder / "model.safetensors", model.weights, {})
     return folder
@@ -201,7 +188,7 @@ def test_it_is_recognised_and_its_folder_read(folder: Path, model: Model) -> Non
 
 
 def test_without_its_line_it_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "weights", random_model(LATTICE.small(LATTICE), until="norms"))
+    path = save(tmp_path / "weights", random_model(LATTICE.small(), until="norms"))
     with pytest.raises(ValueError, match=r"load_model: config\.json has model_type 'lattice', which is not supported"):
         load_model(path)
 
@@ -302,7 +289,7 @@ def test_a_pack_takes_another_computation_of_the_same(precision: str, pack: Path
         values: dict[str, Any] = dict(given)
         for stage in LATTICE.stages:
             if stage.name in told:
-                values[stage.name] = stage.compute(values, at)
+                values[stage.name] = stage.call(values, at)
         save_tensors(outputs / case["expected"], {name: values[name] for name in values if name not in given}, {})
     assert not failed(check_outputs(read, outputs, stages=[stage.name for stage in LATTICE.stages]))
 

@@ -115,7 +115,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     for key in KEYS:
         texts[f"explain {key}"] = explain(Subject(picture=sample, config=default_config(key)))
     for name, key, until in WITH_WEIGHTS:
-        model = random_model(FAMILIES[key].small(FAMILIES[key]), until=until)
+        model = random_model(FAMILIES[key].small(), until=until)
         texts[name] = explain(Subject(picture=SMALL, config=model.config, model=model, origin="w", until=until))
     texts["hostile"] = explain(Subject(picture=SMALL, name=HOSTILE, config=npembed.MINICPM_V_2_6))
     texts["panorama"] = explain(Subject(picture=PANORAMA, name="wide.jpg", config=npembed.MINICPM_V_2_6))
@@ -315,7 +315,7 @@ def brightest(page: Any, figure: str) -> list[int]:
 @pytest.mark.parametrize(("name", "key", "until"), WITH_WEIGHTS)
 def test_the_lit_patchs_attention_is_the_towers(name, key, until, opened):
     page = opened(name)
-    model = random_model(FAMILIES[key].small(FAMILIES[key]), until=until)
+    model = random_model(FAMILIES[key].small(), until=until)
     slices = model.config.family.cut(SMALL, model.config)
     embeddings = npembed.embed(slices.strips, slices.tgt_sizes, model)
     number, (h, w) = len(slices.tgt_sizes) - 1, slices.tgt_sizes[-1].tolist()
@@ -335,7 +335,7 @@ def test_the_lit_patchs_attention_is_the_towers(name, key, until, opened):
 @pytest.mark.parametrize(("name", "key"), [("weights", "minicpm-v-2.6"), ("perceiver", "idefics2")])
 def test_a_token_shows_the_patches_that_it_attends_to(name, key, opened):
     page = opened(name)
-    model = random_model(FAMILIES[key].small(FAMILIES[key]), until="tokens")
+    model = random_model(FAMILIES[key].small(), until="tokens")
     slices = model.config.family.cut(SMALL, model.config)
     hidden = npembed.run(slices.strips, slices.tgt_sizes, model, "hidden")["hidden"]
     weights = stage_attention("tokens", hidden, slices.tgt_sizes, model)
@@ -350,7 +350,7 @@ def test_a_token_shows_the_patches_that_it_attends_to(name, key, opened):
 @pytest.mark.parametrize(("name", "key"), [("merged", "minicpm-v-4.6"), ("averaged", "phi-4-multimodal")])
 def test_a_patch_shows_the_token_that_is_made_of_it(name, key, opened):
     page = opened(name)
-    model_config = FAMILIES[key].small(FAMILIES[key])
+    model_config = FAMILIES[key].small()
     sizes = model_config.family.cut(SMALL, model_config).tgt_sizes
     gathered = model_config.family.stage("tokens", "test").gathers(sizes, model_config)[0]
     (h, w), patch = sizes[0].tolist(), int(sizes[0, 1]) + 3

@@ -76,7 +76,7 @@ def made(tmp_path_factory) -> Path:
         Image.fromarray(values).save(pictures / f"{number}{HOSTILE.replace('/', '_') if number == 0 else '.png'}")
     (pictures / "broken.png").write_bytes((pictures / "1.png").read_bytes()[:400])
     family = FAMILIES["siglip"]
-    model = random_model(family.small(family), until="pooled")
+    model = random_model(family.small(), until="pooled")
     corpus.build([str(pictures)], str(folder / "out"), model, settings=corpus.Settings(until="pooled"), workers=1)
     (pictures / "5.png").unlink()
     return folder / "out"

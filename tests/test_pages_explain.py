@@ -162,7 +162,7 @@ def made_with_weights(key_or_model, until, size=(60, 40)):
     """(page, arrays of `run`, slices, model) of a small model."""
     model = key_or_model
     if isinstance(model, str):
-        model = random_model(FAMILIES[model].small(FAMILIES[model]), until=until)
+        model = random_model(FAMILIES[model].small(), until=until)
     slices = model.config.family.cut(picture(*size), model.config)
     page = page_of(picture=picture(*size), config=model.config, model=model, origin="w", until=until)
     return page, npembed.run(slices.strips, slices.tgt_sizes, model, until), slices, model
@@ -221,7 +221,7 @@ def last_layer(x, model):
 )
 def test_the_towers_attention_is_the_last_layers(key):
     family = FAMILIES[key]
-    model = random_model(family.small(family), until="hidden")
+    model = random_model(family.small(), until="hidden")
     slices = family.cut(picture(60, 40), model.config)
     embeddings = npembed.embed(slices.strips, slices.tgt_sizes, model)
     after = family.stage("hidden", "test").sizes_of(slices.tgt_sizes, model.config)
@@ -249,7 +249,7 @@ def test_the_towers_attention_is_the_last_layers(key):
 
 
 def test_all_places_look_where_none_are_chosen():
-    model = random_model(FAMILIES["minicpm-v-2.6"].small(FAMILIES["minicpm-v-2.6"]), until="hidden")
+    model = random_model(FAMILIES["minicpm-v-2.6"].small(), until="hidden")
     embeddings = np.random.default_rng(4).standard_normal((2, 6, model.config.vision.hidden_size))
     _, every = tower_attention(embeddings, np.array(SIZES), model)
     _, some = tower_attention(embeddings, np.array(SIZES), model, [[0, 5], [3]])
@@ -281,7 +281,7 @@ SIZES = [[2, 3], [1, 4]]
 @pytest.mark.parametrize(("key", "until"), [("minicpm-v-2.6", "tokens"), ("siglip", "pooled")])
 def test_the_connectors_attention_is_the_softmax_of_its_queries_and_keys(key, until):
     family = FAMILIES[key]
-    model = random_model(family.small(family), until=until)
+    model = random_model(family.small(), until=until)
     sizes = np.array(SIZES) if until == "tokens" else np.array([[27, 27]])
     hidden = np.random.default_rng(2).standard_normal((len(sizes), 729, model.config.vision.hidden_size)).astype(np.float32)
     weights = stage_attention(until, hidden, sizes, model)
@@ -294,7 +294,7 @@ def test_the_connectors_attention_is_the_softmax_of_its_queries_and_keys(key, un
 def test_the_perceivers_attention_is_its_last_layers():
     """With latents that attend to one patch alone, its weight is what goes to no latent."""
     family = FAMILIES["idefics2"]
-    model = random_model(family.small(family), until="tokens")
+    model = random_model(family.small(), until="tokens")
     hidden = np.random.default_rng(2).standard_normal((2, 6, model.config.vision.hidden_size)).astype(np.float32)
     noted = []
     with watching(noted.append):
@@ -326,7 +326,7 @@ def test_the_patches_of_a_token_are_those_that_reach_it(key):
         r, c = divmod(int(patch), int(sizes[number, 1]))
         hidden = arrays["hidden"].copy()
         hidden[number, places[number][patch] if places else r * after[number, 1] + c] = np.nan
-        tokens = stage.compute({"hidden": hidden, "tgt_sizes": sizes}, model)
+        tokens = stage.call({"hidden": hidden, "tgt_sizes": sizes}, model)
         (token,) = np.argwhere([patch in row for row in gathered[number]]).ravel()
         found = np.argwhere(np.isnan(tokens[-1]).any(axis=-1)).ravel().tolist()
         assert found == [token]  # the last slice's tokens; of Phi-4's picture, the canvas is the first
@@ -358,7 +358,7 @@ def test_each_kind_of_last_stage_has_its_figures(key):
     """Attention of tokens, or the patches that make them; of a stage that is neither, what the tower attends to."""
     family = LATTICE if key == "lattice" else FAMILIES[key]
     until = family.vision_stages[-1].name
-    model = random_model(family.small(family), until=until)
+    model = random_model(family.small(), until=until)
     page = made_with_weights(model, until)[0]
     found = page.data["seen"]
     assert found["tower"] is not None
@@ -421,7 +421,7 @@ def test_the_lines_of_python_run_for_the_sample_with_weights(data):
 
 
 def test_the_last_line_of_the_sum_runs(data):
-    small = FAMILIES["minicpm-v-2.6"].small(FAMILIES["minicpm-v-2.6"])
+    small = FAMILIES["minicpm-v-2.6"].small()
     (line,) = [text for text in page_of(picture=picture(60, 40)).python if "random_model" in text]
     slices = small.family.cut(picture(60, 40), small)
     names = {"npembed": npembed, "config": small, "slices": slices}

@@ -195,7 +195,7 @@ PORTS = {
 }
 
 
-SMALL = random_model(FAMILIES["minicpm-v-4.6"].small(FAMILIES["minicpm-v-4.6"]), until="hidden")
+SMALL = random_model(FAMILIES["minicpm-v-4.6"].small(), until="hidden")
 CALLS = {
     "slice_image": (np.zeros((40, 60, 3), dtype=np.uint8), SMALL.config),
     "encode": (np.ones((1, 32, 16), dtype=np.float32), np.array([[4, 8]]), SMALL),

@@ -60,12 +60,12 @@ def spied(called: list[str]) -> Model:
     def spy(stage: Stage) -> Stage:
         def call(*arguments: Any, **options: Any) -> Any:
             called.append(stage.name)
-            return stage.call(*arguments, **options)
+            return stage.function(*arguments, **options)
 
-        return replace(stage, call=call)
+        return replace(stage, function=call)
 
     config = model().config
-    family = replace(config.family, stages=tuple(map(spy, config.family.stages)))
+    family = config.family.changed(stages=tuple(map(spy, config.family.stages)))
     return Model(replace(config, family=family), model().weights)  # type: ignore[type-var]
 
 
@@ -141,7 +141,7 @@ def test_the_rule_reaches_the_embeddings_and_the_ids() -> None:
 def test_without_a_rule_it_is_the_familys() -> None:
     sizes, strips = [(1, 49)], strips_of([(1, 49)])
     config = model().config
-    other = Model(replace(config, family=replace(config.family, rule="step")), model().weights)  # type: ignore[type-var]
+    other = Model(replace(config, family=config.family.changed(rule="step")), model().weights)  # type: ignore[type-var]
     expected, found = run(strips, sizes, model(), "embeddings", "step"), run(strips, sizes, other, "embeddings")
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
@@ -211,7 +211,7 @@ def test_joining_gives_an_array_of_its_own(until: str) -> None:
 
 
 def test_results_without_places_are_laid_end_to_end() -> None:
-    pooled = Stage(name="pooled", reads=("hidden",), call=np.mean, arguments=lambda values, model: ())
+    pooled = Stage(name="pooled", function=np.mean, takes=("hidden",))
     rows = [np.full((count, 5), count, dtype=np.float32) for count in (1, 3)]
     joined = stages.join(pooled, rows, model(), np.ones((4, 2), dtype=np.int64))
     assert joined.dtype == np.float32

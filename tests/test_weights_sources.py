@@ -953,7 +953,7 @@ def test_the_sizes_in_the_readme_are_the_families():
     assert len(found) == 9
     for key, sizes in found.items():
         family = FAMILIES[key]
-        config, nbytes, want = next(iter(family.presets(family).values())), 0, []
+        config, nbytes, want = next(iter(family.presets().values())), 0, []
         for stage in family.vision_stages:
             nbytes += 2 * sum(map(prod, shapes_of(stage, config).values()))
             want.append(f"{nbytes / 1e6:,.1f} MB")

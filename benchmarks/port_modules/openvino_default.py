@@ -20,7 +20,7 @@ def runs(graph: Any) -> Any:
     return lambda inputs: compiled(inputs)[0].copy()
 
 
-_CONFIG = npembed.FAMILIES["minicpm-v-2.6"].small(npembed.FAMILIES["minicpm-v-2.6"])
+_CONFIG = npembed.FAMILIES["minicpm-v-2.6"].small()
 _CHOSEN = _compiled(tower_graph(npembed.random_model(_CONFIG, until="hidden"))).get_property("INFERENCE_PRECISION_HINT")
 PRECISION = NAMES[_CHOSEN.get_type_name()]
 

@@ -16,7 +16,6 @@ from npembed import run as run_stages
 from npembed.cli.common import Bar, as_utf8, bar_over, known_stage, model_of, refuse, say
 from npembed.cli.several import expanded, refuse_too_many
 from npembed.cli.weights import WeightsOption, weight_files
-from npembed.corpus.settings import limited
 from npembed.family import Slices
 from npembed.files import SUFFIXES, check_output, save_tensors
 from npembed.images import read_image, silent_libraries
@@ -65,7 +64,8 @@ def embed(
     if rule is not None:
         get_rule(rule, "embed")
     model, origin = model_of(weights, until)
-    model = Model(limited(model.config, max_slices, "embed"), model.weights)
+    if max_slices is not None:
+        model = Model(model.config.with_max_slices(max_slices, "embed"), model.weights)
     if normalize and model.config.family.stage(until, "embed").sizes is not None:
         raise ValueError(f"embed: --normalize needs a stage with one vector for each picture; {until} has one for each place")
     rule = rule or model.config.family.rule

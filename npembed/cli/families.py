@@ -35,6 +35,6 @@ def _about(family: Family) -> dict[str, Any]:
         "versions": list(family.versions),
         "stages": [stage.name for stage in family.vision_stages],
         "rule": family.rule,
-        "presets": list(family.presets(family)),
+        "presets": list(family.presets()),
         "checked": family.checked,
     }

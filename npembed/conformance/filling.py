@@ -73,9 +73,10 @@ def peaked(model: Model, factor: float) -> dict[str, Floats]:
 
 
 def with_dropped_layer(config: Any, weights: Mapping[str, Floats], seed: int) -> dict[str, Floats]:
-    """The arrays, and those of the layer that `drop_vision_last_layer` leaves out, which checkpoints hold all the same."""
-    whole = random_model(replace(config, drop_vision_last_layer=False), seed, "hidden").weights
-    return {name: array for name, array in whole.items() if name not in weights and ".layers." in name} | dict(weights)
+    """The arrays, and those of a layer that `drop_vision_last_layer` leaves out, which checkpoints hold all the same."""
+    whole = changed_config(config, {"drop_vision_last_layer": False})
+    dropped = {} if whole == config else random_model(whole, seed, "hidden").weights
+    return {name: array for name, array in dropped.items() if name not in weights and ".layers." in name} | dict(weights)
 
 
 def changed_config(config: Any, changes: Mapping[str, Any]) -> Any:

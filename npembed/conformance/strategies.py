@@ -178,7 +178,7 @@ def family_model(key: str, until: str, *, peak: float = 1.0, seed: int = 0, **ch
     family_model('idefics2', 'embeddings', layer_norm_eps=0.001)
     """
     family = FAMILIES[key]
-    config = changed_config(family.small(family), changes)
+    config = changed_config(family.small(), changes)
     own = {"peak": peak, "seed": seed} if (peak, seed) != (1.0, 0) else {}
     shown = "".join(f", {name}={value!r}" for name, value in (own | changes).items())
     weights = peaked(random_model(config, seed, until), peak)

@@ -3,13 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from npembed import arguments
-from npembed.config import FamilyConfig
 from npembed.family import Family, Stage
 from npembed.model import Model
 from npembed.positions.rules import get_rule
@@ -97,23 +96,6 @@ def check_stage(settings: Settings, family: Family) -> Stage:
 def one_vector(settings: Settings, stage: Stage) -> bool:
     """Whether a picture becomes one vector."""
     return bool(settings.vector) or stage.sizes is None
-
-
-def limited(config: FamilyConfig, max_slices: int | None, who: str = WHO) -> FamilyConfig:
-    """The config with another most number of slices.
-
-    Raises
-    ------
-    ValueError
-        A family whose config has no such number.
-    """
-    if max_slices is None:
-        return config
-    slicing: Any = getattr(config, "slicing", None)
-    if not is_dataclass(slicing) or not hasattr(slicing, "max_slice_nums"):
-        raise ValueError(f"{who}: {config.family.title} has no most number of slices that --max-slices could set")
-    changed: FamilyConfig = replace(config, slicing=replace(slicing, max_slice_nums=max_slices))  # type: ignore[type-var]
-    return changed
 
 
 def weights_digest(model: Model) -> str:

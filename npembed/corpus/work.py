@@ -226,7 +226,7 @@ def _model(out: str, name: str, described: str) -> Model:
     """The run's model, its arrays memory-mapped, so that a machine has them once however many workers it has."""
     place, made = Place(out), json.loads(described)
     family = get_family(made["family"], "corpus")
-    config = family.read_config(made["config"], made["preprocessor"], family)
+    config = family.read_config(made["config"], made["preprocessor"])
     arrays = map_tensors(place.path(name) if place.is_local else _fetched(place, name))
     model = Model(family.layout(config, list(arrays)), arrays)
     if not place.is_local and weights_digest(model) != made["weights"]["sha256"]:

@@ -94,7 +94,7 @@ def config_of(top: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, wh
         words += "become pixels; take the file from the repository of this model, or of the one that it was made from"
         raise ValueError(f"{who}: {where} {words}")
     try:
-        config: FamilyConfig = family.read_config(top, preprocessor or {}, family)
+        config: FamilyConfig = family.read_config(top, preprocessor or {})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{who}: {family.title}: {error} (in {where})") from None
     return config

@@ -1,32 +1,25 @@
 """What Idefics2, Idefics3 and SmolVLM share: the keys of their configs, pieces that count as padding, text without numbers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
 from typing import Any
 
-import numpy as np
-
 from npembed.config import VisionConfig
-from npembed.encoder import post_layernorm, tower_layers, tower_shapes
-from npembed.families.keys import Json, Keys
-from npembed.family import Family, Stage, Step
+from npembed.families import keys
+from npembed.families.keys import Keys
+from npembed.families.tower import SiglipTower
+from npembed.family import Stage
 from npembed.images import is_blank, strip_of
-from npembed.model import Model
-from npembed.stages import hidden_stage
-from npembed.typing import Array, Floats, Pixels, Shapes, Size
+from npembed.stages import as_bytes
+from npembed.typing import Array, Floats, Pixels, Size
 from npembed.words import brief
 
 FAKE = "<fake_token_around_image>"
 PLACE = "<image>"
 
 
-def read_vision(keys: Keys, defaults: VisionConfig) -> VisionConfig:
+def read_vision(section: Keys, defaults: VisionConfig) -> VisionConfig:
     """The tower's sizes; what is absent is the class's own default."""
-    sizes = keys.given(**{f.name: f.name for f in fields(VisionConfig)})
-    keys.fixed("hidden_act", "gelu_pytorch_tanh")
-    keys.without_effect("model_type", "size", "max_image_size", "use_base_siglip", "_flash_attn_2_enabled")
-    keys.finish()
-    return replace(defaults, **sizes)
+    return keys.read_vision(section, defaults, "size", "max_image_size", "use_base_siglip", "_flash_attn_2_enabled")
 
 
 def read_pixels(keys: Keys, resample: int, *kinds: str) -> dict[str, Any]:
@@ -72,11 +65,6 @@ def pixel_json(kind: str, resample: int, cutting: Any) -> dict[str, Any]:
     }
 
 
-def vision_json(vision: VisionConfig) -> Json:
-    """`vision_config` of that config."""
-    return asdict(vision)
-
-
 def counting_pieces(pieces: Sequence[Pixels], cutting: Any, title: str, *, keeps_one: bool = False) -> list[int]:
     """The numbers of the pieces that count: the model drops one that is all 0 when it is normalised, as padding.
 
@@ -107,36 +95,24 @@ def refuse_image_id(image_id: int | None, title: str) -> None:
         raise ValueError(f"image_placeholder: image_id must be None, because {title}'s text numbers no picture; got {image_id}")
 
 
-def tower(model: Model) -> Sequence[Step]:
-    """Every layer, then the last norm."""
-    return [*tower_layers(model, range(model.config.vision.num_hidden_layers)), post_layernorm(model)]
-
-
-def _tower_shapes(config: Any) -> Shapes:
-    return tower_shapes(config, config.vision.num_hidden_layers)
-
-
-HIDDEN = hidden_stage(_tower_shapes)
-
-
 def _text(picture: Any, config: Any) -> Array:
-    grid = config.family.cut(picture, config).grid
-    return np.frombuffer(config.family.placeholder(grid, None, config, None).encode(), dtype=np.uint8)
+    return as_bytes(config.family.placeholder(config.family.cut(picture, config).grid, None, config))
 
 
 TEXT = Stage(
     name="text",
-    reads=("picture",),
-    call=_text,
-    arguments=lambda values, model: (values["picture"], model.config),
+    function=_text,
+    takes=("picture", "config"),
     axes="(bytes,)",
     about="the text that stands for the picture, in UTF-8",
 )
 """The text of a picture, which has no place for a number."""
 
 
-def check_family_config(config: Any, **kinds: type) -> None:
-    """An error unless each of these fields is of that kind."""
-    for name, kind in (kinds | {"vision": VisionConfig, "family": Family}).items():
-        if not isinstance(getattr(config, name), kind):
-            raise TypeError(f"{type(config).__name__}: {name} must be a {kind.__name__}; got {brief(getattr(config, name))}")
+class Idefics(SiglipTower):
+    """What Idefics2, Idefics3 and SmolVLM have in common."""
+
+    prefix = "model.vision_model."
+    owns = ("model.vision_model.", "model.connector.")
+    rule = "step"
+    checked = "transformers' own PIL processor and modules: sizes, pixels, ids and text equal, floats within the promise"

@@ -9,15 +9,14 @@ from numpy.typing import ArrayLike
 
 from npembed import arguments
 from npembed.attention import attend
-from npembed.config import FamilyConfig, VisionConfig, check_counts, check_levels
+from npembed.config import FamilyConfig, VisionConfig, check_counts, check_kinds, check_levels
 from npembed.families import idefics
-from npembed.families.idefics import FAKE, PLACE
+from npembed.families.idefics import FAKE, PLACE, TEXT, Idefics
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, Slices
 from npembed.images import as_rgb, as_rgb_on_white, resize
 from npembed.model import Model, as_model
-from npembed.positions import position_ids
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
+from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
 from npembed.words import brief
 
@@ -109,7 +108,7 @@ class Idefics2Config(FamilyConfig):
     family: Family
 
     def __post_init__(self) -> None:
-        idefics.check_family_config(self, sizing=SizingConfig, perceiver=PerceiverConfig)
+        check_kinds(self, sizing=SizingConfig, perceiver=PerceiverConfig)
         check_counts(self, ("embed_dim", "intermediate_size"))
 
 
@@ -117,59 +116,6 @@ _DEFAULT_VISION = VisionConfig(
     hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, image_size=224, patch_size=32
 )
 """What the vision_config of a model_type idefics2 leaves out."""
-
-
-def read_config(top: Json, preprocessor: Json, family: Family) -> Idefics2Config:
-    """The sizes that config.json and preprocessor_config.json give; what is absent is the class's own default (SPEC 13.5)."""
-    config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
-    vision = idefics.read_vision(config.section("vision_config"), _DEFAULT_VISION)
-    sizes = idefics.read_pixels(processor, BILINEAR, PROCESSOR)
-    sizes |= idefics.read_edges(processor, "size", "shortest_edge", "longest_edge")
-    processor.finish()
-    text = config.section("text_config")
-    text.fixed("hidden_act", "silu")
-    embed_dim = idefics.text_value(text, "hidden_size", "mistral", 4096)
-    return Idefics2Config(
-        vision=vision,
-        sizing=SizingConfig(**sizes),
-        perceiver=_read_perceiver(config, text, embed_dim),
-        embed_dim=embed_dim,
-        intermediate_size=idefics.text_value(text, "intermediate_size", "mistral", 14336),
-        family=family,
-    )
-
-
-def _read_perceiver(config: Keys, text: Keys, embed_dim: int) -> PerceiverConfig:
-    """Where its hidden_size is not the language model's, its hidden_size and its eps are taken from there."""
-    keys = config.section("perceiver_config")
-    sizes = keys.given(**{f.name: f.name for f in fields(PerceiverConfig)})
-    if keys.value("hidden_size", 4096) != embed_dim:
-        absent = config.content.get("text_config") is None
-        default = 1e-5 if absent else 1e-6  # a text_config that is not there is one with an eps of its own
-        sizes["rms_norm_eps"] = idefics.text_value(text, "rms_norm_eps", "mistral", default)
-    keys.fixed("hidden_act", "silu")
-    keys.without_effect("model_type")
-    keys.finish()
-    return PerceiverConfig(**sizes)
-
-
-def as_json(config: Idefics2Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and preprocessor_config.json of that config, as `read_config` reads them."""
-    sizing = config.sizing
-    top = {
-        "model_type": config.family.model_types[0],
-        "text_config": {
-            "model_type": "mistral",
-            "hidden_size": config.embed_dim,
-            "intermediate_size": config.intermediate_size,
-        },
-        "vision_config": idefics.vision_json(config.vision),
-        "perceiver_config": asdict(config.perceiver) | {"hidden_size": config.embed_dim},
-    }
-    preprocessor = idefics.pixel_json(PROCESSOR, BILINEAR, sizing) | {
-        "size": {"shortest_edge": sizing.shortest_edge, "longest_edge": sizing.longest_edge}
-    }
-    return top, preprocessor
 
 
 def resized_size(size: Size, sizing: SizingConfig) -> Size:
@@ -193,31 +139,6 @@ def resized_size(size: Size, sizing: SizingConfig) -> Size:
     elif height > width and height > longest:
         width, height = int(longest * aspect), longest
     return max(width, sizing.shortest_edge), max(height, sizing.shortest_edge)
-
-
-def cut(image: "Picture | Pixels", config: Idefics2Config) -> Slices:
-    """A picture -> its quarters, row by row, if it is split, then the whole of it, each resized by itself.
-
-    A slice holds the patches all of whose pixels the picture fills: on the model's canvas the others are masked.
-
-    Notes
-    -----
-    Source: SPEC 13.5; equal to `Idefics2ImageProcessorPil`, which lays alpha on white. `Idefics2Processor`, which writes the
-    text too, first turns a picture upright by its EXIF and drops its alpha, so it differs for such pictures.
-    """
-    sizing = config.sizing
-    pixels = np.asarray(as_rgb_on_white(image))
-    height, width = pixels.shape[:2]
-    corners = [*(_quarters(width, height) if sizing.do_image_splitting else []), (0, 0, width, height)]
-    pieces = [_resized(pixels[top:bottom, left:right], sizing) for left, top, right, bottom in corners]
-    kept = idefics.counting_pieces(pieces, sizing, config.family.title)
-    strips, sizes = zip(*(idefics.whole_patches(pieces[n], config.vision.patch_size, sizing) for n in kept), strict=True)
-    tgt_sizes = np.array(sizes, dtype=np.int64)
-    boxes = np.array([corners[number] for number in kept], dtype=np.float64)
-    for box, (h, w), number in zip(boxes, sizes, kept, strict=True):
-        seen = np.array([w, h]) * config.vision.patch_size / pieces[number].shape[1::-1]  # of the piece, by the patches
-        box[2:] = box[:2] + (box[2:] - box[:2]) * seen
-    return Slices(list(strips), tgt_sizes, boxes, (2, 2) if sizing.do_image_splitting else None)
 
 
 def _quarters(width: int, height: int) -> list[tuple[int, int, int, int]]:
@@ -286,8 +207,7 @@ def perceive(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     Examples
     --------
     >>> from npembed import FAMILIES, random_model
-    >>> family = FAMILIES["idefics2"]
-    >>> tiny = random_model(family.small(family), until="tokens")
+    >>> tiny = random_model(FAMILIES["idefics2"].small(), until="tokens")
     >>> perceive(np.ones((2, 6, 16)), [[2, 3], [1, 4]], tiny).shape
     (2, 4, 24)
     """
@@ -363,70 +283,125 @@ def _token_counts(tgt_sizes: Ids, config: Any) -> Ids:
     return np.full(len(tgt_sizes), config.perceiver.resampler_n_latents, dtype=np.int64)
 
 
-def placeholder(grid: Size | None, image_id: int | None, config: Idefics2Config, tgt_sizes: Ids | None = None) -> str:
-    """The text of one picture: its places between two marks; five times when split, with one mark between two of them.
+class Idefics2(Idefics):
+    """Idefics2."""
 
-    In a text with pictures next to each other, the two marks between them are one too.
-    """
-    idefics.refuse_image_id(image_id, config.family.title)
-    if grid not in (None, (2, 2)):
-        raise ValueError(
-            f"image_placeholder: grid must be (2, 2) or None: {config.family.title} splits in quarters; got {grid}"
+    key, title, model_types = "idefics2", "Idefics2", ("idefics2",)
+    stages = (
+        *BEFORE_THE_TOWER,
+        EMBEDDINGS,
+        HIDDEN,
+        tokens_stage(perceive, _connector_shapes, _token_counts),
+        TEXT,
+        TOKEN_PLACES,
+        INPUTS_EMBEDS_BY_COUNT,
+    )
+
+    def read_config(self, top: Json, preprocessor: Json) -> Idefics2Config:
+        """The sizes that config.json and preprocessor_config.json give; else the class's own default (SPEC 13.5)."""
+        config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
+        vision = idefics.read_vision(config.section("vision_config"), _DEFAULT_VISION)
+        sizes = idefics.read_pixels(processor, BILINEAR, PROCESSOR)
+        sizes |= idefics.read_edges(processor, "size", "shortest_edge", "longest_edge")
+        processor.finish()
+        text = config.section("text_config")
+        text.fixed("hidden_act", "silu")
+        embed_dim = idefics.text_value(text, "hidden_size", "mistral", 4096)
+        return Idefics2Config(
+            vision=vision,
+            sizing=SizingConfig(**sizes),
+            perceiver=_read_perceiver(config, text, embed_dim),
+            embed_dim=embed_dim,
+            intermediate_size=idefics.text_value(text, "intermediate_size", "mistral", 14336),
+            family=self,
         )
-    places = PLACE * config.perceiver.resampler_n_latents
-    return FAKE + f"{places}{FAKE}" * (1 if grid is None else 5)
+
+    def as_json(self, config: Idefics2Config) -> tuple[dict[str, Any], dict[str, Any]]:
+        sizing = config.sizing
+        top = {
+            "model_type": self.model_types[0],
+            "text_config": {
+                "model_type": "mistral",
+                "hidden_size": config.embed_dim,
+                "intermediate_size": config.intermediate_size,
+            },
+            "vision_config": asdict(config.vision),
+            "perceiver_config": asdict(config.perceiver) | {"hidden_size": config.embed_dim},
+        }
+        preprocessor = idefics.pixel_json(PROCESSOR, BILINEAR, sizing) | {
+            "size": {"shortest_edge": sizing.shortest_edge, "longest_edge": sizing.longest_edge}
+        }
+        return top, preprocessor
+
+    def presets(self) -> Mapping[str, Idefics2Config]:
+        vision = VisionConfig()  # SigLIP so400m with a table of 70 x 70, as MiniCPM-V 2.6's
+        sizing = SizingConfig(do_image_splitting=True)
+        return {"Idefics2 8B": Idefics2Config(vision, sizing, PerceiverConfig(), 4096, 14336, self)}
+
+    def small(self) -> Idefics2Config:
+        vision = VisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
+        )
+        perceiver = PerceiverConfig(
+            resampler_n_latents=4, resampler_depth=2, resampler_n_heads=4, resampler_head_dim=6, num_key_value_heads=2
+        )
+        return Idefics2Config(vision, SizingConfig(shortest_edge=14, longest_edge=50), perceiver, 24, 20, self)
+
+    def variants(self) -> Mapping[str, Idefics2Config]:
+        """Other sizes in each part, quarters, levels of each channel's own."""
+        vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3)
+        sizing = SizingConfig(20, 60, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=True)
+        perceiver = PerceiverConfig(3, 3, 6, 8, num_key_value_heads=3, rms_norm_eps=1e-3)
+        return {"varied": Idefics2Config(vision, sizing, perceiver, 20, 36, self)}
+
+    def cut(self, image: "Picture | Pixels", config: Idefics2Config) -> Slices:
+        """A picture -> its quarters, row by row, if it is split, then the whole of it, each resized by itself.
+
+        A slice holds the patches all of whose pixels the picture fills: on the model's canvas the others are masked.
+
+        Notes
+        -----
+        Source: SPEC 13.5; equal to `Idefics2ImageProcessorPil`, which lays alpha on white. `Idefics2Processor`, which writes
+        the text too, first turns a picture upright by its EXIF and drops its alpha, so it differs for such pictures.
+        """
+        sizing = config.sizing
+        pixels = np.asarray(as_rgb_on_white(image))
+        height, width = pixels.shape[:2]
+        corners = [*(_quarters(width, height) if sizing.do_image_splitting else []), (0, 0, width, height)]
+        pieces = [_resized(pixels[top:bottom, left:right], sizing) for left, top, right, bottom in corners]
+        kept = idefics.counting_pieces(pieces, sizing, self.title)
+        strips, sizes = zip(*(idefics.whole_patches(pieces[n], config.vision.patch_size, sizing) for n in kept), strict=True)
+        tgt_sizes = np.array(sizes, dtype=np.int64)
+        boxes = np.array([corners[number] for number in kept], dtype=np.float64)
+        for box, (h, w), number in zip(boxes, sizes, kept, strict=True):
+            seen = np.array([w, h]) * config.vision.patch_size / pieces[number].shape[1::-1]  # of the piece, by the patches
+            box[2:] = box[:2] + (box[2:] - box[:2]) * seen
+        return Slices(list(strips), tgt_sizes, boxes, (2, 2) if sizing.do_image_splitting else None)
+
+    def placeholder(self, grid: Size | None, image_id: int | None, config: Idefics2Config, tgt_sizes: Ids | None = None) -> str:
+        """The text of one picture: its places between two marks; five times when split, with one mark between two of them.
+
+        In a text with pictures next to each other, the two marks between them are one too.
+        """
+        idefics.refuse_image_id(image_id, self.title)
+        if grid not in (None, (2, 2)):
+            raise ValueError(f"image_placeholder: grid must be (2, 2) or None: {self.title} splits in quarters; got {grid}")
+        places = PLACE * config.perceiver.resampler_n_latents
+        return FAKE + f"{places}{FAKE}" * (1 if grid is None else 5)
 
 
-def _small(family: Family) -> Idefics2Config:
-    vision = VisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
-    )
-    perceiver = PerceiverConfig(
-        resampler_n_latents=4, resampler_depth=2, resampler_n_heads=4, resampler_head_dim=6, num_key_value_heads=2
-    )
-    return Idefics2Config(vision, SizingConfig(shortest_edge=14, longest_edge=50), perceiver, 24, 20, family)
+def _read_perceiver(config: Keys, text: Keys, embed_dim: int) -> PerceiverConfig:
+    """Where its hidden_size is not the language model's, its hidden_size and its eps are taken from there."""
+    keys = config.section("perceiver_config")
+    sizes = keys.given(**{f.name: f.name for f in fields(PerceiverConfig)})
+    if keys.value("hidden_size", 4096) != embed_dim:
+        absent = config.content.get("text_config") is None
+        default = 1e-5 if absent else 1e-6  # a text_config that is not there is one with an eps of its own
+        sizes["rms_norm_eps"] = idefics.text_value(text, "rms_norm_eps", "mistral", default)
+    keys.fixed("hidden_act", "silu")
+    keys.without_effect("model_type")
+    keys.finish()
+    return PerceiverConfig(**sizes)
 
 
-def _variants(family: Family) -> Mapping[str, Any]:
-    """Other sizes in each part, quarters, levels of each channel's own."""
-    vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3)
-    sizing = SizingConfig(20, 60, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=True)
-    perceiver = PerceiverConfig(3, 3, 6, 8, num_key_value_heads=3, rms_norm_eps=1e-3)
-    return {"varied": Idefics2Config(vision, sizing, perceiver, 20, 36, family)}
-
-
-def _presets(family: Family) -> Mapping[str, Idefics2Config]:
-    vision = VisionConfig()  # SigLIP so400m with a table of 70 x 70, as MiniCPM-V 2.6's
-    sizing = SizingConfig(do_image_splitting=True)
-    return {"Idefics2 8B": Idefics2Config(vision, sizing, PerceiverConfig(), 4096, 14336, family)}
-
-
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        key="idefics2",
-        title="Idefics2",
-        model_types=("idefics2",),
-        read_config=read_config,
-        as_json=as_json,
-        presets=_presets,
-        small=_small,
-        variants=_variants,
-        prefix="model.vision_model.",
-        owns=("model.vision_model.", "model.connector."),
-        cut=cut,
-        rule="step",
-        position_ids=lambda tgt_sizes, config, rule: position_ids(tgt_sizes, config.vision.num_patches_per_side, rule),
-        tower=idefics.tower,
-        placeholder=placeholder,
-        stages=(
-            *BEFORE_THE_TOWER,
-            EMBEDDINGS,
-            idefics.HIDDEN,
-            tokens_stage(perceive, _connector_shapes, _token_counts),
-            idefics.TEXT,
-            TOKEN_PLACES,
-            INPUTS_EMBEDS_BY_COUNT,
-        ),
-        checked="transformers' own PIL processor and modules: sizes, pixels, ids and text equal, floats within the promise",
-    ),
-)
+FAMILIES: tuple[Family, ...] = (Idefics2(),)

@@ -2,23 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
-from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_counts, check_levels
+from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_counts, check_kinds, check_levels
 from npembed.families import idefics
 from npembed.families.gguf import tower_names
-from npembed.families.idefics import FAKE, PLACE
+from npembed.families.idefics import FAKE, PLACE, TEXT, Idefics
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, GgufNames, Slices
 from npembed.images import as_rgb, as_rgb_on_white, cells, resize
 from npembed.model import Model, as_model
-from npembed.positions import position_ids
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
+from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
 from npembed.words import brief
 
@@ -81,7 +80,7 @@ class Idefics3Config(FamilyConfig):
 
     Examples
     --------
-    >>> config = FAMILIES[1].presets(FAMILIES[1])["SmolVLM2 256M"]
+    >>> config = FAMILIES[1].presets()["SmolVLM2 256M"]
     >>> config.patches_per_side, config.tokens_per_tile
     (32, 64)
     """
@@ -93,7 +92,7 @@ class Idefics3Config(FamilyConfig):
     family: Family
 
     def __post_init__(self) -> None:
-        idefics.check_family_config(self, tiling=TilingConfig)
+        check_kinds(self, tiling=TilingConfig)
         check_counts(self, ("scale_factor", "embed_dim"))
         if self.tiling.max_image_size < self.vision.patch_size:
             raise ValueError(
@@ -120,40 +119,6 @@ _DEFAULT_VISION = VisionConfig(
     hidden_size=1152, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=16, image_size=224, patch_size=32
 )
 """What the vision_config of a model_type idefics3 or smolvlm leaves out."""
-
-
-def read_config(top: Json, preprocessor: Json, family: Family) -> Idefics3Config:
-    """The sizes that config.json and preprocessor_config.json give; what is absent is the class's own default (SPEC 13.6)."""
-    config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
-    vision = idefics.read_vision(config.section("vision_config"), _DEFAULT_VISION)
-    sizes = idefics.read_pixels(processor, LANCZOS, *_PROCESSORS.values())
-    sizes |= idefics.read_edges(processor, "size", "longest_edge")
-    for side in idefics.read_edges(processor, "max_image_size", "longest_edge").values():
-        sizes["max_image_size"] = side
-    processor.finish()
-    return Idefics3Config(
-        vision=vision,
-        tiling=TilingConfig(**sizes),
-        scale_factor=config.value("scale_factor", 2),
-        embed_dim=idefics.text_value(config.section("text_config"), "hidden_size", "llama", 4096),
-        family=family,
-    )
-
-
-def as_json(config: Idefics3Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and preprocessor_config.json of that config, as `read_config` reads them."""
-    tiling, key = config.tiling, config.family.key
-    top = {
-        "model_type": config.family.model_types[0],
-        "scale_factor": config.scale_factor,
-        "text_config": {"model_type": "llama", "hidden_size": config.embed_dim},
-        "vision_config": idefics.vision_json(config.vision),
-    }
-    preprocessor = idefics.pixel_json(_PROCESSORS[key], LANCZOS, tiling) | {
-        "size": {"longest_edge": tiling.longest_edge},
-        "max_image_size": {"longest_edge": tiling.max_image_size},
-    }
-    return top, preprocessor
 
 
 @dataclass(frozen=True)
@@ -245,21 +210,6 @@ def _whole_tiles(size: Size, side: int) -> Size:
     return math.ceil(int(height * aspect) / side) * side, height
 
 
-def cut(image: "Picture | Pixels", config: Idefics3Config) -> Slices:
-    """A picture -> its tiles, row by row, then the whole of it; each resize is from the one before."""
-    tiling, side = config.tiling, config.tiling.max_image_size
-    picture = as_rgb_on_white(image)
-    plan = plan_tiles(picture.size, tiling)
-    first = as_rgb(resize(picture, plan.first_size, FILTER))
-    second = resize(first, plan.second_size, FILTER)
-    tiles = cells(second, *plan.grid) if plan.grid else []
-    tiles.append(resize(as_rgb(second), (side, side), FILTER))
-    kept = idefics.counting_pieces(tiles, tiling, config.family.title, keeps_one=config.family.key in _KEEPS_ONE)
-    strips = [idefics.whole_patches(tiles[number], config.vision.patch_size, tiling)[0] for number in kept]
-    sizes = np.full((len(kept), 2), config.patches_per_side, dtype=np.int64)
-    return Slices(strips, sizes, _boxes(picture.size, plan, config)[kept], plan.grid)
-
-
 def _boxes(size: Size, plan: TilePlan, config: Idefics3Config) -> Floats:
     """float64 (B, 4): what the patches of each tile see of the original picture, then those of the whole."""
     tile = config.tiling.max_image_size
@@ -314,8 +264,7 @@ def shuffle_and_project(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -
     Examples
     --------
     >>> from npembed import FAMILIES, random_model
-    >>> family = FAMILIES["idefics3"]
-    >>> tiny = random_model(family.small(family), until="tokens")
+    >>> tiny = random_model(FAMILIES["idefics3"].small(), until="tokens")
     >>> shuffle_and_project(np.ones((1, 16, 16)), [[4, 4]], tiny).shape
     (1, 4, 24)
     """
@@ -351,53 +300,11 @@ def _shuffled_patches(tgt_sizes: Ids, config: Idefics3Config) -> list[Ids]:
     return [pixel_shuffle(np.arange(h * w)[:, None], (h, w), config.scale_factor) for h, w in sizes]
 
 
-def placeholder(grid: Size | None, image_id: int | None, config: Idefics3Config, tgt_sizes: Ids | None = None) -> str:
-    """The text of one picture: each tile with its row and column, a newline after each row, then the whole."""
-    idefics.refuse_image_id(image_id, config.family.title)
-    try:
-        places = PLACE * config.tokens_per_tile
-    except ValueError as error:
-        raise ValueError(f"image_placeholder: {error}") from None
-    whole = f"{FAKE}<global-img>{places}{FAKE}"
-    columns, rows = grid or (1, 1)
-    if max(columns, rows) > MAX_TAGS:
-        raise ValueError(
-            f"image_placeholder: grid is ({columns}, {rows}); the text has tags for {MAX_TAGS} columns and rows at most"
-        )
-    if (columns, rows) == (1, 1):
-        return whole
-    tiles = [[f"{FAKE}<row_{row + 1}_col_{column + 1}>{places}" for column in range(columns)] for row in range(rows)]
-    return "\n".join([*map("".join, tiles), "", whole])
-
-
 _PROJECTION = "model.connector.modality_projection.proj.weight"
-
-
-GGUF = GgufNames(projector="idefics3", names=tower_names("model.vision_model.") | {"mm.model.fc.weight": _PROJECTION})
 
 
 def _connector_shapes(config: Any) -> Shapes:
     return {_PROJECTION: (config.embed_dim, config.scale_factor**2 * config.vision.hidden_size)}
-
-
-def _small(family: Family) -> Idefics3Config:
-    vision = VisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=108
-    )
-    return Idefics3Config(vision, TilingConfig(longest_edge=80, max_image_size=40), 2, 24, family)
-
-
-def _variants(family: Family) -> Mapping[str, Any]:
-    """Other sizes in each part, a side that fills no patch, no tiles, levels of each channel's own."""
-    vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=280, layer_norm_eps=1e-3)
-    tiling = TilingConfig(70, 51, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=False)
-    return {"varied": Idefics3Config(vision, tiling, 3, 20, family)}
-
-
-def _squares(sizes: Sequence[Size], config: Any) -> Sequence[Size]:
-    """Squares of about as many patches, their sides up to a multiple of `scale_factor`."""
-    sides = [math.ceil(math.sqrt(h * w) / config.scale_factor) * config.scale_factor for h, w in sizes]
-    return [(side, side) for side in sides]
 
 
 _SO400M = VisionConfig(
@@ -408,59 +315,133 @@ _BASE = VisionConfig(
 )
 
 
-def _idefics3_presets(family: Family) -> Mapping[str, Idefics3Config]:
-    return {"Idefics3 8B": Idefics3Config(_SO400M, TilingConfig(), 2, 4096, family)}
+class Idefics3(Idefics):
+    """Idefics3.
 
+    Attributes
+    ----------
+    processor : str
+        The name of its image processor. Idefics3's and SmolVLM's compute the same, and either may be named in either's
+        checkpoints.
+    keeps_one : bool
+        Whether the first tile stays if every tile is all 0 once normalised.
+    """
 
-def _smolvlm_presets(family: Family) -> Mapping[str, Idefics3Config]:
-    tiling = TilingConfig(longest_edge=2048, max_image_size=512)
-    return {
-        "SmolVLM2 500M": Idefics3Config(_BASE, tiling, 4, 960, family),
-        "SmolVLM2 256M": Idefics3Config(_BASE, tiling, 4, 576, family),
-    }
-
-
-_PROCESSORS = {"idefics3": "Idefics3ImageProcessor", "smolvlm": "SmolVLMImageProcessor"}
-"""The name of each family's image processor; the two compute the same, and either may be named in either's checkpoints."""
-
-_KEEPS_ONE = ("smolvlm",)
-"""Where the first tile stays if every tile is all 0 once normalised."""
-
-
-def _family(key: str, title: str, presets: Any) -> Family:
-    return Family(
-        key=key,
-        title=title,
-        model_types=(key,),
-        read_config=read_config,
-        as_json=as_json,
-        presets=presets,
-        small=_small,
-        variants=_variants,
-        case_sizes=_squares,
-        prefix="model.vision_model.",
-        owns=("model.vision_model.", "model.connector."),
-        cut=cut,
-        rule="step",
-        position_ids=lambda tgt_sizes, config, rule: position_ids(tgt_sizes, config.vision.num_patches_per_side, rule),
-        tower=idefics.tower,
-        unit=lambda config: config.scale_factor,
-        placeholder=placeholder,
-        gguf=GGUF,
-        stages=(
-            *BEFORE_THE_TOWER,
-            EMBEDDINGS,
-            idefics.HIDDEN,
-            tokens_stage(shuffle_and_project, _connector_shapes, _token_counts, gathers=_shuffled_patches),
-            idefics.TEXT,
-            TOKEN_PLACES,
-            INPUTS_EMBEDS_BY_COUNT,
-        ),
-        checked="transformers' own PIL processor and modules: sizes, pixels, ids and text equal, floats within the promise",
+    key, title, model_types = "idefics3", "Idefics3", ("idefics3",)
+    gguf = GgufNames(projector="idefics3", names=tower_names("model.vision_model.") | {"mm.model.fc.weight": _PROJECTION})
+    stages = (
+        *BEFORE_THE_TOWER,
+        EMBEDDINGS,
+        HIDDEN,
+        tokens_stage(shuffle_and_project, _connector_shapes, _token_counts, _shuffled_patches),
+        TEXT,
+        TOKEN_PLACES,
+        INPUTS_EMBEDS_BY_COUNT,
     )
+    processor, keeps_one = "Idefics3ImageProcessor", False
+
+    def read_config(self, top: Json, preprocessor: Json) -> Idefics3Config:
+        """The sizes that config.json and preprocessor_config.json give; else the class's own default (SPEC 13.6)."""
+        config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
+        vision = idefics.read_vision(config.section("vision_config"), _DEFAULT_VISION)
+        sizes = idefics.read_pixels(processor, LANCZOS, *_PROCESSORS)
+        sizes |= idefics.read_edges(processor, "size", "longest_edge")
+        for side in idefics.read_edges(processor, "max_image_size", "longest_edge").values():
+            sizes["max_image_size"] = side
+        processor.finish()
+        return Idefics3Config(
+            vision=vision,
+            tiling=TilingConfig(**sizes),
+            scale_factor=config.value("scale_factor", 2),
+            embed_dim=idefics.text_value(config.section("text_config"), "hidden_size", "llama", 4096),
+            family=self,
+        )
+
+    def as_json(self, config: Idefics3Config) -> tuple[dict[str, Any], dict[str, Any]]:
+        tiling = config.tiling
+        top = {
+            "model_type": self.model_types[0],
+            "scale_factor": config.scale_factor,
+            "text_config": {"model_type": "llama", "hidden_size": config.embed_dim},
+            "vision_config": asdict(config.vision),
+        }
+        preprocessor = idefics.pixel_json(self.processor, LANCZOS, tiling) | {
+            "size": {"longest_edge": tiling.longest_edge},
+            "max_image_size": {"longest_edge": tiling.max_image_size},
+        }
+        return top, preprocessor
+
+    def presets(self) -> Mapping[str, Idefics3Config]:
+        return {"Idefics3 8B": Idefics3Config(_SO400M, TilingConfig(), 2, 4096, self)}
+
+    def small(self) -> Idefics3Config:
+        vision = VisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=108
+        )
+        return Idefics3Config(vision, TilingConfig(longest_edge=80, max_image_size=40), 2, 24, self)
+
+    def variants(self) -> Mapping[str, Idefics3Config]:
+        """Other sizes in each part, a side that fills no patch, no tiles, levels of each channel's own."""
+        vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=280, layer_norm_eps=1e-3)
+        tiling = TilingConfig(70, 51, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=False)
+        return {"varied": Idefics3Config(vision, tiling, 3, 20, self)}
+
+    def cut(self, image: "Picture | Pixels", config: Idefics3Config) -> Slices:
+        """A picture -> its tiles, row by row, then the whole of it; each resize is from the one before."""
+        tiling, side = config.tiling, config.tiling.max_image_size
+        picture = as_rgb_on_white(image)
+        plan = plan_tiles(picture.size, tiling)
+        first = as_rgb(resize(picture, plan.first_size, FILTER))
+        second = resize(first, plan.second_size, FILTER)
+        tiles = cells(second, *plan.grid) if plan.grid else []
+        tiles.append(resize(as_rgb(second), (side, side), FILTER))
+        kept = idefics.counting_pieces(tiles, tiling, self.title, keeps_one=self.keeps_one)
+        strips = [idefics.whole_patches(tiles[number], config.vision.patch_size, tiling)[0] for number in kept]
+        sizes = np.full((len(kept), 2), config.patches_per_side, dtype=np.int64)
+        return Slices(strips, sizes, _boxes(picture.size, plan, config)[kept], plan.grid)
+
+    def unit(self, config: Idefics3Config) -> int:
+        """A token's square of patches."""
+        return config.scale_factor
+
+    def case_sizes(self, sizes: Sequence[Size], config: Idefics3Config) -> Sequence[Size]:
+        """Squares of about as many patches, their sides up to a multiple of `scale_factor`."""
+        sides = [math.ceil(math.sqrt(h * w) / config.scale_factor) * config.scale_factor for h, w in sizes]
+        return [(side, side) for side in sides]
+
+    def placeholder(self, grid: Size | None, image_id: int | None, config: Idefics3Config, tgt_sizes: Ids | None = None) -> str:
+        """The text of one picture: each tile with its row and column, a newline after each row, then the whole."""
+        idefics.refuse_image_id(image_id, self.title)
+        try:
+            places = PLACE * config.tokens_per_tile
+        except ValueError as error:
+            raise ValueError(f"image_placeholder: {error}") from None
+        whole = f"{FAKE}<global-img>{places}{FAKE}"
+        columns, rows = grid or (1, 1)
+        if max(columns, rows) > MAX_TAGS:
+            raise ValueError(
+                f"image_placeholder: grid is ({columns}, {rows}); the text has tags for {MAX_TAGS} columns and rows at most"
+            )
+        if (columns, rows) == (1, 1):
+            return whole
+        tiles = [[f"{FAKE}<row_{row + 1}_col_{column + 1}>{places}" for column in range(columns)] for row in range(rows)]
+        return "\n".join([*map("".join, tiles), "", whole])
 
 
-FAMILIES: tuple[Family, ...] = (
-    _family("idefics3", "Idefics3", _idefics3_presets),
-    _family("smolvlm", "SmolVLM", _smolvlm_presets),
-)
+class SmolVLM(Idefics3):
+    """SmolVLM and SmolVLM2."""
+
+    key, title, model_types = "smolvlm", "SmolVLM", ("smolvlm",)
+    processor, keeps_one = "SmolVLMImageProcessor", True
+
+    def presets(self) -> Mapping[str, Idefics3Config]:
+        tiling = TilingConfig(longest_edge=2048, max_image_size=512)
+        return {
+            "SmolVLM2 500M": Idefics3Config(_BASE, tiling, 4, 960, self),
+            "SmolVLM2 256M": Idefics3Config(_BASE, tiling, 4, 576, self),
+        }
+
+
+_PROCESSORS = (Idefics3.processor, SmolVLM.processor)
+
+FAMILIES: tuple[Family, ...] = (Idefics3(), SmolVLM())

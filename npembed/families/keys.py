@@ -4,8 +4,10 @@ What nobody asked for is refused by `finish`, so a key that a later release adds
 """
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
+from npembed.config import VisionConfig
 from npembed.words import brief
 
 Json = Mapping[str, Any]
@@ -82,3 +84,12 @@ class Keys:
             key = unknown[0]
             came = repr(self.content[key])[:60]
             raise ValueError(f"{key} of {self.where} is {came}; the key is not known here and may change the numbers")
+
+
+def read_vision(keys: Keys, defaults: VisionConfig, *idle: str) -> VisionConfig:
+    """A tower's sizes, where they are given; `idle` are keys that change no number."""
+    sizes = keys.given(**{f.name: f.name for f in fields(VisionConfig)})
+    keys.fixed("hidden_act", "gelu_pytorch_tanh")
+    keys.without_effect("model_type", *idle)
+    keys.finish()
+    return replace(defaults, **sizes)

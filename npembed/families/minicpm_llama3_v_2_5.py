@@ -24,25 +24,16 @@ Its text has one pair of slice tokens around all crops and image tokens around e
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from npembed import arguments
-from npembed.families import minicpmv
 from npembed.families.keys import Json, Keys
+from npembed.families.minicpmv import Config, MiniCPMV
 from npembed.family import Family
 from npembed.positions import position_ids
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, IMAGE_BOUND, INPUTS_EMBEDS, TEXT
+from npembed.stages import EMBEDDINGS
 from npembed.typing import Ids, Size
-
-
-def read_config(top: Json, preprocessor: Json, family: Family) -> minicpmv.Config:
-    """As MiniCPM-V 2.6's, with this release's sizes where none are given; what it has no code for is refused."""
-    for keys in (Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")):
-        keys.fixed("slice_mode", True)
-        keys.fixed("use_image_id", False)
-    return minicpmv.read_config(top, preprocessor, family)
 
 
 def batch_places(tgt_sizes: Ids) -> Ids:
@@ -60,7 +51,7 @@ def batch_places(tgt_sizes: Ids) -> Ids:
     return np.tile([1, tgt_sizes.prod(axis=1).max()], (len(tgt_sizes), 1))
 
 
-def batch_position_ids(tgt_sizes: Ids, config: minicpmv.Config, rule: str) -> Ids:
+def batch_position_ids(tgt_sizes: Ids, config: Config, rule: str) -> Ids:
     """(B, 2) -> int64 (B, Lmax): `bucket_coords(Lmax, G)` for every slice, padding too.
 
     Raises
@@ -74,7 +65,7 @@ def batch_position_ids(tgt_sizes: Ids, config: minicpmv.Config, rule: str) -> Id
 
     Examples
     --------
-    >>> (config,) = FAMILIES[0].presets(FAMILIES[0]).values()
+    >>> (config,) = FAMILIES[0].presets().values()
     >>> batch_position_ids(np.array([[28, 37], [39, 26]]), config, "arange")[:, [0, 15, 1035]].tolist()
     [[0, 1, 69], [0, 1, 69]]
     """
@@ -87,59 +78,53 @@ def batch_position_ids(tgt_sizes: Ids, config: minicpmv.Config, rule: str) -> Id
     return position_ids(batch_places(tgt_sizes), config.vision.num_patches_per_side, rule)
 
 
-def placeholder(grid: Size | None, image_id: int | None, config: minicpmv.Config, tgt_sizes: Ids | None = None) -> str:
-    """The text of one picture: the whole of it, then all crops between one pair of slice tokens; no number.
-
-    Examples
-    --------
-    >>> from dataclasses import replace
-    >>> tiny = replace(FAMILIES[0].small(FAMILIES[0]), query_num=1)
-    >>> placeholder((2, 2), None, tiny).replace("<image><unk></image>", "#")
-    '#<slice>##\\n##</slice>'
-    """
-    image = f"<image>{'<unk>' * config.query_num}</image>"
-    if grid is None:
-        return image
-    columns, rows = grid
-    return f"{image}<slice>" + "\n".join([image * columns] * rows) + "</slice>"
+WITHOUT_PADDING = replace(EMBEDDINGS, padding=lambda model, tgt_sizes: 0.0)
+"""Zeros in another batch's places; what this batch's own hold depends on it."""
 
 
-def _presets(family: Family) -> Mapping[str, Any]:
-    return {family.title: minicpmv.Config(query_num=96, embed_dim=4096, use_image_id=False, family=family)}
+class MiniCPMLlama3V(MiniCPMV):
+    """MiniCPM-Llama3-V 2.5."""
+
+    stages = tuple(WITHOUT_PADDING if stage is EMBEDDINGS else stage for stage in MiniCPMV.stages)
+
+    def read_config(self, top: Json, preprocessor: Json) -> Config:
+        """As MiniCPM-V 2.6's, with this release's sizes where none are given; what it has no code for is refused."""
+        for keys in (Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")):
+            keys.fixed("slice_mode", True)
+            keys.fixed("use_image_id", False)
+        return super().read_config(top, preprocessor)
+
+    def small(self) -> Config:
+        return replace(super().small(), use_image_id=False)
+
+    def variants(self) -> Mapping[str, Config]:
+        """MiniCPM-V 2.6's, in so far as this release has code for them."""
+        return {name: config for name, config in super().variants().items() if config.slicing.slice_mode}
+
+    def position_ids(self, tgt_sizes: Ids, config: Config, rule: str) -> Ids:
+        """Those of the batch: see `batch_position_ids`."""
+        return batch_position_ids(tgt_sizes, config, rule)
+
+    def places(self, tgt_sizes: Ids) -> Ids:
+        """Padding takes part: see `batch_places`."""
+        return batch_places(tgt_sizes)
+
+    def placeholder(self, grid: Size | None, image_id: int | None, config: Config, tgt_sizes: Ids | None = None) -> str:
+        """The text of one picture: the whole of it, then all crops between one pair of slice tokens; no number.
+
+        Examples
+        --------
+        >>> tiny = replace(FAMILIES[0].small(), query_num=1)
+        >>> FAMILIES[0].placeholder((2, 2), None, tiny).replace("<image><unk></image>", "#")
+        '#<slice>##\\n##</slice>'
+        """
+        image = f"<image>{'<unk>' * config.query_num}</image>"
+        if grid is None:
+            return image
+        columns, rows = grid
+        return f"{image}<slice>" + "\n".join([image * columns] * rows) + "</slice>"
 
 
-def _variants(family: Family) -> Mapping[str, Any]:
-    """MiniCPM-V 2.6's, in so far as this release has code for them."""
-    configs = {name: replace(config, use_image_id=False) for name, config in _V_2_6.variants(family).items()}
-    return {name: config for name, config in configs.items() if config.slicing.slice_mode}
-
-
-_V_2_6 = minicpmv.FAMILIES[0]
-
-FAMILIES = (
-    replace(
-        _V_2_6,
-        key="minicpm-v-2.5",
-        title="MiniCPM-Llama3-V 2.5",
-        versions=(2.5,),
-        read_config=read_config,
-        presets=_presets,
-        small=lambda family: replace(_V_2_6.small(family), use_image_id=False),
-        variants=_variants,
-        position_ids=batch_position_ids,
-        places=batch_places,
-        placeholder=placeholder,
-        stages=(
-            *BEFORE_THE_TOWER,
-            replace(
-                EMBEDDINGS, padding=lambda model, tgt_sizes: 0.0
-            ),  # of another batch's places; this batch's own depend on it
-            minicpmv.HIDDEN,
-            minicpmv.TOKENS,
-            TEXT,
-            IMAGE_BOUND,
-            INPUTS_EMBEDS,
-        ),
-        checked="the release's own processor and modules: sizes, pixels, ids and text equal, floats within the promise",
-    ),
+FAMILIES: tuple[Family, ...] = (
+    MiniCPMLlama3V("minicpm-v-2.5", "MiniCPM-Llama3-V 2.5", "minicpmv", 2.5, query_num=96, embed_dim=4096, use_image_id=False),
 )

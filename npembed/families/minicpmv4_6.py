@@ -1,17 +1,18 @@
 """MiniCPM-V 4.6 and 4.7, MiniCPM-OCR in fixed mode: a tower with or without a merger inside, an MLP merger (SPEC 13.4)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from npembed import arguments
-from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts
-from npembed.encoder import post_layernorm, tower_layers, tower_shapes
+from npembed.config import SlicedConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
+from npembed.encoder import tower_shapes
 from npembed.families import cutting
 from npembed.families.gguf import tower_names
-from npembed.families.keys import Json, Keys
+from npembed.families.keys import Json, Keys, read_vision
+from npembed.families.tower import SiglipTower
 from npembed.family import Family, GgufNames, Slices, Stage, Step
 from npembed.images import as_rgb_on_white
 from npembed.mergers import (
@@ -24,8 +25,15 @@ from npembed.mergers import (
     window_merger_shapes,
 )
 from npembed.model import Model
-from npembed.positions import position_ids
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, hidden_stage, tokens_stage
+from npembed.stages import (
+    BEFORE_THE_TOWER,
+    EMBEDDINGS,
+    INPUTS_EMBEDS_BY_COUNT,
+    TOKEN_PLACES,
+    as_bytes,
+    hidden_stage,
+    tokens_stage,
+)
 from npembed.typing import Array, Ids, Shapes, Size
 from npembed.words import brief
 
@@ -34,7 +42,7 @@ MODES = ("16x", "4x")
 
 
 @dataclass(frozen=True)
-class MergerConfig(FamilyConfig):
+class MergerConfig(SlicedConfig):
     """Every size that the path from picture to vision tokens needs in MiniCPM-V 4.6; its released sizes by default.
 
     Attributes
@@ -67,14 +75,11 @@ class MergerConfig(FamilyConfig):
     insert_layer_id: int = 6
     use_image_id: bool = True
     image_token_id: int | None = None
-    family: Family = field(default_factory=lambda: _default_family())
+    family: Family = field(default_factory=lambda: FAMILIES[0])
 
     def __post_init__(self) -> None:
         who = "MergerConfig"
-        kinds = {"vision": VisionConfig, "slicing": SlicingConfig, "use_image_id": bool, "family": Family}
-        for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
+        check_kinds(self, slicing=SlicingConfig, use_image_id=bool)
         check_counts(self, ("embed_dim",))
         if self.downsample_mode not in MODES:
             raise ValueError(f"{who}: downsample_mode must be '16x' or '4x'; got {brief(self.downsample_mode)}")
@@ -98,135 +103,6 @@ class MergerConfig(FamilyConfig):
         return SIDE * SIDE if self.merges_inside else SIDE
 
 
-def read_config(top: Json, preprocessor: Json, family: Family) -> MergerConfig:
-    """The sizes that config.json and preprocessor_config.json state; what they leave out is transformers' default."""
-    config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
-    vision = _read_vision(config.section("vision_config"))
-    slicing = _read_slicing(processor, family)
-    if slicing.patch_size != vision.patch_size:
-        raise ValueError(f"patch_size is {slicing.patch_size} for slicing but {vision.patch_size} in vision_config")
-    config.fixed("merge_kernel_size", [SIDE, SIDE])
-    config.fixed("merger_times", 1)
-    result = MergerConfig(
-        vision=vision,
-        slicing=slicing,
-        embed_dim=_read_width(config.section("text_config")),
-        downsample_mode=_read_mode(config, processor, family),
-        insert_layer_id=config.value("insert_layer_id", 6),
-        use_image_id=processor.value("use_image_id", True),
-        image_token_id=config.value("image_token_id"),
-        family=family,
-    )
-    processor.finish()
-    return result
-
-
-_VISION_DEFAULTS = VisionConfig(768, 3072, 12, 12, 3, 224, 16, 1e-6)
-"""Of transformers' class, which are not the released sizes."""
-
-
-def _read_vision(keys: Keys) -> VisionConfig:
-    sizes = keys.given(**{f.name: f.name for f in fields(VisionConfig)})
-    keys.fixed("hidden_act", "gelu_pytorch_tanh")
-    keys.fixed("window_kernel_size", [SIDE, SIDE])
-    keys.without_effect("model_type", "insert_layer_id")  # the one at the top overwrites this one
-    keys.finish()
-    return replace(_VISION_DEFAULTS, **sizes)
-
-
-def _read_width(text: Keys) -> int:
-    """The language model's hidden size; where it is left out, the default of the class that `model_type` names."""
-    kind = text.value("model_type", "qwen3_5_text")
-    width = text.value("hidden_size", 4096 if kind == "qwen3_5_text" else None)
-    if width is None:
-        raise ValueError(
-            f"hidden_size of text_config is missing, and its default for model_type {brief(kind)} is not known here"
-        )
-    return arguments.as_count(width, "hidden_size of text_config", "MergerConfig")
-
-
-def _read_mode(config: Keys, processor: Keys, family: Family) -> str:
-    """The `downsample_mode`, which slices and text take from one file and the tower from the other."""
-    default = "4x" if family.key == OCR else "16x"
-    for keys in (config, processor):
-        keys.fixed("downsample_mode", *MODES)
-    mode, slices = (keys.value("downsample_mode", default) for keys in (config, processor))
-    if mode != slices:
-        raise ValueError(
-            f"downsample_mode is {brief(mode)} by config.json but {brief(slices)} by preprocessor_config.json, where left out "
-            f"it is {brief(default)}; the tower and the slices must have the same"
-        )
-    return str(mode)
-
-
-def _read_slicing(processor: Keys, family: Family) -> SlicingConfig:
-    names = ("scale_resolution", "max_slice_nums", "patch_size", "slice_mode")
-    sizes = processor.given(mean="image_mean", std="image_std", **{name: name for name in names})
-    for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
-        processor.fixed(name, True)
-    processor.fixed("resample", 3)
-    processor.fixed("rescale_factor", 1 / 255)
-    if family.key == OCR:
-        processor.fixed("small_image_upsize", "always")  # "adaptive" looks for text with OpenCV
-    processor.fixed("image_processor_type", *(f"{_PROCESSORS[family.key]}{suffix}" for suffix in ("", "Pil")))
-    return SlicingConfig(**sizes)
-
-
-def as_json(config: MergerConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and preprocessor_config.json of that config, as `read_config` reads them."""
-    slicing, mode = config.slicing, {"downsample_mode": config.downsample_mode}
-    top = {
-        "model_type": config.family.model_types[0],
-        "insert_layer_id": config.insert_layer_id,
-        "image_token_id": config.image_token_id,
-        "vision_config": asdict(config.vision),
-        "text_config": {"hidden_size": config.embed_dim},
-    }
-    preprocessor = {
-        "image_processor_type": _PROCESSORS[config.family.key],
-        **{name: getattr(slicing, name) for name in ("max_slice_nums", "scale_resolution", "patch_size", "slice_mode")},
-        "image_mean": list(slicing.mean),
-        "image_std": list(slicing.std),
-        "use_image_id": config.use_image_id,
-    }
-    return top | mode, preprocessor | mode
-
-
-def cut(picture: Any, config: MergerConfig) -> Slices:
-    """The whole picture and its crops; with `slice_mode` false the whole alone, which is resized all the same."""
-    slicing = config.slicing if config.slicing.slice_mode else replace(config.slicing, max_slice_nums=1)
-    return cutting.cut(as_rgb_on_white(picture), slicing, config.unit * slicing.patch_size)
-
-
-def placeholder(grid: Size | None, image_id: int | None, config: MergerConfig, tgt_sizes: Ids | None = None) -> str:
-    """The text of one picture: its number, the whole of it, then rows of slices, each with as many places as it has tokens."""
-    who, (columns, rows) = "image_placeholder", grid or (0, 0)
-    if tgt_sizes is None:
-        raise ValueError(f"{who}: {config.family.title} needs tgt_sizes, because slices differ in their numbers of tokens")
-    if len(tgt_sizes) != 1 + columns * rows:
-        raise ValueError(f"{who}: grid {grid} makes {1 + columns * rows} slices, but tgt_sizes has {len(tgt_sizes)} rows")
-    whole, *crops = ("<|image_pad|>" * count for count in _token_counts(tgt_sizes, config, who).tolist())
-    text = f"<image>{whole}</image>"
-    if image_id is not None and config.use_image_id:
-        text = f"<image_id>{image_id}</image_id>{text}"
-    slices = [f"<slice>{places}</slice>" for places in crops]
-    return text + "\n".join("".join(slices[row * columns : (row + 1) * columns]) for row in range(rows))
-
-
-def tower(model: Model) -> Sequence[Step]:
-    """Every layer, with the window merger among them if the mode has it, then the last norm."""
-    config = _config(model)
-    steps = tower_layers(model, range(config.vision.num_hidden_layers))
-    if config.merges_inside:
-        steps.insert(config.insert_layer_id + 1, window_merger(model))
-    return [*steps, post_layernorm(model)]
-
-
-def _config(model: Model) -> MergerConfig:
-    assert isinstance(model.config, MergerConfig)
-    return model.config
-
-
 def _hidden_shapes(config: MergerConfig) -> Shapes:
     shapes = tower_shapes(config, config.vision.num_hidden_layers)
     return shapes | window_merger_shapes(config) if config.merges_inside else shapes
@@ -240,30 +116,18 @@ def _token_counts(tgt_sizes: Ids, config: MergerConfig, who: str = "merge_patche
     return np.asarray(divided(tgt_sizes, config.unit, who).prod(axis=1))
 
 
-def _unread(config: MergerConfig) -> Sequence[str]:
-    """In "4x" the window merger, which the checkpoint holds all the same."""
-    return () if config.merges_inside else tuple(window_merger_shapes(config))
-
-
-def _text(picture: Any, tgt_sizes: Ids, image_id: int, config: MergerConfig) -> Array:
-    return np.frombuffer(placeholder(cut(picture, config).grid, image_id, config, tgt_sizes).encode(), dtype=np.uint8)
+def _text(picture: Any, tgt_sizes: Ids, image_id: Any, config: MergerConfig) -> Array:
+    family = config.family
+    return as_bytes(family.placeholder(family.cut(picture, config).grid, int(image_id), config, tgt_sizes))
 
 
 TEXT = Stage(
     name="text",
-    reads=("picture", "sliced_tgt_sizes", "image_id"),
-    call=_text,
-    arguments=lambda values, model: (
-        values["picture"],
-        values["sliced_tgt_sizes"],
-        int(values["image_id"]),
-        model.config,
-    ),
+    function=_text,
+    takes=("picture", "sliced_tgt_sizes", "image_id", "config"),
     axes="(bytes,)",
     about="the text that stands for the picture, in UTF-8",
 )
-HIDDEN = hidden_stage(_hidden_shapes, _hidden_sizes)
-TOKENS = tokens_stage(merge_patches, merger_shapes, _token_counts, "merge_patches", merged_patches)
 
 _WINDOW_MERGER = {
     "v.vit_merger.ln1.*": "model.vision_tower.vit_merger.layer_norm1.*",
@@ -282,87 +146,210 @@ _MERGER = {
     "mm.down.*": "model.merger.mlp.0.linear_2.*",
 }
 
-GGUF = GgufNames(projector="minicpmv4_6", names=tower_names("model.vision_tower.") | _WINDOW_MERGER | _MERGER)
-
-OCR = "minicpm-ocr"
-
-_PROCESSORS = {
-    "minicpm-v-4.6": "MiniCPMV4_6ImageProcessor",
-    "minicpm-v-4.7": "MiniCPMV4_6ImageProcessor",
-    OCR: "MiniCPMOcrImageProcessor",
-}
-"""The `image_processor_type` of each family's checkpoints."""
-
 _SMALL = VisionConfig(
     hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, patch_size=4, image_size=280
 )
-
-
-def _small(family: Family) -> MergerConfig:
-    slicing = SlicingConfig(scale_resolution=32, patch_size=4)
-    mode = "4x" if family.key == OCR else "16x"
-    return MergerConfig(_SMALL, slicing, 24, mode, insert_layer_id=1, image_token_id=294, family=family)
-
-
-def _variants(family: Family) -> Mapping[str, MergerConfig]:
-    """Other sizes in each part, the other mode, levels of each channel's own; and a large eps and pictures that are not cut."""
-    base = _small(family)
-    varied = replace(
-        base,
-        vision=VisionConfig(32, 24, 4, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3),
-        slicing=SlicingConfig(40, 4, 4, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
-        embed_dim=20,
-        downsample_mode="4x" if base.downsample_mode == "16x" else "16x",
-        insert_layer_id=2,
-        use_image_id=False,
-    )
-    vision = replace(_SMALL, layer_norm_eps=1e-3)
-    uncut = replace(base, vision=vision, embed_dim=16, slicing=replace(base.slicing, slice_mode=False))
-    return {"varied": varied, "same-width": uncut}
-
-
-def _family(key: str, title: str, model_type: str, preset: str, checked: str) -> Family:
-    mode = "4x" if key == OCR else "16x"
-    return Family(
-        key=key,
-        title=title,
-        model_types=(model_type,),
-        read_config=read_config,
-        as_json=as_json,
-        presets=lambda family: {preset: MergerConfig(downsample_mode=mode, family=family)},
-        small=_small,
-        variants=_variants,
-        prefix="model.vision_tower.",
-        owns=("model.vision_tower.", "model.merger."),
-        unread=_unread,
-        cut=cut,
-        rule="quotient",
-        position_ids=lambda tgt_sizes, config, rule: position_ids(tgt_sizes, config.vision.num_patches_per_side, rule),
-        tower=tower,
-        unit=lambda config: config.unit,
-        placeholder=placeholder,
-        gguf=None if key == OCR else GGUF,
-        stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, TOKEN_PLACES, INPUTS_EMBEDS_BY_COUNT),
-        checked=checked,
-    )
 
 
 _OWN_CODE = (
     "transformers 5.23.0, its PIL image processor and its modules: sizes, pixels, ids and text equal, floats within the promise"
 )
 
-FAMILIES: tuple[Family, ...] = (
-    _family("minicpm-v-4.6", "MiniCPM-V 4.6", "minicpmv4_6", "MiniCPM-V 4.6", _OWN_CODE),
-    _family("minicpm-v-4.7", "MiniCPM-V 4.7", "minicpmv4_7", "MiniCPM-V 4.6's sizes", _OWN_CODE),
-    _family(
-        OCR,
-        "MiniCPM-OCR in fixed mode",
-        "minicpm_ocr",
-        "MiniCPM-V 4.6's sizes",
-        "transformers 5.23.0, its modules; the cutting with MiniCPM-V 4.6's PIL image processor, because its own has none",
-    ),
-)
+
+class MiniCPMV46(SiglipTower):
+    """MiniCPM-V 4.6 and 4.7.
+
+    Attributes
+    ----------
+    mode : str
+        The `downsample_mode` where a checkpoint states none.
+    processor : str
+        The `image_processor_type` of its checkpoints.
+    preset : str
+        What the released sizes are called.
+    """
+
+    key, title, model_types = "minicpm-v-4.6", "MiniCPM-V 4.6", ("minicpmv4_6",)
+    prefix = "model.vision_tower."
+    owns = ("model.vision_tower.", "model.merger.")
+    rule = "quotient"
+    gguf: GgufNames | None = GgufNames(
+        projector="minicpmv4_6", names=tower_names("model.vision_tower.") | _WINDOW_MERGER | _MERGER
+    )
+    stages = (
+        *BEFORE_THE_TOWER,
+        EMBEDDINGS,
+        hidden_stage(_hidden_shapes, _hidden_sizes),
+        tokens_stage(merge_patches, merger_shapes, _token_counts, merged_patches),
+        TEXT,
+        TOKEN_PLACES,
+        INPUTS_EMBEDS_BY_COUNT,
+    )
+    checked = _OWN_CODE
+    mode, processor, preset = "16x", "MiniCPMV4_6ImageProcessor", "MiniCPM-V 4.6"
+
+    def read_config(self, top: Json, preprocessor: Json) -> MergerConfig:
+        """The sizes that config.json and preprocessor_config.json state; what they leave out is transformers' default."""
+        config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
+        vision = _read_vision(config.section("vision_config"))
+        slicing = self.read_slicing(processor)
+        if slicing.patch_size != vision.patch_size:
+            raise ValueError(f"patch_size is {slicing.patch_size} for slicing but {vision.patch_size} in vision_config")
+        config.fixed("merge_kernel_size", [SIDE, SIDE])
+        config.fixed("merger_times", 1)
+        result = MergerConfig(
+            vision=vision,
+            slicing=slicing,
+            embed_dim=_read_width(config.section("text_config")),
+            downsample_mode=_read_mode(config, processor, self.mode),
+            insert_layer_id=config.value("insert_layer_id", 6),
+            use_image_id=processor.value("use_image_id", True),
+            image_token_id=config.value("image_token_id"),
+            family=self,
+        )
+        processor.finish()
+        return result
+
+    def read_slicing(self, processor: Keys) -> SlicingConfig:
+        """How pictures are cut and normalised; what the processor does always, or never, must be so."""
+        names = ("scale_resolution", "max_slice_nums", "patch_size", "slice_mode")
+        sizes = processor.given(mean="image_mean", std="image_std", **{name: name for name in names})
+        for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+            processor.fixed(name, True)
+        processor.fixed("resample", 3)
+        processor.fixed("rescale_factor", 1 / 255)
+        processor.fixed("image_processor_type", self.processor, f"{self.processor}Pil")
+        return SlicingConfig(**sizes)
+
+    def as_json(self, config: MergerConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        slicing, mode = config.slicing, {"downsample_mode": config.downsample_mode}
+        top = {
+            "model_type": self.model_types[0],
+            "insert_layer_id": config.insert_layer_id,
+            "image_token_id": config.image_token_id,
+            "vision_config": asdict(config.vision),
+            "text_config": {"hidden_size": config.embed_dim},
+        }
+        preprocessor = {
+            "image_processor_type": self.processor,
+            **{name: getattr(slicing, name) for name in ("max_slice_nums", "scale_resolution", "patch_size", "slice_mode")},
+            "image_mean": list(slicing.mean),
+            "image_std": list(slicing.std),
+            "use_image_id": config.use_image_id,
+        }
+        return top | mode, preprocessor | mode
+
+    def presets(self) -> Mapping[str, MergerConfig]:
+        return {self.preset: MergerConfig(downsample_mode=self.mode, family=self)}
+
+    def small(self) -> MergerConfig:
+        slicing = SlicingConfig(scale_resolution=32, patch_size=4)
+        return MergerConfig(_SMALL, slicing, 24, self.mode, insert_layer_id=1, image_token_id=294, family=self)
+
+    def variants(self) -> Mapping[str, MergerConfig]:
+        """Other sizes in each part, the other mode, levels of each channel's own; a large eps and pictures that are not cut."""
+        base = self.small()
+        varied = replace(
+            base,
+            vision=VisionConfig(32, 24, 4, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3),
+            slicing=SlicingConfig(40, 4, 4, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+            embed_dim=20,
+            downsample_mode="4x" if base.downsample_mode == "16x" else "16x",
+            insert_layer_id=2,
+            use_image_id=False,
+        )
+        vision = replace(_SMALL, layer_norm_eps=1e-3)
+        uncut = replace(base, vision=vision, embed_dim=16, slicing=replace(base.slicing, slice_mode=False))
+        return {"varied": varied, "same-width": uncut}
+
+    def unread(self, config: MergerConfig) -> Sequence[str]:
+        """In "4x" the window merger, which the checkpoint holds all the same."""
+        return () if config.merges_inside else tuple(window_merger_shapes(config))
+
+    def cut(self, picture: Any, config: MergerConfig) -> Slices:
+        """The whole picture and its crops; with `slice_mode` false the whole alone, which is resized all the same."""
+        slicing = config.slicing if config.slicing.slice_mode else replace(config.slicing, max_slice_nums=1)
+        return cutting.cut(as_rgb_on_white(picture), slicing, config.unit * slicing.patch_size)
+
+    def tower(self, model: Model) -> Sequence[Step]:
+        """Every layer, with the window merger among them if the mode has it, then the last norm."""
+        config, steps = model.config, [*super().tower(model)]
+        assert isinstance(config, MergerConfig)
+        if config.merges_inside:
+            steps.insert(config.insert_layer_id + 1, window_merger(model))
+        return steps
+
+    def unit(self, config: MergerConfig) -> int:
+        """Four patches, or two, as the mode says."""
+        return config.unit
+
+    def placeholder(self, grid: Size | None, image_id: int | None, config: MergerConfig, tgt_sizes: Ids | None = None) -> str:
+        """Its number, the whole picture, then rows of slices, each with as many places as it has tokens."""
+        who, (columns, rows) = "image_placeholder", grid or (0, 0)
+        if tgt_sizes is None:
+            raise ValueError(f"{who}: {self.title} needs tgt_sizes, because slices differ in their numbers of tokens")
+        if len(tgt_sizes) != 1 + columns * rows:
+            raise ValueError(f"{who}: grid {grid} makes {1 + columns * rows} slices, but tgt_sizes has {len(tgt_sizes)} rows")
+        whole, *crops = ("<|image_pad|>" * count for count in _token_counts(tgt_sizes, config, who).tolist())
+        text = f"<image>{whole}</image>"
+        if image_id is not None and config.use_image_id:
+            text = f"<image_id>{image_id}</image_id>{text}"
+        slices = [f"<slice>{places}</slice>" for places in crops]
+        return text + "\n".join("".join(slices[row * columns : (row + 1) * columns]) for row in range(rows))
 
 
-def _default_family() -> Family:
-    return FAMILIES[0]
+class MiniCPMV47(MiniCPMV46):
+    """MiniCPM-V 4.7."""
+
+    key, title, model_types = "minicpm-v-4.7", "MiniCPM-V 4.7", ("minicpmv4_7",)
+    preset = "MiniCPM-V 4.6's sizes"
+
+
+class MiniCPMOCR(MiniCPMV46):
+    """MiniCPM-OCR in fixed mode."""
+
+    key, title, model_types = "minicpm-ocr", "MiniCPM-OCR in fixed mode", ("minicpm_ocr",)
+    gguf = None
+    checked = "transformers 5.23.0, its modules; the cutting with MiniCPM-V 4.6's PIL image processor, because its own has none"
+    mode, processor, preset = "4x", "MiniCPMOcrImageProcessor", "MiniCPM-V 4.6's sizes"
+
+    def read_slicing(self, processor: Keys) -> SlicingConfig:
+        """As MiniCPM-V 4.6's, for small pictures that are always enlarged."""
+        processor.fixed("small_image_upsize", "always")  # "adaptive" looks for text with OpenCV
+        return super().read_slicing(processor)
+
+
+_VISION_DEFAULTS = VisionConfig(768, 3072, 12, 12, 3, 224, 16, 1e-6)
+"""Of transformers' class, which are not the released sizes."""
+
+
+def _read_vision(keys: Keys) -> VisionConfig:
+    keys.fixed("window_kernel_size", [SIDE, SIDE])
+    return read_vision(keys, _VISION_DEFAULTS, "insert_layer_id")  # the one at the top overwrites this one
+
+
+def _read_width(text: Keys) -> int:
+    """The language model's hidden size; where it is left out, the default of the class that `model_type` names."""
+    kind = text.value("model_type", "qwen3_5_text")
+    width = text.value("hidden_size", 4096 if kind == "qwen3_5_text" else None)
+    if width is None:
+        raise ValueError(
+            f"hidden_size of text_config is missing, and its default for model_type {brief(kind)} is not known here"
+        )
+    return arguments.as_count(width, "hidden_size of text_config", "MergerConfig")
+
+
+def _read_mode(config: Keys, processor: Keys, default: str) -> str:
+    """The `downsample_mode`, which slices and text take from one file and the tower from the other."""
+    for keys in (config, processor):
+        keys.fixed("downsample_mode", *MODES)
+    mode, slices = (keys.value("downsample_mode", default) for keys in (config, processor))
+    if mode != slices:
+        raise ValueError(
+            f"downsample_mode is {brief(mode)} by config.json but {brief(slices)} by preprocessor_config.json, where left out "
+            f"it is {brief(default)}; the tower and the slices must have the same"
+        )
+    return str(mode)
+
+
+FAMILIES: tuple[Family, ...] = (MiniCPMV46(), MiniCPMV47(), MiniCPMOCR())

@@ -9,7 +9,7 @@ and the hidden states an even number of rows and columns.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from npembed import arguments
 from npembed.attention import gelu_erf, linear
-from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts
+from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
 from npembed.embeddings import embedding_shapes
 from npembed.encoder import layer_shapes, run_layer, tower_shapes
 from npembed.families.keys import Json, Keys
@@ -34,11 +34,11 @@ from npembed.stages import (
     EMBEDDINGS,
     INPUTS_EMBEDS_BY_COUNT,
     TOKEN_PLACES,
+    as_bytes,
     hidden_stage,
     tokens_stage,
 )
-from npembed.typing import Floats, Ids, Pixels, Shapes, Size
-from npembed.words import brief
+from npembed.typing import Array, Floats, Ids, Pixels, Shapes, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -91,9 +91,7 @@ class Config(FamilyConfig):
     family: Family = field(default_factory=lambda: FAMILIES[0])
 
     def __post_init__(self) -> None:
-        for name, kind in {"vision": VisionConfig, "family": Family}.items():
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"Config: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
+        check_kinds(self)
         check_counts(self, ("embed_dim", "crop_size", "dynamic_hd"))
         arguments.as_count(self.image_token_id, "image_token_id", "Config", least=0)
         if self.crop_size != SIDE * self.vision.patch_size:
@@ -113,90 +111,6 @@ class Config(FamilyConfig):
     def encoder_layers(self) -> int:
         """Layers that the encoder runs."""
         return self.feature_layer % (self.vision.num_hidden_layers + 1)
-
-
-def read_config(top: Json, preprocessor: Json, family: Family) -> Config:
-    """The sizes that config.json and preprocessor_config.json state; what neither gives is the class's own default."""
-    config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
-    tower = config.section("vision_config")
-    sizes = {"image_size": 448} | tower.given(**{f.name: f.name for f in fields(VisionConfig)})
-    own = tower.given(crop_size="crop_size", feature_layer="feature_layer", image_token_id="image_token_id")
-    tower.fixed("model_type", "phi4_multimodal_vision")
-    tower.fixed("hidden_act", "gelu_pytorch_tanh")
-    tower.fixed("use_hd_transform", True)
-    tower.fixed("hd_transform_order", "sub_glb")
-    tower.finish()
-    own |= config.given(embed_dim="hidden_size")
-    own |= processor.given(dynamic_hd="dynamic_hd", mean="image_mean", std="image_std")
-    result = Config(vision=VisionConfig(**sizes), family=family, **own)
-    _read_processor(processor, result)
-    return result
-
-
-def as_json(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and preprocessor_config.json of that config, as `read_config` reads them."""
-    own = {name: getattr(config, name) for name in ("crop_size", "feature_layer", "image_token_id")}
-    vision = {"model_type": "phi4_multimodal_vision", **asdict(config.vision), **own}
-    top = {"model_type": config.family.model_types[0], "hidden_size": config.embed_dim, "vision_config": vision}
-    preprocessor = {
-        "image_processor_type": "Phi4MultimodalImageProcessorFast",
-        "dynamic_hd": config.dynamic_hd,
-        "patch_size": config.vision.patch_size,
-        "size": {"height": config.crop_size, "width": config.crop_size},
-        "image_mean": list(config.mean),
-        "image_std": list(config.std),
-    }
-    return top, preprocessor
-
-
-def _read_processor(processor: Keys, config: Config) -> None:
-    """What must be as the tower has it, or as upstream's processor always has it."""
-    size = processor.section("size")
-    for key in ("height", "width"):
-        size.fixed(key, config.crop_size, absent=config.crop_size == 448)  # the class's own default
-    size.finish()
-    processor.fixed("patch_size", config.vision.patch_size, absent=config.vision.patch_size == 14)
-    for key in ("do_rescale", "do_normalize", "do_convert_rgb"):
-        processor.fixed(key, True)
-    processor.fixed("resample", 3)
-    processor.fixed("rescale_factor", 1 / 255, 0.00392156862745098)
-    processor.fixed("image_processor_type", "Phi4MultimodalImageProcessor", "Phi4MultimodalImageProcessorFast")
-    processor.without_effect(*_IDLE_KEYS, *_AUDIO_KEYS)
-    processor.finish()
-
-
-_IDLE_KEYS = (
-    "crop_size",
-    "data_format",
-    "default_to_square",
-    "device",
-    "disable_grouping",
-    "do_center_crop",
-    "do_pad",
-    "do_resize",
-    "input_data_format",
-    "return_tensors",
-)
-"""What earlier releases of the processor save, and it never reads."""
-
-_AUDIO_KEYS = (
-    "audio_compression_rate",
-    "audio_downsample_rate",
-    "audio_feat_stride",
-    "feature_extractor_type",
-    "feature_size",
-    "hop_length",
-    "mel_max_frequency",
-    "mel_min_frequency",
-    "n_fft",
-    "padding_side",
-    "padding_value",
-    "preemphasis",
-    "return_attention_mask",
-    "sampling_rate",
-    "win_length",
-)
-"""What the preprocessor says of sound."""
 
 
 @dataclass(frozen=True)
@@ -264,28 +178,6 @@ def _grid(size: Size, config: Config) -> Size:
     return best
 
 
-def cut(image: "Picture | Pixels", config: Config) -> Slices:
-    """A picture -> the whole of it and its canvas, which ends where upstream's mask begins.
-
-    The whole is made of the canvas with its padding, after normalising.
-    """
-    picture = as_rgb_on_white(image)
-    plan = plan_canvas(picture.size, config)
-    columns, rows = plan.grid
-    canvas = np.full((config.crop_size * rows, config.crop_size * columns, 3), 255, dtype=np.uint8)
-    check_resize(picture.size, plan.size)
-    canvas[: plan.size[1], : plan.size[0]] = resize_bytes(np.asarray(picture), plan.size)
-    pixels = np.stack(
-        [np.take(*pair) for pair in zip(fused_levels(config.mean, config.std), canvas.transpose(2, 0, 1), strict=True)]
-    )  # (3, H, W)
-    patch = config.vision.patch_size
-    shown = pixels[:, : plan.patches[0] * patch, : plan.patches[1] * patch]
-    strips = [picture_to_strip(array, patch) for array in (shrink_bicubic(pixels, columns, rows), shown)]
-    scale = np.tile(np.divide(picture.size, plan.size), 2)  # from a pixel of the canvas to one of the picture
-    boxes = [[0, 0, canvas.shape[1], canvas.shape[0]], [0, 0, shown.shape[2], shown.shape[1]]]
-    return Slices(strips, np.array([(SIDE, SIDE), plan.patches]), np.array(boxes) * scale, plan.grid)
-
-
 def crop_ids(tgt_sizes: ArrayLike, config: Config, rule: str = "step") -> Ids:
     """(B, 2) -> int64 (B, Lmax): the row of the position table for every patch; each crop is numbered by itself."""
     sizes = arguments.as_tgt_sizes(tgt_sizes, "position_ids")
@@ -307,12 +199,6 @@ def crops(size: Size) -> list[Ids]:
     """
     places = np.arange(size[0] * size[1]).reshape(size)
     return [places[r : r + SIDE, c : c + SIDE] for r in range(0, size[0], SIDE) for c in range(0, size[1], SIDE)]
-
-
-def tower(model: Model) -> Sequence[Step]:
-    """The layers up to `feature_layer`, crop by crop, with no norm after them; before them each crop gets a masked patch."""
-    layers = [f"{model.tower}encoder.layers.{number}" for number in range(cast(Config, model.config).encoder_layers)]
-    return [_with_masked(model), *(_layer(model, layer) for layer in layers), _fill_to_even]
 
 
 def _with_masked(model: Model) -> Step:
@@ -395,7 +281,7 @@ def assemble(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     Examples
     --------
     >>> from npembed import random_model
-    >>> model = random_model(FAMILIES[0].small(FAMILIES[0]), until="tokens")
+    >>> model = random_model(FAMILIES[0].small(), until="tokens")
     >>> assemble(np.ones((2, 1536, 16)), [[32, 32], [31, 48]], model).shape
     (1, 673, 24)
     """
@@ -453,80 +339,192 @@ def _token_shapes(config: Config) -> Shapes:
     return shapes | up | linear_shapes(f"{CONNECTOR}img_projection_down", wide, wide)
 
 
-def unread(config: Config) -> Sequence[str]:
-    """What a checkpoint saves of the tower and upstream never uses for pictures: later layers, the last norm, the head."""
-    head, width = f"{config.family.prefix}head", config.vision.hidden_size
-    names = {f"{head}.probe", f"{head}.attention.in_proj_weight", f"{head}.attention.in_proj_bias"}
-    names |= set(tower_shapes(config, config.vision.num_hidden_layers)) - set(_hidden_shapes(config))
-    names |= set(norm_shapes(f"{head}.layernorm", width))
-    for name in ("attention.out_proj", "mlp.fc1", "mlp.fc2"):
-        names |= set(linear_shapes(f"{head}.{name}", width, width))
-    return sorted(names)
+def _text(tgt_sizes: Ids, config: Config) -> Array:
+    return as_bytes(config.family.placeholder(None, None, config, tgt_sizes))
 
 
-def placeholder(grid: Size | None, image_id: int | None, config: Config, tgt_sizes: Ids | None = None) -> str:
-    """The text of one picture: a word per vision token. The grid does not say how many."""
-    if image_id is not None:
-        raise ValueError(f"image_placeholder: a text of Phi-4-multimodal has no picture's number; got image_id {image_id}")
-    if tgt_sizes is None:
-        raise ValueError("image_placeholder: tgt_sizes is needed; they say how many tokens a picture of Phi-4-multimodal takes")
-    return "<|image|>" * int(_token_counts(tgt_sizes, config).sum())
-
-
-HIDDEN = hidden_stage(_hidden_shapes, _even)
-TOKENS = tokens_stage(assemble, _token_shapes, _token_counts, gathers=_averaged_patches)
 TEXT = Stage(
     name="text",
-    reads=("sliced_tgt_sizes",),
-    call=lambda tgt_sizes, config: np.frombuffer(placeholder(None, None, config, tgt_sizes).encode(), dtype=np.uint8),
-    arguments=lambda values, model: (values["sliced_tgt_sizes"], model.config),
+    function=_text,
+    takes=("sliced_tgt_sizes", "config"),
     axes="(bytes,)",
     about="the text that stands for the picture, in UTF-8",
 )
 
 
-def _small(family: Family) -> Config:
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    vision = VisionConfig(**sizes, patch_size=2, image_size=54)
-    return Config(vision=vision, embed_dim=24, crop_size=SIDE * 2, dynamic_hd=4, family=family)
+class Phi4Multimodal(Family):
+    """Phi-4-multimodal."""
+
+    key, title, model_types = "phi-4-multimodal", "Phi-4-multimodal", ("phi4_multimodal",)
+    prefix = f"{CONNECTOR}img_processor."
+    owns = (CONNECTOR,)
+    rule = "step"
+    stages = (
+        *BEFORE_THE_TOWER,
+        EMBEDDINGS,
+        hidden_stage(_hidden_shapes, _even),
+        tokens_stage(assemble, _token_shapes, _token_counts, _averaged_patches),
+        TEXT,
+        TOKEN_PLACES,
+        INPUTS_EMBEDS_BY_COUNT,
+    )
+    checked = (
+        "transformers 5.23.0's processor and modules: sizes, ids and counts equal; pixels equal on x86-64 with AVX2 or "
+        "AVX-512; floats within the promise, with attention as `eager` has it (`sdpa` is causal where nothing is masked)"
+    )
+
+    def read_config(self, top: Json, preprocessor: Json) -> Config:
+        """The sizes that config.json and preprocessor_config.json state; what neither gives is the class's own default."""
+        config, processor = Keys(top, "config.json"), Keys(preprocessor, "preprocessor_config.json")
+        tower = config.section("vision_config")
+        sizes = {"image_size": 448} | tower.given(**{f.name: f.name for f in fields(VisionConfig)})
+        own = tower.given(crop_size="crop_size", feature_layer="feature_layer", image_token_id="image_token_id")
+        tower.fixed("model_type", "phi4_multimodal_vision")
+        tower.fixed("hidden_act", "gelu_pytorch_tanh")
+        tower.fixed("use_hd_transform", True)
+        tower.fixed("hd_transform_order", "sub_glb")
+        tower.finish()
+        own |= config.given(embed_dim="hidden_size")
+        own |= processor.given(dynamic_hd="dynamic_hd", mean="image_mean", std="image_std")
+        result = Config(vision=VisionConfig(**sizes), family=self, **own)
+        _read_processor(processor, result)
+        return result
+
+    def as_json(self, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+        own = {name: getattr(config, name) for name in ("crop_size", "feature_layer", "image_token_id")}
+        vision = {"model_type": "phi4_multimodal_vision", **asdict(config.vision), **own}
+        top = {"model_type": self.model_types[0], "hidden_size": config.embed_dim, "vision_config": vision}
+        preprocessor = {
+            "image_processor_type": "Phi4MultimodalImageProcessorFast",
+            "dynamic_hd": config.dynamic_hd,
+            "patch_size": config.vision.patch_size,
+            "size": {"height": config.crop_size, "width": config.crop_size},
+            "image_mean": list(config.mean),
+            "image_std": list(config.std),
+        }
+        return top, preprocessor
+
+    def presets(self) -> Mapping[str, Config]:
+        return {"Phi-4-multimodal": Config(family=self)}
+
+    def small(self) -> Config:
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+        vision = VisionConfig(**sizes, patch_size=2, image_size=54)
+        return Config(vision=vision, embed_dim=24, crop_size=SIDE * 2, dynamic_hd=4, family=self)
+
+    def variants(self) -> Mapping[str, Config]:
+        """Other sizes in each part, levels of each channel's own."""
+        vision = VisionConfig(32, 24, 4, 4, patch_size=2, image_size=140, layer_norm_eps=1e-3)
+        levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+        return {"varied": Config(vision=vision, embed_dim=20, crop_size=SIDE * 2, dynamic_hd=6, **levels, family=self)}
+
+    def unread(self, config: Config) -> Sequence[str]:
+        """What a checkpoint saves of the tower and upstream never uses for pictures: later layers, the last norm, the head."""
+        head, width = f"{self.prefix}head", config.vision.hidden_size
+        names = {f"{head}.probe", f"{head}.attention.in_proj_weight", f"{head}.attention.in_proj_bias"}
+        names |= set(tower_shapes(config, config.vision.num_hidden_layers)) - set(_hidden_shapes(config))
+        names |= set(norm_shapes(f"{head}.layernorm", width))
+        for name in ("attention.out_proj", "mlp.fc1", "mlp.fc2"):
+            names |= set(linear_shapes(f"{head}.{name}", width, width))
+        return sorted(names)
+
+    def cut(self, image: "Picture | Pixels", config: Config) -> Slices:
+        """A picture -> the whole of it and its canvas, which ends where upstream's mask begins.
+
+        The whole is made of the canvas with its padding, after normalising.
+        """
+        picture = as_rgb_on_white(image)
+        plan = plan_canvas(picture.size, config)
+        columns, rows = plan.grid
+        canvas = np.full((config.crop_size * rows, config.crop_size * columns, 3), 255, dtype=np.uint8)
+        check_resize(picture.size, plan.size)
+        canvas[: plan.size[1], : plan.size[0]] = resize_bytes(np.asarray(picture), plan.size)
+        pixels = np.stack(
+            [np.take(*pair) for pair in zip(fused_levels(config.mean, config.std), canvas.transpose(2, 0, 1), strict=True)]
+        )  # (3, H, W)
+        patch = config.vision.patch_size
+        shown = pixels[:, : plan.patches[0] * patch, : plan.patches[1] * patch]
+        strips = [picture_to_strip(array, patch) for array in (shrink_bicubic(pixels, columns, rows), shown)]
+        scale = np.tile(np.divide(picture.size, plan.size), 2)  # from a pixel of the canvas to one of the picture
+        boxes = [[0, 0, canvas.shape[1], canvas.shape[0]], [0, 0, shown.shape[2], shown.shape[1]]]
+        return Slices(strips, np.array([(SIDE, SIDE), plan.patches]), np.array(boxes) * scale, plan.grid)
+
+    def position_ids(self, tgt_sizes: Ids, config: Config, rule: str) -> Ids:
+        """Crop by crop: see `crop_ids`."""
+        return crop_ids(tgt_sizes, config, rule)
+
+    def tower(self, model: Model) -> Sequence[Step]:
+        """The layers up to `feature_layer`, crop by crop, with no norm after them; before them a masked patch for each crop."""
+        layers = [f"{model.tower}encoder.layers.{number}" for number in range(cast(Config, model.config).encoder_layers)]
+        return [_with_masked(model), *(_layer(model, layer) for layer in layers), _fill_to_even]
+
+    def groups(self, size: Size) -> Sequence[Ids]:
+        """The crops."""
+        return crops(size)
+
+    def case_sizes(self, sizes: Sequence[Size], config: Config) -> Sequence[Size]:
+        """The whole and the canvas of a picture of each size, but of two at most, because each whole is large."""
+        return [size for canvas in sizes[-2:] for size in ((SIDE, SIDE), canvas)]
+
+    def placeholder(self, grid: Size | None, image_id: int | None, config: Config, tgt_sizes: Ids | None = None) -> str:
+        """The text of one picture: a word per vision token. The grid does not say how many."""
+        if image_id is not None:
+            raise ValueError(f"image_placeholder: a text of Phi-4-multimodal has no picture's number; got image_id {image_id}")
+        if tgt_sizes is None:
+            raise ValueError(
+                "image_placeholder: tgt_sizes is needed; they say how many tokens a picture of Phi-4-multimodal takes"
+            )
+        return "<|image|>" * int(_token_counts(tgt_sizes, config).sum())
 
 
-def _variants(family: Family) -> dict[str, Config]:
-    """Other sizes in each part, levels of each channel's own."""
-    vision = VisionConfig(32, 24, 4, 4, patch_size=2, image_size=140, layer_norm_eps=1e-3)
-    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
-    return {"varied": Config(vision=vision, embed_dim=20, crop_size=SIDE * 2, dynamic_hd=6, **levels, family=family)}
+def _read_processor(processor: Keys, config: Config) -> None:
+    """What must be as the tower has it, or as upstream's processor always has it."""
+    size = processor.section("size")
+    for key in ("height", "width"):
+        size.fixed(key, config.crop_size, absent=config.crop_size == 448)  # the class's own default
+    size.finish()
+    processor.fixed("patch_size", config.vision.patch_size, absent=config.vision.patch_size == 14)
+    for key in ("do_rescale", "do_normalize", "do_convert_rgb"):
+        processor.fixed(key, True)
+    processor.fixed("resample", 3)
+    processor.fixed("rescale_factor", 1 / 255, 0.00392156862745098)
+    processor.fixed("image_processor_type", "Phi4MultimodalImageProcessor", "Phi4MultimodalImageProcessorFast")
+    processor.without_effect(*_IDLE_KEYS, *_AUDIO_KEYS)
+    processor.finish()
 
 
-def _whole_and_canvas(sizes: Sequence[Size], config: Config) -> Sequence[Size]:
-    """The whole and the canvas of a picture of each size, but of two at most, because each whole is large."""
-    return [size for canvas in sizes[-2:] for size in ((SIDE, SIDE), canvas)]
-
-
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        key="phi-4-multimodal",
-        title="Phi-4-multimodal",
-        model_types=("phi4_multimodal",),
-        read_config=read_config,
-        as_json=as_json,
-        presets=lambda family: {"Phi-4-multimodal": Config(family=family)},
-        small=_small,
-        variants=_variants,
-        case_sizes=_whole_and_canvas,
-        prefix=f"{CONNECTOR}img_processor.",
-        owns=(CONNECTOR,),
-        unread=unread,
-        cut=cut,
-        rule="step",
-        position_ids=crop_ids,
-        tower=tower,
-        groups=crops,
-        placeholder=placeholder,
-        stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TOKENS, TEXT, TOKEN_PLACES, INPUTS_EMBEDS_BY_COUNT),
-        checked=(
-            "transformers 5.23.0's processor and modules: sizes, ids and counts equal; pixels equal on x86-64 with AVX2 or "
-            "AVX-512; floats within the promise, with attention as `eager` has it (`sdpa` is causal where nothing is masked)"
-        ),
-    ),
+_IDLE_KEYS = (
+    "crop_size",
+    "data_format",
+    "default_to_square",
+    "device",
+    "disable_grouping",
+    "do_center_crop",
+    "do_pad",
+    "do_resize",
+    "input_data_format",
+    "return_tensors",
 )
+"""What earlier releases of the processor save, and it never reads."""
+
+_AUDIO_KEYS = (
+    "audio_compression_rate",
+    "audio_downsample_rate",
+    "audio_feat_stride",
+    "feature_extractor_type",
+    "feature_size",
+    "hop_length",
+    "mel_max_frequency",
+    "mel_min_frequency",
+    "n_fft",
+    "padding_side",
+    "padding_value",
+    "preemphasis",
+    "return_attention_mask",
+    "sampling_rate",
+    "win_length",
+)
+"""What the preprocessor says of sound."""
+
+
+FAMILIES: tuple[Family, ...] = (Phi4Multimodal(),)

@@ -1,6 +1,6 @@
 """SigLIP, and SigLIP2 of fixed size: one resize, positions 0 ... G*G-1, a head that makes one vector of a picture."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 
 from npembed.arguments import as_count
-from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_levels
-from npembed.encoder import post_layernorm, tower_layers, tower_shapes
+from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_kinds, check_levels
 from npembed.families.keys import Json, Keys
-from npembed.family import Family, Promise, Slices, Stage, Step
+from npembed.families.tower import SiglipTower
+from npembed.family import Family, Promise, Slices, Stage
 from npembed.images import as_rgb_on_white, resize, strip_of
-from npembed.model import Model
 from npembed.pooling import head_shapes, pool
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, hidden_stage
-from npembed.typing import Ids, Shapes, Size
+from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN
+from npembed.typing import Ids, Size
 from npembed.words import brief
 
 FILTERS = ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC", "BOX", "HAMMING")
@@ -62,9 +61,7 @@ class SiglipConfig(FamilyConfig):
 
     def __post_init__(self) -> None:
         who = type(self).__name__
-        for name, kind in {"vision": VisionConfig, "family": Family, "size": tuple}.items():
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{who}: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
+        check_kinds(self, size=tuple)
         if len(self.size) != 2:
             raise ValueError(f"{who}: size must be two counts, rows and columns of pixels; got {brief(self.size)}")
         for index, side in enumerate(self.size):
@@ -79,21 +76,6 @@ def check_filter(config: Any) -> None:
     if config.resample not in FILTERS:
         who = type(config).__name__
         raise ValueError(f"{who}: resample must be one of {', '.join(FILTERS)}; got {brief(config.resample)}")
-
-
-def read_config(top: Json, preprocessor: Json, family: Family) -> SiglipConfig:
-    """The sizes that config.json and the preprocessor's file state; what neither gives is the class's default."""
-    keys, alone = vision_part(top, ALONE)
-    vision = VisionConfig(**DEFAULTS | read_sizes(keys, ALONE))
-    layout = in_layout(family, alone, read_head(keys))
-    keys.finish()
-    processor = Keys(preprocessor, "preprocessor_config.json")
-    processor.fixed("image_processor_type", *names_of("SiglipImageProcessor"))
-    processor.fixed("do_convert_rgb", True)
-    processor.without_effect("default_to_square")  # of a size that is one number
-    size, pixels = _read_size(processor), read_pixels(processor, "BICUBIC")
-    processor.finish()
-    return SiglipConfig(vision=vision, size=size, **pixels, family=layout)
 
 
 def vision_part(top: Json, alone: str) -> tuple[Keys, bool]:
@@ -146,37 +128,36 @@ def names_of(name: str) -> tuple[str, ...]:
     return name, f"{name}Fast", f"{name}Pil"
 
 
+def refuse_rule(rule: str | None, who: str) -> None:
+    """An error if a position rule was asked for."""
+    if rule is not None:
+        raise ValueError(f"{who}: its positions follow no rule, so none can be chosen; got rule {brief(rule)}")
+
+
+POOLED = Stage(
+    name="pooled",
+    function=pool,
+    takes=("hidden", "tgt_sizes", "model"),
+    arrays=head_shapes,
+    promise=Promise.DISTANCE,
+    axes="(B, D)",
+    about="one vector for each picture",
+)
+
+
 @lru_cache
 def in_layout(family: Family, alone: bool, head: bool) -> Family:
     """The family's record for a vision model that is saved alone, which has no prefix, or that has no head."""
     if alone:
-        family = replace(family, prefix="", owns=("",))
+        family = family.changed(prefix="", owns=("",))
     if not head:
-        family = replace(family, stages=tuple(stage for stage in family.stages if stage is not POOLED))
+        family = family.changed(stages=tuple(stage for stage in family.stages if stage is not POOLED))
     return family
-
-
-def layout_of(config: Any, names: Collection[str]) -> Any:
-    """The config, whose family has the prefix of the names: older releases saved a vision model alone with one, too."""
-    prefix = FAMILIES[0].prefix
-    if config.family.prefix or not any(name.startswith(prefix) for name in names):
-        return config
-    return replace(config, family=_with_prefix(config.family, prefix))
 
 
 @lru_cache
 def _with_prefix(family: Family, prefix: str) -> Family:
-    return replace(family, prefix=prefix, owns=(prefix,))
-
-
-def as_json(config: SiglipConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and preprocessor_config.json of that config, as `read_config` reads them."""
-    preprocessor = {
-        "image_processor_type": "SiglipImageProcessor",
-        "size": dict(zip(("height", "width"), config.size, strict=True)),
-        **pixels_as_json(config),
-    }
-    return vision_as_json(config, asdict(config.vision), ALONE), preprocessor
+    return family.changed(prefix=prefix, owns=(prefix,))
 
 
 def pixels_as_json(config: Any) -> dict[str, Any]:
@@ -191,127 +172,122 @@ def vision_as_json(config: Any, sizes: dict[str, Any], alone: str) -> dict[str, 
     return {"model_type": config.family.model_types[0], "vision_config": vision} if config.family.prefix else vision
 
 
-def cut(picture: Any, config: SiglipConfig) -> Slices:
-    """A picture -> itself as the only slice, resized without regard to its aspect."""
-    pictured, (height, width) = as_rgb_on_white(picture), config.size
-    vision, side = config.vision, config.vision.num_patches_per_side
-    rows, columns = height // vision.patch_size, width // vision.patch_size
-    if (rows, columns) != (side, side):
-        raise ValueError(
-            f"slice_image: {config.family.title}: {height} x {width} pixels, as the preprocessor file or its default says, "
-            f"make {rows} x {columns} patches; the model takes {side} x {side}"
+class PictureTower(SiglipTower):
+    """A SigLIP tower and a head, which make one vector of a picture: no text, no tokens (SPEC 13.8).
+
+    Attributes
+    ----------
+    alone : str
+        The `model_type` of a vision model that is saved alone.
+    """
+
+    prefix = "vision_model."
+    owns = ("vision_model.",)
+    rule = None
+    alone: str
+
+    def layout(self, config: Any, names: Collection[str]) -> Any:
+        """With the prefix that the names have: older releases saved a vision model alone with one, too."""
+        prefix = PictureTower.prefix
+        if self.prefix or not any(name.startswith(prefix) for name in names):
+            return config
+        return replace(config, family=_with_prefix(self, prefix))
+
+    def placeholder(self, grid: Size | None, image_id: int | None, config: Any, tgt_sizes: Ids | None = None) -> str:
+        """No text stands for a picture."""
+        raise ValueError(f"image_placeholder: {self.title} has no text that stands for a picture; it makes a vector of it")
+
+
+class Siglip(PictureTower):
+    """SigLIP and SigLIP2 of fixed size."""
+
+    key, title, alone = "siglip", "SigLIP and SigLIP2 of fixed size", "siglip_vision_model"
+    model_types = ("siglip", alone)
+    one_size = True
+    stages = (*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, POOLED)
+    checked = "transformers 5.23.0: pixels and ids equal, floats within the promise, on small random models saved by it"
+
+    def read_config(self, top: Json, preprocessor: Json) -> SiglipConfig:
+        """The sizes that config.json and the preprocessor's file state; what neither gives is the class's default."""
+        keys, alone = vision_part(top, self.alone)
+        vision = VisionConfig(**DEFAULTS | read_sizes(keys, self.alone))
+        layout = in_layout(self, alone, read_head(keys))
+        keys.finish()
+        processor = Keys(preprocessor, "preprocessor_config.json")
+        processor.fixed("image_processor_type", *names_of("SiglipImageProcessor"))
+        processor.fixed("do_convert_rgb", True)
+        processor.without_effect("default_to_square")  # of a size that is one number
+        size, pixels = _read_size(processor), read_pixels(processor, "BICUBIC")
+        processor.finish()
+        return SiglipConfig(vision=vision, size=size, **pixels, family=layout)
+
+    def as_json(self, config: SiglipConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        preprocessor = {
+            "image_processor_type": "SiglipImageProcessor",
+            "size": dict(zip(("height", "width"), config.size, strict=True)),
+            **pixels_as_json(config),
+        }
+        return vision_as_json(config, asdict(config.vision), self.alone), preprocessor
+
+    def presets(self) -> Mapping[str, SiglipConfig]:
+        """Released sizes; those of SigLIP2 of fixed size are the same, with bilinear filtering."""
+        sizes = {
+            "SigLIP base (224)": (BASE, 16, 224),
+            "SigLIP base (256)": (BASE, 16, 256),
+            "SigLIP base (384)": (BASE, 16, 384),
+            "SigLIP base (512)": (BASE, 16, 512),
+            "SigLIP large (256)": (LARGE, 16, 256),
+            "SigLIP large (384)": (LARGE, 16, 384),
+            "SigLIP so400m (224)": (SO400M, 14, 224),
+            "SigLIP so400m (384)": (SO400M, 14, 384),
+        }
+        return {
+            title: SiglipConfig(vision=VisionConfig(**width, patch_size=patch, image_size=side), size=(side, side), family=self)
+            for title, (width, patch, side) in sizes.items()
+        }
+
+    def small(self) -> SiglipConfig:
+        vision = VisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=110
         )
-    filled = side * vision.patch_size
-    pixels = resize(pictured, (width, height), config.resample)[:filled, :filled]  # the rest fills no patch
-    box = [[0.0, 0.0, pictured.size[0] * filled / width, pictured.size[1] * filled / height]]
-    strip = strip_of(pixels, vision.patch_size, config.mean, config.std)
-    return Slices([strip], np.array([[side, side]]), np.array(box))
+        return SiglipConfig(vision=vision, size=(110, 110), family=self)  # G = 27, and pixels that fill no patch, as in so400m
+
+    def variants(self) -> Mapping[str, SiglipConfig]:
+        """Other sizes in each part, another filter, levels of each channel's own."""
+        vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=14, layer_norm_eps=1e-3)
+        levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+        return {"varied": SiglipConfig(vision=vision, size=(14, 14), resample="BILINEAR", **levels, family=self)}
+
+    def cut(self, picture: Any, config: SiglipConfig) -> Slices:
+        """A picture -> itself as the only slice, resized without regard to its aspect."""
+        pictured, (height, width) = as_rgb_on_white(picture), config.size
+        vision, side = config.vision, config.vision.num_patches_per_side
+        rows, columns = height // vision.patch_size, width // vision.patch_size
+        if (rows, columns) != (side, side):
+            raise ValueError(
+                f"slice_image: {self.title}: {height} x {width} pixels, as the preprocessor file or its default says, "
+                f"make {rows} x {columns} patches; the model takes {side} x {side}"
+            )
+        filled = side * vision.patch_size
+        pixels = resize(pictured, (width, height), config.resample)[:filled, :filled]  # the rest fills no patch
+        box = [[0.0, 0.0, pictured.size[0] * filled / width, pictured.size[1] * filled / height]]
+        strip = strip_of(pixels, vision.patch_size, config.mean, config.std)
+        return Slices([strip], np.array([[side, side]]), np.array(box))
+
+    def position_ids(self, tgt_sizes: Ids, config: SiglipConfig, rule: str | None) -> Ids:
+        """(B, 2) -> int64 (B, G*G): 0 ... G*G-1 for each picture."""
+        who, side = f"position_ids: {self.title}", config.vision.num_patches_per_side
+        refuse_rule(rule, who)
+        for index, size in enumerate(tgt_sizes.tolist()):
+            if size != [side, side]:
+                raise ValueError(
+                    f"{who}: tgt_sizes[{index}] is ({size[0]}, {size[1]}); the model takes {side} x {side} patches"
+                )
+        return np.tile(np.arange(side * side), (len(tgt_sizes), 1))
+
+    def case_sizes(self, sizes: Sequence[Size], config: SiglipConfig) -> Sequence[Size]:
+        """Every picture has G x G patches."""
+        return [(config.vision.num_patches_per_side, config.vision.num_patches_per_side)] * len(sizes)
 
 
-def position_ids(tgt_sizes: Ids, config: SiglipConfig, rule: str | None = None) -> Ids:
-    """(B, 2) -> int64 (B, G*G): 0 ... G*G-1 for each picture."""
-    who, side = f"position_ids: {config.family.title}", config.vision.num_patches_per_side
-    refuse_rule(rule, who)
-    for index, size in enumerate(tgt_sizes.tolist()):
-        if size != [side, side]:
-            raise ValueError(f"{who}: tgt_sizes[{index}] is ({size[0]}, {size[1]}); the model takes {side} x {side} patches")
-    return np.tile(np.arange(side * side), (len(tgt_sizes), 1))
-
-
-def refuse_rule(rule: str | None, who: str) -> None:
-    """An error if a position rule was asked for."""
-    if rule is not None:
-        raise ValueError(f"{who}: its positions follow no rule, so none can be chosen; got rule {brief(rule)}")
-
-
-def no_text(grid: Size | None, image_id: int | None, config: Any, tgt_sizes: Ids | None = None) -> str:
-    """No text stands for a picture."""
-    raise ValueError(f"image_placeholder: {config.family.title} has no text that stands for a picture; it makes a vector of it")
-
-
-def tower(model: Model) -> Sequence[Step]:
-    """Every layer, then the last norm."""
-    return [*tower_layers(model, range(model.config.vision.num_hidden_layers)), post_layernorm(model)]
-
-
-def _hidden_shapes(config: FamilyConfig) -> Shapes:
-    return tower_shapes(config, config.vision.num_hidden_layers)
-
-
-HIDDEN = hidden_stage(_hidden_shapes)
-POOLED = Stage(
-    name="pooled",
-    reads=("hidden", "tgt_sizes"),
-    call=pool,
-    arguments=lambda values, model: (values["hidden"], values["tgt_sizes"], model),
-    arrays=head_shapes,
-    promise=Promise.DISTANCE,
-    axes="(B, D)",
-    about="one vector for each picture",
-)
-"""One vector for each picture."""
-
-ALONE = "siglip_vision_model"
-"""The `model_type` of a vision model that is saved alone."""
-
-
-def _presets(family: Family) -> dict[str, SiglipConfig]:
-    """Released sizes; those of SigLIP2 of fixed size are the same, with bilinear filtering."""
-    sizes = {
-        "SigLIP base (224)": (BASE, 16, 224),
-        "SigLIP base (256)": (BASE, 16, 256),
-        "SigLIP base (384)": (BASE, 16, 384),
-        "SigLIP base (512)": (BASE, 16, 512),
-        "SigLIP large (256)": (LARGE, 16, 256),
-        "SigLIP large (384)": (LARGE, 16, 384),
-        "SigLIP so400m (224)": (SO400M, 14, 224),
-        "SigLIP so400m (384)": (SO400M, 14, 384),
-    }
-    return {
-        title: SiglipConfig(vision=VisionConfig(**width, patch_size=patch, image_size=side), size=(side, side), family=family)
-        for title, (width, patch, side) in sizes.items()
-    }
-
-
-def _small(family: Family) -> SiglipConfig:
-    vision = VisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=110
-    )
-    return SiglipConfig(vision=vision, size=(110, 110), family=family)  # G = 27, and pixels that fill no patch, as in so400m
-
-
-def _variants(family: Family) -> dict[str, SiglipConfig]:
-    """Other sizes in each part, another filter, levels of each channel's own."""
-    vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=14, layer_norm_eps=1e-3)
-    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
-    return {"varied": SiglipConfig(vision=vision, size=(14, 14), resample="BILINEAR", **levels, family=family)}
-
-
-def _whole_tables(sizes: Sequence[Size], config: SiglipConfig) -> Sequence[Size]:
-    """Every picture has G x G patches."""
-    return [(config.vision.num_patches_per_side, config.vision.num_patches_per_side)] * len(sizes)
-
-
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        key="siglip",
-        title="SigLIP and SigLIP2 of fixed size",
-        model_types=("siglip", ALONE),
-        read_config=read_config,
-        as_json=as_json,
-        presets=_presets,
-        small=_small,
-        variants=_variants,
-        case_sizes=_whole_tables,
-        prefix="vision_model.",
-        owns=("vision_model.",),
-        layout=layout_of,
-        cut=cut,
-        rule=None,
-        position_ids=position_ids,
-        tower=tower,
-        placeholder=no_text,
-        stages=(*BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, POOLED),
-        checked="transformers 5.23.0: pixels and ids equal, floats within the promise, on small random models saved by it",
-    ),
-)
+FAMILIES: tuple[Family, ...] = (Siglip(),)

@@ -1,6 +1,7 @@
 """SigLIP2 NaFlex: a picture keeps its aspect, and the position table is resized to the picture's rows and columns."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -8,40 +9,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npembed.config import FamilyConfig, VisionConfig, check_counts, check_levels
+from npembed.config import FamilyConfig, VisionConfig, check_counts, check_kinds, check_levels
 from npembed.embeddings import embedding_shapes
 from npembed.families.keys import Json, Keys
 from npembed.families.siglip import (
     BASE,
-    HIDDEN,
     POOLED,
     SO400M,
+    PictureTower,
     check_filter,
     in_layout,
-    layout_of,
     names_of,
-    no_text,
     pixels_as_json,
     read_head,
     read_pixels,
     read_sizes,
     refuse_rule,
-    tower,
     vision_as_json,
     vision_part,
 )
 from npembed.family import Family, Slices
 from npembed.images import as_rgb, as_rgb_on_white, resize, strip_of
 from npembed.model import Model
-from npembed.stages import EMBEDDINGS, PATCH_ATTN_MASK, PIXEL_VALUES, SLICED_STRIPS, SLICED_TGT_SIZES
+from npembed.stages import EMBEDDINGS, HIDDEN, TO_THE_MASK
 from npembed.typing import Floats, Ids, Shapes, Size
 from npembed.words import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
-
-ALONE = "siglip2_vision_model"
-"""The `model_type` of a vision model that is saved alone."""
 
 SCALES = 1e-6, 100.0
 """Between which the scale of a picture is searched."""
@@ -86,54 +81,11 @@ class NaflexConfig(FamilyConfig):
     embed_dim: int = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, kind in {"vision": VisionConfig, "family": Family, "do_convert_rgb": bool}.items():
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"NaflexConfig: {name} must be a {kind.__name__}; got {brief(getattr(self, name))}")
+        check_kinds(self, do_convert_rgb=bool)
         check_counts(self, ("max_num_patches",))
         check_filter(self)
         check_levels(self)
         object.__setattr__(self, "embed_dim", self.vision.hidden_size)
-
-
-def read_config(top: Json, preprocessor: Json, family: Family) -> NaflexConfig:
-    """The sizes that config.json and the preprocessor's file state; what neither gives is the class's default."""
-    keys, alone = vision_part(top, ALONE)
-    vision = _read_vision(keys)
-    layout = in_layout(family, alone, read_head(keys))
-    keys.finish()
-    processor = Keys(preprocessor, "preprocessor_config.json")
-    processor.fixed("image_processor_type", *names_of("Siglip2ImageProcessor"))
-    patch_size = processor.value("patch_size", 16)
-    if patch_size != vision.patch_size:
-        raise ValueError(f"patch_size is {brief(patch_size)} for pictures but {vision.patch_size} in {keys.where}")
-    most, converts = processor.value("max_num_patches", 256), processor.value("do_convert_rgb", False)
-    pixels = read_pixels(processor, "BILINEAR")
-    processor.without_effect("size", "default_to_square")  # a picture's size is searched for
-    processor.finish()
-    return NaflexConfig(vision=vision, max_num_patches=most, do_convert_rgb=converts, **pixels, family=layout)
-
-
-def _read_vision(keys: Keys) -> VisionConfig:
-    """`num_patches` is G*G, the rows of the table; the class of this model has no `image_size`."""
-    sizes = {**BASE, "patch_size": 16, **read_sizes(keys, ALONE, "image_size")}
-    rows = keys.value("num_patches", 256)
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1 or math.isqrt(rows) ** 2 != rows:
-        raise ValueError(f"num_patches of {keys.where} must be the square of a whole number; got {brief(rows)}")
-    return replace(VisionConfig(**sizes), image_size=math.isqrt(rows) * sizes["patch_size"])
-
-
-def as_json(config: NaflexConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and preprocessor_config.json of that config, as `read_config` reads them."""
-    sizes = asdict(config.vision)
-    del sizes["image_size"]
-    preprocessor = {
-        "image_processor_type": "Siglip2ImageProcessor",
-        "patch_size": config.vision.patch_size,
-        "max_num_patches": config.max_num_patches,
-        "do_convert_rgb": config.do_convert_rgb,
-        **pixels_as_json(config),
-    }
-    return vision_as_json(config, sizes | {"num_patches": config.vision.num_patches_per_side**2}, ALONE), preprocessor
 
 
 # Pictures
@@ -165,14 +117,6 @@ def fitted_size(width: int, height: int, patch_size: int, max_num_patches: int) 
         else:
             high = scale
     return patches(width, low) * patch_size, patches(height, low) * patch_size
-
-
-def cut(picture: Any, config: NaflexConfig) -> Slices:
-    """A picture -> itself as the only slice, resized to as many patches as fit."""
-    pictured, side = _as_taken(picture, config), config.vision.patch_size
-    width, height = fitted_size(*pictured.size, side, config.max_num_patches)
-    strip = strip_of(resize(pictured, (width, height), config.resample), side, config.mean, config.std)
-    return Slices([strip], np.array([[height // side, width // side]]), np.array([[0.0, 0.0, *pictured.size]]))
 
 
 def _as_taken(picture: Any, config: NaflexConfig) -> "Picture":
@@ -260,18 +204,6 @@ def _taps(old: int, new: int) -> list[tuple[int, NDArray[np.float32]]]:
     return taps
 
 
-def positions(model: Model, tgt_sizes: Ids, rule: str | None) -> Floats:
-    """(B, Lmax, D): the table in each picture's size, row by row, plus the bias; in padding the first place's vector."""
-    refuse_rule(rule, f"embed: {model.config.family.title}")
-    bias = model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
-    result = np.empty((len(tgt_sizes), tgt_sizes.prod(axis=1).max(), len(bias)), model.dtype)
-    for places, (h, w) in zip(result, tgt_sizes.tolist(), strict=True):
-        own = resized_table(_table(model), h, w).reshape(h * w, -1)
-        places[: h * w], places[h * w :] = own, own[0]
-        places += bias
-    return result
-
-
 def _table(model: Model) -> NDArray[np.float32]:
     """float32 (G, G, D), in a float64 model too: upstream resizes in float32, which the weights were trained with."""
     side = model.config.vision.num_patches_per_side
@@ -285,18 +217,6 @@ def padding(model: Model, tgt_sizes: Ids) -> Floats:
     return np.array([resized_table(_table(model), h, w)[0, :1] + bias for h, w in tgt_sizes.tolist()])
 
 
-def kernels(model: Model) -> Floats:
-    """(D, P*P*C), channels last, as the checkpoint has them -> (D, C*P*P), as a strip's patches are."""
-    vision, weight = model.config.vision, model.weights[f"{model.tower}embeddings.patch_embedding.weight"]
-    cells = weight.reshape(len(weight), vision.patch_size, vision.patch_size, vision.num_channels)
-    return cells.transpose(0, 3, 1, 2).reshape(len(weight), -1)
-
-
-def no_ids(tgt_sizes: Ids, config: NaflexConfig, rule: str | None = None) -> Ids:
-    """No id stands for a patch."""
-    raise ValueError(f"position_ids: {config.family.title} has none; its position table is resized to each picture")
-
-
 def _embedding_shapes(config: FamilyConfig) -> Shapes:
     vision, weight = config.vision, f"{config.family.prefix}embeddings.patch_embedding.weight"
     return embedding_shapes(config) | {weight: (vision.hidden_size, vision.patch_size**2 * vision.num_channels)}
@@ -305,50 +225,101 @@ def _embedding_shapes(config: FamilyConfig) -> Shapes:
 NAFLEX_EMBEDDINGS = replace(EMBEDDINGS, arrays=_embedding_shapes, padding=padding)
 
 
-def _presets(family: Family) -> dict[str, NaflexConfig]:
-    sizes = {"SigLIP2 NaFlex base": BASE, "SigLIP2 NaFlex so400m": SO400M}
-    return {
-        title: NaflexConfig(vision=VisionConfig(**width, image_size=256, patch_size=16), family=family)
-        for title, width in sizes.items()
-    }
+class Siglip2Naflex(PictureTower):
+    """SigLIP2 NaFlex."""
 
-
-def _small(family: Family) -> NaflexConfig:
-    vision = VisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=28
+    key, title, alone = "siglip2-naflex", "SigLIP2 NaFlex", "siglip2_vision_model"
+    model_types = ("siglip2", alone)
+    stages = (*TO_THE_MASK, NAFLEX_EMBEDDINGS, HIDDEN, POOLED)
+    checked = (
+        "transformers 5.23.0 on x86-64 with AVX2: pixels and the resized table equal, floats within the promise, on small "
+        "random models saved by it"
     )
-    return NaflexConfig(vision=vision, max_num_patches=40, family=family)
+
+    def read_config(self, top: Json, preprocessor: Json) -> NaflexConfig:
+        """The sizes that config.json and the preprocessor's file state; what neither gives is the class's default."""
+        keys, alone = vision_part(top, self.alone)
+        vision = _read_vision(keys, self.alone)
+        layout = in_layout(self, alone, read_head(keys))
+        keys.finish()
+        processor = Keys(preprocessor, "preprocessor_config.json")
+        processor.fixed("image_processor_type", *names_of("Siglip2ImageProcessor"))
+        patch_size = processor.value("patch_size", 16)
+        if patch_size != vision.patch_size:
+            raise ValueError(f"patch_size is {brief(patch_size)} for pictures but {vision.patch_size} in {keys.where}")
+        most, converts = processor.value("max_num_patches", 256), processor.value("do_convert_rgb", False)
+        pixels = read_pixels(processor, "BILINEAR")
+        processor.without_effect("size", "default_to_square")  # a picture's size is searched for
+        processor.finish()
+        return NaflexConfig(vision=vision, max_num_patches=most, do_convert_rgb=converts, **pixels, family=layout)
+
+    def as_json(self, config: NaflexConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        sizes = asdict(config.vision)
+        del sizes["image_size"]
+        preprocessor = {
+            "image_processor_type": "Siglip2ImageProcessor",
+            "patch_size": config.vision.patch_size,
+            "max_num_patches": config.max_num_patches,
+            "do_convert_rgb": config.do_convert_rgb,
+            **pixels_as_json(config),
+        }
+        return vision_as_json(config, sizes | {"num_patches": config.vision.num_patches_per_side**2}, self.alone), preprocessor
+
+    def presets(self) -> Mapping[str, NaflexConfig]:
+        sizes = {"SigLIP2 NaFlex base": BASE, "SigLIP2 NaFlex so400m": SO400M}
+        return {
+            title: NaflexConfig(vision=VisionConfig(**width, image_size=256, patch_size=16), family=self)
+            for title, width in sizes.items()
+        }
+
+    def small(self) -> NaflexConfig:
+        vision = VisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=28
+        )
+        return NaflexConfig(vision=vision, max_num_patches=40, family=self)
+
+    def variants(self) -> Mapping[str, NaflexConfig]:
+        """Other sizes in each part, another filter, levels of each channel's own."""
+        vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=24, layer_norm_eps=1e-3)
+        levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+        return {"varied": NaflexConfig(vision=vision, max_num_patches=60, resample="BICUBIC", **levels, family=self)}
+
+    def cut(self, picture: Any, config: NaflexConfig) -> Slices:
+        """A picture -> itself as the only slice, resized to as many patches as fit."""
+        pictured, side = _as_taken(picture, config), config.vision.patch_size
+        width, height = fitted_size(*pictured.size, side, config.max_num_patches)
+        strip = strip_of(resize(pictured, (width, height), config.resample), side, config.mean, config.std)
+        return Slices([strip], np.array([[height // side, width // side]]), np.array([[0.0, 0.0, *pictured.size]]))
+
+    def position_ids(self, tgt_sizes: Ids, config: NaflexConfig, rule: str | None) -> Ids:
+        """No id stands for a patch."""
+        raise ValueError(f"position_ids: {self.title} has none; its position table is resized to each picture")
+
+    def kernels(self, model: Model) -> Floats:
+        """(D, P*P*C), channels last, as the checkpoint has them -> (D, C*P*P), as a strip's patches are."""
+        vision, weight = model.config.vision, model.weights[f"{model.tower}embeddings.patch_embedding.weight"]
+        cells = weight.reshape(len(weight), vision.patch_size, vision.patch_size, vision.num_channels)
+        return cells.transpose(0, 3, 1, 2).reshape(len(weight), -1)
+
+    def positions(self, model: Model, tgt_sizes: Ids, rule: str | None) -> Floats:
+        """(B, Lmax, D): the table in each picture's size, row by row, plus the bias; in padding the first place's vector."""
+        refuse_rule(rule, f"embed: {self.title}")
+        bias = model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
+        result = np.empty((len(tgt_sizes), tgt_sizes.prod(axis=1).max(), len(bias)), model.dtype)
+        for places, (h, w) in zip(result, tgt_sizes.tolist(), strict=True):
+            own = resized_table(_table(model), h, w).reshape(h * w, -1)
+            places[: h * w], places[h * w :] = own, own[0]
+            places += bias
+        return result
 
 
-def _variants(family: Family) -> dict[str, NaflexConfig]:
-    """Other sizes in each part, another filter, levels of each channel's own."""
-    vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=24, layer_norm_eps=1e-3)
-    levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
-    return {"varied": NaflexConfig(vision=vision, max_num_patches=60, resample="BICUBIC", **levels, family=family)}
+def _read_vision(keys: Keys, alone: str) -> VisionConfig:
+    """`num_patches` is G*G, the rows of the table; the class of this model has no `image_size`."""
+    sizes = {**BASE, "patch_size": 16, **read_sizes(keys, alone, "image_size")}
+    rows = keys.value("num_patches", 256)
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1 or math.isqrt(rows) ** 2 != rows:
+        raise ValueError(f"num_patches of {keys.where} must be the square of a whole number; got {brief(rows)}")
+    return replace(VisionConfig(**sizes), image_size=math.isqrt(rows) * sizes["patch_size"])
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        key="siglip2-naflex",
-        title="SigLIP2 NaFlex",
-        model_types=("siglip2", ALONE),
-        read_config=read_config,
-        as_json=as_json,
-        presets=_presets,
-        small=_small,
-        variants=_variants,
-        prefix="vision_model.",
-        owns=("vision_model.",),
-        layout=layout_of,
-        cut=cut,
-        rule=None,
-        position_ids=no_ids,
-        kernels=kernels,
-        positions=positions,
-        tower=tower,
-        placeholder=no_text,
-        stages=(SLICED_TGT_SIZES, SLICED_STRIPS, PIXEL_VALUES, PATCH_ATTN_MASK, NAFLEX_EMBEDDINGS, HIDDEN, POOLED),
-        checked="transformers 5.23.0 on x86-64 with AVX2: pixels and the resized table equal, floats within the promise, on "
-        "small random models saved by it",
-    ),
-)
+FAMILIES: tuple[Family, ...] = (Siglip2Naflex(),)

@@ -63,7 +63,7 @@ def tower_attention(
     Examples
     --------
     >>> from npembed import FAMILIES, random_model
-    >>> tiny = random_model(FAMILIES["siglip"].small(FAMILIES["siglip"]), until="hidden")
+    >>> tiny = random_model(FAMILIES["siglip"].small(), until="hidden")
     >>> hidden, (weights,) = tower_attention(np.ones((1, 729, 16)), np.array([[27, 27]]), tiny, [np.array([0, 40])])
     >>> hidden.shape, weights.shape
     ((1, 729, 16), (2, 729))
@@ -87,8 +87,8 @@ def tower_attention(
 
 def _groups(model: Model, size: Sequence[int], after: Sequence[int]) -> list[Ids]:
     """The places of each group that attends to itself alone in the last layer."""
-    groups = model.config.family.groups
-    return [np.arange(after[0] * after[1])] if groups is None else [each.ravel() for each in groups((size[0], size[1]))]
+    groups = model.config.family.groups((size[0], size[1]))
+    return [np.arange(after[0] * after[1])] if groups is None else [each.ravel() for each in groups]
 
 
 def _of_layer(calls: Sequence[Attended], groups: Sequence[Ids], looking: Ids | None) -> Floats:
@@ -129,14 +129,14 @@ def stage_attention(stage: str, hidden: Floats, tgt_sizes: Ids, model: Model) ->
     Examples
     --------
     >>> from npembed import FAMILIES, random_model
-    >>> tiny = random_model(FAMILIES["siglip"].small(FAMILIES["siglip"]), until="pooled")
+    >>> tiny = random_model(FAMILIES["siglip"].small(), until="pooled")
     >>> (weights,) = stage_attention("pooled", np.ones((1, 729, 16)), np.array([[27, 27]]), tiny)
     >>> weights.shape, weights.sum().round(6).item()
     ((1, 729), 1.0)
     """
     family, calls = model.config.family, list[Attended]()
     with watching(calls.append):
-        family.stage(stage, "stage_attention").compute({"hidden": hidden, "tgt_sizes": tgt_sizes}, model)
+        family.stage(stage, "stage_attention").call({"hidden": hidden, "tgt_sizes": tgt_sizes}, model)
     if not calls:
         return None
     lengths = family.stage("hidden", "stage_attention").sizes_of(tgt_sizes, model.config).prod(axis=1).tolist()

@@ -207,7 +207,7 @@ def _ids_on_rulers(row_lengths: Ids, rows: Ids, column_lengths: Ids, columns: Id
 def default_config(key: str) -> FamilyConfig:
     """The family's default config."""
     family = get_family(key, "explain")
-    config: FamilyConfig = next(iter(family.presets(family).values()))
+    config: FamilyConfig = next(iter(family.presets().values()))
     return config
 
 

@@ -199,5 +199,5 @@ def config_lines(subject: Subject) -> list[str]:
     if subject.config == npembed.MINICPM_V_2_6:
         return ["config = npembed.MINICPM_V_2_6"]
     family = subject.family
-    name = next(name for name, config in family.presets(family).items() if config == subject.config)
-    return [f"family = npembed.FAMILIES[{family.key!r}]", f"config = family.presets(family)[{name!r}]"]
+    name = next(name for name, config in family.presets().items() if config == subject.config)
+    return [f"family = npembed.FAMILIES[{family.key!r}]", f"config = family.presets()[{name!r}]"]

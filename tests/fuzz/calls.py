@@ -108,7 +108,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
 def bases() -> dict[str, tuple[Any, ...]]:
     """Arguments that each public function takes, all of its positional ones."""
     model = random_model(TINY, until="tokens")
-    merging = FAMILIES["minicpm-v-4.6"].small(FAMILIES["minicpm-v-4.6"])
+    merging = FAMILIES["minicpm-v-4.6"].small()
     embeddings = npembed.embed(STRIPS, SIZES, model)
     hidden = npembed.encode(embeddings, SIZES, model)
     tokens = npembed.resample(hidden, SIZES, model)

@@ -275,7 +275,7 @@ def sliced(function: Function) -> Function:
 
     @wraps(function)
     def slice_image(image: Any, config: Any) -> tuple[list[Array], Array]:
-        side = config.vision.patch_size if not hasattr(config, "slicing") else config.slicing.patch_size
+        side = config.cut_patch_size
         pictures = [np.asarray(picture) for picture in function(image, config)]
         sizes = np.array([[picture.shape[1] // side, picture.shape[2] // side] for picture in pictures], dtype=np.int64)
         return [picture_to_strip(picture, side) for picture in pictures], sizes

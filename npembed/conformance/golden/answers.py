@@ -100,7 +100,7 @@ def _check_finite(found: Answer) -> None:
 
 
 def _equal(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
-    return answer(stage, stage.compute(values, model))
+    return answer(stage, stage.call(values, model))
 
 
 def _componentwise(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
@@ -116,7 +116,7 @@ def _componentwise(stage: Stage, values: Mapping[str, Any], model: Model) -> Ans
         np.nextafter(plain(array).astype(np.float32), np.float32(np.inf))
         for array in (scale.magnitude, np.asarray(scale.steps))
     )
-    return answer(stage, stage.compute(values, in_order(model, "float64")), tolerance, magnitude=magnitude, steps=steps)
+    return answer(stage, stage.call(values, in_order(model, "float64")), tolerance, magnitude=magnitude, steps=steps)
 
 
 def _embedding_scale(strips: Sequence[Floats], tgt_sizes: Ids, model: Model, rule: str | None) -> Scale:
@@ -135,7 +135,7 @@ def _embedding_scale(strips: Sequence[Floats], tgt_sizes: Ids, model: Model, rul
 
 
 def _distance(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
-    in_float64, in_float32 = (plain(stage.compute(values, in_order(model, dtype))) for dtype in ("float64", "float32"))
+    in_float64, in_float32 = (plain(stage.call(values, in_order(model, dtype))) for dtype in ("float64", "float32"))
     tolerance = {
         "kind": "per slice",
         "float32": _numbers(stage_allowed(in_float32, in_float64)),
@@ -153,7 +153,7 @@ def _half_tolerances(stage: Stage, values: Mapping[str, Any], model: Model, exac
     if model.config.vision.hidden_size < WIDE:
         return {}
     args = stage.arguments(values, model)
-    allowed = {precision: half_allowed(stage.call, args, exact, precision) for precision in HALF_TYPES}
+    allowed = {precision: half_allowed(stage.function, args, exact, precision) for precision in HALF_TYPES}
     return {precision: _numbers(numbers) for precision, numbers in allowed.items() if np.isfinite(numbers).all()}
 
 

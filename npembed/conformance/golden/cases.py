@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,34 +10,24 @@ import numpy as np
 
 from npembed.conformance.filling import edited, peaked, with_dropped_layer
 from npembed.conformance.golden.case import BASE, MOST_PATCHES, Case, picture
-from npembed.family import Family, Stage
+from npembed.family import Family, Promise, Stage
 from npembed.model import Model
 from npembed.positions import bucket_coords, position_ids
 from npembed.resampler import resample, resampler_shapes
-from npembed.stages import tokens_stage
 from npembed.typing import Array, Ids
 from npembed.weights import random_model
 
 
-def _every_bucket(most: int, side: int, rule: str) -> Ids:
-    """The buckets of n = 1, those of n = 2, and so on up to `most`, end to end."""
-    return np.concatenate([bucket_coords(n, side, rule) for n in range(1, most + 1)])
-
-
-def _small_integers(array: Array) -> Array:
-    """In the smallest unsigned type that holds them, because there are half a million."""
-    return array.astype(np.min_scalar_type(int(array.max())))
+def _every_bucket(num_patches: Ids, side: Any, rule: str) -> Array:
+    """The buckets of each n, end to end, in the smallest unsigned type that holds them, because there are half a million."""
+    buckets = np.concatenate([bucket_coords(n, side, rule) for n in num_patches])
+    return buckets.astype(np.min_scalar_type(int(buckets.max())))
 
 
 BUCKET_COORDS = Stage(
     name="bucket_coords",
-    reads=("num_patches", "num_patches_per_side"),
-    call=lambda most, side, rule: _small_integers(_every_bucket(most, side, rule)),
-    arguments=lambda values, model: (
-        int(values["num_patches"].max()),
-        int(values["num_patches_per_side"]),
-        values.get("rule") or model.config.family.rule,
-    ),
+    function=_every_bucket,
+    takes=("num_patches", "num_patches_per_side", "rule"),
     by_rule=True,
     axes="(M*(M+1)/2,)",
     about="the row, or column, of the position table for each of n patches: of n = 1, then of n = 2, and so on, end to end; "
@@ -48,27 +38,30 @@ BUCKET_COORDS = Stage(
 
 MASKED_IDS = Stage(
     name="masked_position_ids",
-    reads=("tgt_sizes", "patch_mask"),
-    call=position_ids,
-    arguments=lambda values, model: (
-        values["tgt_sizes"],
-        model.config.vision.num_patches_per_side,
-        values.get("rule") or model.config.family.rule,
-        values["patch_mask"],
-    ),
-    function="position_ids",
+    function=position_ids,
+    takes=("tgt_sizes", "G", "rule", "patch_mask"),
     by_rule=True,
     axes="(B, H*W)",
     about="for each patch its row of the position table, at its place on a canvas of H x W places, row by row; 0 elsewhere",
 )
 """Ids where a mask says where the patches are: not at the first places of a row."""
 
-FRAME_TOKENS = replace(
-    tokens_stage(resample, resampler_shapes, lambda tgt_sizes, config: np.zeros(0, dtype=np.int64), "resample"),
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _OfGroups(Stage):
+    """A stage whose function takes groups of times, which a pack holds as two tensors."""
+
+    def arguments(self, values: Mapping[str, Any], model: Any) -> list[Any]:
+        return [values["frame_hidden"], values["tgt_sizes"], model, groups_of(values)]
+
+
+FRAME_TOKENS = _OfGroups(
     name="frame_tokens",
-    reads=("frame_hidden", "tgt_sizes", "frame_times", "frame_groups"),
-    arguments=lambda values, model: (values["frame_hidden"], values["tgt_sizes"], model, groups_of(values)),
-    sizes=None,
+    function=resample,
+    takes=("frame_hidden", "tgt_sizes", "model", "frame_times", "frame_groups"),
+    arrays=resampler_shapes,
+    companions=lambda tgt_sizes, config: {"token_counts": np.zeros(0, dtype=np.int64)},
+    promise=Promise.DISTANCE,
     axes="(N, Q, E)",
     about="the vision tokens of each group of frames, whose patches share them; a picture is a group of its own",
 )
@@ -314,8 +307,8 @@ def _shown(case: Case, config: Any) -> Any:
 
 def own_configs(family: Family) -> Mapping[str, Any]:
     """The configs of the packs' own models, by name."""
-    small = family.small(family)
-    return {BASE: small, "peaked": small, **family.variants(family)}
+    small = family.small()
+    return {BASE: small, "peaked": small, **family.variants()}
 
 
 PEAK = 100.0
@@ -332,6 +325,5 @@ def own_model(name: str, family: Family) -> Model:
     """One of the packs' own models."""
     config = own_configs(family)[name]
     model = random_model(config, seed=1, until=family.vision_stages[-1].name)
-    if getattr(config, "drop_vision_last_layer", False):
-        model = Model(config, with_dropped_layer(config, model.weights, seed=1))
+    model = Model(config, with_dropped_layer(config, model.weights, seed=1))
     return _EDITS[name](model) if name in _EDITS else model

@@ -139,13 +139,13 @@ def _from_own(stage: Stage) -> Fault:
 
     def of(tried: Tried) -> Any:
         own = {name: tried.own[name] for name in stage.reads if name in tried.own}
-        return stage.compute({**tried.values, **own}, tried.model)
+        return stage.call({**tried.values, **own}, tried.model)
 
     return of
 
 
 def _by_rule(stage: Stage, name: str) -> Fault:
-    return lambda tried: stage.compute({**tried.values, "rule": name}, tried.model)
+    return lambda tried: stage.call({**tried.values, "rule": name}, tried.model)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _called(stage: Stage, function: Callable[..., Any], tried: Tried) -> Any:
     asked = None if tried.rule == tried.config.family.rule else tried.rule
     exact = stage.promise is not Promise.EQUAL and _is_small(tried.model)
     model = model_at(tried.model, "float64") if exact else tried.model
-    return replace(stage, call=function).compute({**tried.values, "rule": asked}, model)
+    return replace(stage, function=function).call({**tried.values, "rule": asked}, model)
 
 
 def _numbered(function: Callable[..., Any], tried: Tried) -> Any:
@@ -188,8 +188,7 @@ def _adapted(stage: Stage, tried: Tried) -> Adapted:
     """The stage as its function; a family's own ids as a port's function of them."""
     if stage.name == "position_ids":
         return Adapted("position_ids", positions.family_ids(tried.config.family), _numbered)
-    name = stage.function or getattr(stage.call, "__name__", "")
-    return _ADAPTED.get(stage.name) or Adapted(name, stage.call, partial(_called, stage))
+    return _ADAPTED.get(stage.name) or Adapted(stage.function.__name__, stage.function, partial(_called, stage))
 
 
 def _every_bucket(function: Callable[..., Any], tried: Tried) -> Any:

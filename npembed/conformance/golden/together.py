@@ -68,7 +68,7 @@ def _input(stage: Stage, tried: Tried) -> _Input:
 
 
 def _suspects(stage: Stage) -> Sequence[Suspect]:
-    return SUSPECTS.get(stage.function or getattr(stage.call, "__name__", ""), ())
+    return SUSPECTS.get(stage.function.__name__, ())
 
 
 def _is_seen(stage: Stage, suspect: Suspect, tried: Tried) -> bool:
@@ -101,13 +101,13 @@ def _effect(one: _Input, noise: Array, suspect: Suspect) -> Array | None:
 @lru_cache(maxsize=256)
 def _runs(one: _Input, precision: str) -> tuple[Array, ...]:
     """The runs that round."""
-    return tuple(half_run(one.stage.call, one.args, precision, seed) for seed in signed.RUNS)
+    return tuple(half_run(one.stage.function, one.args, precision, seed) for seed in signed.RUNS)
 
 
 @lru_cache(maxsize=4096)
 def _in_float64(one: _Input, suspect: Suspect | None = None) -> Array:
     """What the stage gives in float64, with the fault if there is one."""
-    function = one.stage.call if suspect is None else suspect.fault(one.stage.call)
+    function = one.stage.function if suspect is None else suspect.fault(one.stage.function)
     x, sizes, model, *rest = one.args
     with np.errstate(all="ignore"):
         return np.asarray(function(x.astype(np.float64), sizes, model_at(model, "float64"), *rest))

@@ -172,7 +172,7 @@ def _check_model(pack: Pack, model: Model) -> None:
             raise ValueError(f"golden check: these weights cannot give the pack's {record.name}")
         case = _Case(pack, told, pack.folder, pack.manifest["rule"], model)
         tried, _, _ = _tried(case, stage, None)
-        departure = compare(record.compute(case.values, model), tried.expected, tried.allowed, tried.places)
+        departure = compare(record.call(case.values, model), tried.expected, tried.allowed, tried.places)
         if departure is not None:
             raise ValueError(
                 f"golden check: these are not the weights that the pack was written for: with them {case.name}{SEPARATOR}"

@@ -55,12 +55,13 @@ def family_checks(key: str) -> dict[str, FunctionCheck]:
 @cache
 def variants(key: str) -> tuple[dict[str, Any], ...]:
     """What to change in the family's small config: nothing, then each field in its turn, then the table's side."""
-    config = get_family(key, "check").small(get_family(key, "check"))
+    family = get_family(key, "check")
+    config = family.small()
     patch = config.vision.patch_size
+    tied: dict[str, Any] = {}
     sides = [{"image_size": side * patch} for side in (27, 70) if side != config.vision.num_patches_per_side]
-    sides = [] if hasattr(config, "size") else sides  # a family of one size would take all of the table's patches
-    few = {"image_size": 5 * patch, "size": (5 * patch, 5 * patch)}  # where the sizes of pictures and of the table are one
-    tied = few if hasattr(config, "size") else {}
+    if family.one_size:  # each slice would take all of the table's patches, so that a small table does for every change
+        sides, tied = [], {"image_size": 5 * patch, "size": (5 * patch, 5 * patch)}
     changes = [{}, *({name: value, **tied} for name, value in _other_values(config)), *sides]
     return tuple(change for change in changes if _is_config(key, change))
 
@@ -100,10 +101,10 @@ def sizes_for(model: Model) -> tuple[Size, ...]:
 
 
 def _takes(model: Model, size: Size) -> bool:
-    values: dict[str, Any] = {"strips": [_strip(model, size)], "tgt_sizes": sizes_of(size)}
+    values: dict[str, Any] = {"strips.*": [_strip(model, size)], "tgt_sizes": sizes_of(size)}
     try:
         for stage in model.config.family.vision_stages:
-            values[stage.name] = stage.compute(values, model)
+            values[stage.name] = stage.call(values, model)
     except ValueError:
         return False
     return True
@@ -231,10 +232,13 @@ def _drawn_sizes(family: Family) -> st.SearchStrategy[Any]:
 
 def _distant(family: Family, stage: Stage) -> FunctionCheck:
     assert stage.promise is Promise.DISTANCE
-    name = stage.function or stage.call.__name__
     places = partial(_places, stage) if stage.sizes is not None and not stage.compares_padding else None
     return tower.check_of(
-        name, stage.call, partial(_distant_sweep, family, stage), partial(_distant_cases, family, stage), places
+        stage.function.__name__,
+        stage.function,
+        partial(_distant_sweep, family, stage),
+        partial(_distant_cases, family, stage),
+        places,
     )
 
 
@@ -305,9 +309,9 @@ def _frames(family: Family) -> list[FunctionCheck]:
         return []
     stage = family.stage("tokens", "check")
     check = tower.check_of(
-        "resample_frames", stage.call, partial(_frame_sweep, family, stage), partial(_frame_cases, family, stage)
+        "resample_frames", stage.function, partial(_frame_sweep, family, stage), partial(_frame_cases, family, stage)
     )
-    return [replace(check, of=stage.function, hint=None)]
+    return [replace(check, of=stage.function.__name__, hint=None)]
 
 
 TIMES = ([[0, 3]], [[7]], [[-1], [0, 3]], [[5, 1], [-1]], [[0, 10, 20]], [[71_999, 0], [1]])
@@ -341,7 +345,7 @@ def _frame_cases(drawn: st.DrawFn, family: Family, stage: Stage) -> Call:
 
 def _configs(family: Family) -> list[Any]:
     """The small config with each field changed in its turn that has to do with pictures or text, not with the tower."""
-    small = family.small(family)
+    small = family.small()
     names = {f.name for f in fields(VisionConfig)}
     changes = (change for change in variants(family.key) if not names & set(change))
     return [draw.changed_config(small, change) for change in changes]

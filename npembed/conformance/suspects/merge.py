@@ -1,13 +1,13 @@
 """Faults of the way into the language model."""
 
 import re
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 import npembed
+from npembed.conformance.filling import changed_config
 from npembed.conformance.suspects.suspect import Fault, Function, Suspect, changed_result
 from npembed.typing import Array
 
@@ -38,8 +38,7 @@ def _ignoring(**fields: Any) -> Fault:
 
     def fault(function: Function) -> Function:
         def faulty(grid: Any, image_id: Any = None, config: Any = npembed.MINICPM_V_2_6, tgt_sizes: Any = None) -> Any:
-            known = {name: value for name, value in fields.items() if hasattr(config, name)}
-            return function(grid, image_id, config=replace(config, **known), tgt_sizes=tgt_sizes)
+            return function(grid, image_id, config=changed_config(config, fields), tgt_sizes=tgt_sizes)
 
         return faulty
 

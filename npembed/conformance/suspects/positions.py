@@ -33,10 +33,11 @@ def _family_ids(family: Family, tgt_sizes: Any, num_patches_per_side: int = 70, 
 @lru_cache(maxsize=256)
 def _config_of_side(family: Family, side: int) -> Any:
     """The family's small config with a position table of so many rows per side."""
-    small = family.small(family)
+    small = family.small()
     pixels = side * small.vision.patch_size
-    tied = {"size": (pixels, pixels)} if hasattr(small, "size") else {}  # where the pictures' size and the table's are one
-    return changed_config(small, {"image_size": pixels, **tied})
+    return changed_config(
+        small, {"image_size": pixels, "size": (pixels, pixels)}
+    )  # where pictures have a size, it is the table's
 
 
 def rule_of(function: Function) -> str:

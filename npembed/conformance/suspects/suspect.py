@@ -121,5 +121,5 @@ def with_vision(model: Model, **changes: Any) -> Model:
 
 
 def with_family(model: Model, **changes: Any) -> Model:
-    """The model of a family with other fields."""
-    return with_config(model, family=replace(model.config.family, **changes))
+    """The model of a family with other attributes or methods."""
+    return with_config(model, family=model.config.family.changed(**changes))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 import npembed
+from npembed.conformance.filling import changed_config
 from npembed.conformance.suspects.suspect import (
     Fault,
     Function,
     Suspect,
     changed_model,
     piece,
-    with_config,
     with_family,
     with_vision,
 )
@@ -240,7 +240,7 @@ def reads_padding(function: Function) -> Function:
 
 
 def _every_layer(model: Model) -> Model:
-    return with_config(model, drop_vision_last_layer=False) if hasattr(model.config, "drop_vision_last_layer") else model
+    return Model(changed_config(model.config, {"drop_vision_last_layer": False}), model.weights)
 
 
 def _tower_without(drop: Callable[[Sequence[Any]], Sequence[Any]]) -> Fault:

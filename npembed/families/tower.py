@@ -1,0 +1,22 @@
+"""What most families have in common: SigLIP's tower as it is, and position ids by a rule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from npembed.encoder import post_layernorm, tower_layers
+from npembed.family import Family, Step
+from npembed.model import Model
+from npembed.positions import position_ids
+from npembed.typing import Ids
+
+
+class SiglipTower(Family):
+    """A family whose tower is every layer that its config does not leave out, then the last norm (SPEC 7)."""
+
+    def position_ids(self, tgt_sizes: Ids, config: Any, rule: Any) -> Ids:
+        """By rows and columns of each slice, which the rule sorts into those of the table."""
+        return position_ids(tgt_sizes, config.vision.num_patches_per_side, rule)
+
+    def tower(self, model: Model) -> Sequence[Step]:
+        """The layers, then the last norm."""
+        return [*tower_layers(model, range(model.config.encoder_layers)), post_layernorm(model)]
