@@ -113,7 +113,7 @@ class Watched:
     def kill_after(self, groups: int) -> bool:
         """Kill the whole when so many groups are done; False if it ended before."""
         while self._process.poll() is None:
-            if len(list(self.out.glob("rows/*.parquet"))) >= groups:
+            if len(list(self.out.glob("rows/*.part"))) >= groups:
                 children = self._self.children(recursive=True)
                 self._process.kill()
                 self._process.communicate()
@@ -211,7 +211,7 @@ def check_kills(here: Path, whole: Mapping[str, str], report: Report) -> None:
     for _ in range(KILLS):
         one = Watched([str(pictures), str(here / "killed"), *HALVES], here / "killed")
         killed += one.kill_after(done + chosen.randrange(1, max(2, len(whole) // (2 * KILLS))))
-        done = len(list((here / "killed").glob("rows/*.parquet")))
+        done = len(list((here / "killed").glob("rows/*.part")))
     run = Watched([str(pictures), str(here / "killed"), *HALVES], here / "killed")
     _, said, _ = run.end()
     report.say(f"killed {killed} times, with {done} of {len(whole)} groups done at last, and gone on with:")

@@ -126,7 +126,7 @@ def test_a_corpus_says_what_it_was_made_with(made: tuple[Path, Summary]) -> None
 
 def test_nothing_else_is_left_in_a_corpus(made: tuple[Path, Summary]) -> None:
     names = {path.name for path in made[0].iterdir()} - set(shards(made[0]))
-    assert names == {"index.parquet", "list.jsonl", "manifest.json", "rows", ".lock"}
+    assert names == {"index.parquet", "list.jsonl", "manifest.json", "README.md", "rows", ".lock"}
 
 
 def test_the_shards_do_not_depend_on_the_workers(
@@ -160,13 +160,13 @@ def test_the_mean_is_the_overviews(few: Path, tmp_path: Path, small: Model, sche
     wanted = Settings(until=until, vector="mean")
     build([str(few)], str(tmp_path / "out"), small, settings=wanted, scheduler=scheduler)
     corpus = npembed.corpus.open(tmp_path / "out")
+    vectors = {row["path"]: row["vector"] for row in pq.read_table(tmp_path / "out/vectors.parquet").to_pylist()}
     for row in rows(tmp_path / "out"):
         if row["status"] == "ok":
             expected = alone(row["path"], small, until)[0][0].mean(axis=0, dtype=np.float64).astype(np.float32)
             assert np.array_equal(corpus[row["path"]]["pooled"], expected[None])
-            assert np.array_equal(np.float32(row["vector"]), expected)
-        else:
-            assert row["vector"] is None
+            assert np.array_equal(vectors.pop(row["path"]), expected)
+    assert not vectors, "pictures that failed have none"
 
 
 def test_unit_length_is_had_by_asking(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:
@@ -180,10 +180,10 @@ def test_a_pooled_stage_is_stored_as_vectors(few: Path, tmp_path: Path, schedule
     family = FAMILIES["siglip"]
     model = random_model(family.small(), until="pooled")
     build([str(few)], str(tmp_path / "out"), model, settings=Settings(until="pooled"), scheduler=scheduler)
-    ok = [row for row in rows(tmp_path / "out") if row["status"] == "ok"]
+    found = pq.read_table(tmp_path / "out/vectors.parquet")
     tensors = {name: array for path in (tmp_path / "out").glob("*.safetensors") for name, array in load_file(path).items()}
     assert {name: array.shape for name, array in tensors.items()} == {"pooled": (3, 16)}
-    assert np.array_equal(np.float32([row["vector"] for row in ok]), tensors["pooled"])
+    assert np.array_equal(np.stack(found["vector"].to_numpy()), tensors["pooled"])
 
 
 @pytest.mark.parametrize("pages", ["first", "all"])
@@ -257,7 +257,7 @@ def test_what_is_missing_is_made_again(few: Path, tmp_path: Path, small: Model, 
     else:
         {
             "shard": shard,
-            "rows": out / "rows/part-00000.parquet",
+            "rows": out / "rows/part-00000.part",
             "index": out / "index.parquet",
             "list": out / "list.jsonl",
         }[damage].unlink()
@@ -360,7 +360,7 @@ def test_an_update_that_is_stopped_leaves_a_manifest_that_says_so_and_the_next_r
     assert "pictures" not in manifest
     assert build(sources, str(out), small, scheduler=scheduler, update=True).pictures == 23
     assert list(shards(out)) == [kept.name, "part-00001.safetensors", "part-00002.safetensors"]
-    assert sorted(path.name for path in (out / "rows").iterdir()) == ["part-00001.parquet", "part-00002.parquet"]
+    assert sorted(path.name for path in (out / "rows").iterdir()) == ["part-00001.part", "part-00002.part"]
 
 
 def test_a_manifest_has_the_versions_of_all_that_computed(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:
@@ -391,6 +391,7 @@ def test_a_corpus_of_failures_alone_has_vectors_if_it_was_made_for_them(tmp_path
     build([str(tmp_path / "a.png")], str(tmp_path / "out"), model, settings=Settings(until="pooled"), scheduler=scheduler)
     corpus = npembed.corpus.open(tmp_path / "out")
     assert (corpus.has_vectors, list(corpus.vectors())) == (True, [])
+    assert not (tmp_path / "out/vectors.parquet").exists()
 
 
 def test_a_file_that_was_away_for_a_moment_is_tried_again(few: Path, tmp_path: Path, small: Model, scheduler: str) -> None:
@@ -441,7 +442,7 @@ def test_a_start_that_failed_does_not_bind_the_folder(few: Path, tmp_path: Path,
 )
 def test_a_manifest_of_something_else_is_one_line(few: Path, tmp_path: Path, small: Model, manifest: str) -> None:
     (tmp_path / "out/rows").mkdir(parents=True)
-    (tmp_path / "out/rows/part-00000.parquet").write_bytes(b"")
+    (tmp_path / "out/rows/part-00000.part").write_bytes(b"")
     (tmp_path / "out/manifest.json").write_text(manifest)
     for use in (lambda: build([str(few)], str(tmp_path / "out"), small), lambda: npembed.corpus.open(tmp_path / "out")):
         with pytest.raises(ValueError, match=r"manifest\.json is no corpus's: [^\n]+$"):

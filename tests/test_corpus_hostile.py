@@ -29,7 +29,7 @@ from tests.pages import Page
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links and pipes as POSIX has them")
 WANTED = Settings(until="hidden", vector="mean")
-ROWS = "rows/part-00000.parquet"
+ROWS = "rows/part-00000.part"
 NOT_SHARDS = [
     "../secret.safetensors",
     "SECRET",
@@ -129,7 +129,7 @@ def test_rows_that_name_another_file_are_damaged_and_nothing_is_done(here: Path,
     altered(here / "out" / ROWS, naming([("part-00000.safetensors", 1), (name, 1)]))
     Image.new("RGB", (9, 9)).save(here / "p/0.png")
     before = state(here)
-    with pytest.raises(ValueError, match=r"^corpus: out/rows/part-00000\.parquet is damaged: [^\n]* is no shard of its"):
+    with pytest.raises(ValueError, match=r"^corpus: out/rows/part-00000\.part is damaged: [^\n]* is no shard of its"):
         go_on(small, update=update)
     assert state(here) == before
 
@@ -138,7 +138,7 @@ def test_rows_that_name_another_file_are_damaged_and_nothing_is_done(here: Path,
 def test_a_row_that_lies_in_another_file_is_damaged_and_nothing_is_done(here: Path, small: Model, name: str) -> None:
     altered(here / "out" / ROWS, with_column("shard", name.replace("SECRET", str(here / "secret.safetensors"))))
     before = state(here)
-    with pytest.raises(ValueError, match=r"^corpus: out/rows/part-00000\.parquet is damaged: [^\n]* is no shard of its"):
+    with pytest.raises(ValueError, match=r"^corpus: out/rows/part-00000\.part is damaged: [^\n]* is no shard of its"):
         go_on(small)
     assert state(here) == before
 

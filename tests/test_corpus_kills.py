@@ -142,6 +142,7 @@ def test_a_run_killed_ten_times_ends_as_an_undisturbed_one(
     assert shards(tmp_path / "out") == undisturbed
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".safetensors") == [
         ".lock",
+        "README.md",
         "index.parquet",
         "list.jsonl",
         "manifest.json",

@@ -14,6 +14,7 @@ import numpy as np
 import npembed
 from npembed.config import FamilyConfig
 from npembed.corpus import index
+from npembed.corpus.card import CARD, write_card
 from npembed.corpus.engine import check_extras, cluster, run_groups
 from npembed.corpus.place import Place
 from npembed.corpus.settings import (
@@ -36,6 +37,8 @@ from npembed.words import brief
 
 MANIFEST, LIST = "manifest.json", "list.jsonl"
 FORMAT = 2
+READABLE = (1, FORMAT)
+"""The format before, whose TIFFs were read otherwise, is opened and not gone on with."""
 MOST_PICTURES, FEW_PICTURES = 256, 8
 """In a group of vectors, which take little memory: so many of a long list, so few of a short one."""
 MANY_GROUPS = 64
@@ -168,11 +171,15 @@ def _refuse_foreign(place: Place, made: Mapping[str, Any]) -> bool:
     """An error for a folder of something else, or a corpus made with something else; whether there is one to go on with."""
     names = place.names()
     for name in names:
-        if name in (MANIFEST, LIST, index.INDEX, "rows", "scratch") or group_of(name) >= 0:
+        if name in (MANIFEST, LIST, index.INDEX, index.VECTORS, CARD, "rows", "scratch") or group_of(name) >= 0:
             place.check(name)
     if MANIFEST in names:
         if _is_begun(place):  # else nothing was computed with other settings
-            refuse_other(_read_manifest(place), made, place.shown)
+            before = _read_manifest(place)
+            if before["corpus"] != FORMAT:
+                words = f"{place.shown} was made by an earlier version of npembed, and is not gone on with"
+                raise ValueError(f"{WHO}: {words}; it can be searched; give another OUT")
+            refuse_other(before, made, place.shown)
         return True
     if any(not name.startswith(".npembed-") for name in names):
         raise ValueError(f"{WHO}: {place.shown} is not empty and no corpus; give a new or an empty folder")
@@ -187,8 +194,8 @@ def _is_begun(place: Place) -> bool:
 def _read_manifest(place: Place) -> dict[str, Any]:
     try:
         made: dict[str, Any] = json.loads(place.read(MANIFEST))
-        if made["corpus"] != FORMAT:
-            raise ValueError(f"its format is {made['corpus']}; this version of npembed reads {FORMAT}")
+        if made["corpus"] not in READABLE:
+            raise ValueError(f"its format is {brief(made['corpus'])}; this version of npembed reads {READABLE}")
         Settings(**made["settings"])
         for name in ("family", "rule", "dtype", "config", "preprocessor"):
             made[name]
@@ -226,6 +233,7 @@ def _planned(
 def _take_index(place: Place, made: Mapping[str, Any]) -> None:
     """No index, and a manifest that says so, before a shard or the list is written: what is open knows that it changes."""
     place.remove(index.INDEX)
+    place.remove(index.VECTORS)
     before = _read_manifest(place) if place.size(MANIFEST) >= 0 else {}
     now = versions()
     earlier = [each for each in (*before.get("earlier_versions", []), before.get("versions", now)) if each != now]
@@ -316,8 +324,10 @@ def _computed(
     unfinished |= dict.fromkeys(sorted(gone), "its rows are gone; did another run write here?")
     _remove_strays(place, now)
     settings = Settings(**made["settings"])
-    has_vectors = one_vector(settings, model.config.family.stage(settings.until, WHO))
-    counts = index.write_index(place, sorted(groups), settings.name if has_vectors else "", made["dtype"])
+    if one_vector(settings, model.config.family.stage(settings.until, WHO)):
+        index.write_vectors(place, sorted(groups), settings.name)
+    write_card(place)
+    counts = index.write_index(place, sorted(groups))
     before = _read_manifest(place)
     computed_with = {name: before[name] for name in ("versions", "earlier_versions") if name in before}
     state = {"complete": not unfinished, **counts, "no_pictures": listing.no_pictures}

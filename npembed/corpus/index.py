@@ -4,16 +4,20 @@ import io
 import json
 import mmap
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from npembed.corpus.place import Place
 from npembed.corpus.shards import group_of, map_tensors
 from npembed.reading import json_value
 from npembed.words import brief, shown
 
-INDEX = "index.parquet"
+INDEX, VECTORS = "index.parquet", "vectors.parquet"
 OK, FAILED = "ok", "failed"
 MOST_ERROR = 500
 """Characters of an error's text."""
@@ -30,8 +34,8 @@ def arrow() -> Any:
     return pyarrow
 
 
-def schema(width: int = 0, dtype: str = "float32") -> Any:
-    """The columns in order; the vector last, if there is one."""
+def schema() -> Any:
+    """The columns of the index, in order."""
     pa = arrow()
     kinds = {
         "path": pa.string(),
@@ -51,17 +55,15 @@ def schema(width: int = 0, dtype: str = "float32") -> Any:
         "error": pa.string(),
         "seconds": pa.float32(),
     }
-    columns = [pa.field(name, kind) for name, kind in kinds.items()]
-    if width:
-        columns.append(
-            pa.field("vector", pa.list_({"float16": pa.float16(), "float64": pa.float64()}.get(dtype, pa.float32()), width))
-        )
-    return pa.schema(columns)
+    return pa.schema([pa.field(name, kind) for name, kind in kinds.items()])
 
 
 def rows_name(group: int) -> str:
-    """The file with a group's rows. It is written last: where it is, the group is done."""
-    return f"rows/part-{group:05d}.parquet"
+    """The file with a group's rows. It is written last: where it is, the group is done.
+
+    It is a Parquet file, but no program that searches a folder for tables takes it for one.
+    """
+    return f"rows/part-{group:05d}.part"
 
 
 def write_rows(
@@ -71,12 +73,7 @@ def write_rows(
     pa = arrow()
     table = pa.Table.from_pylist(list(rows), schema=schema())
     table = table.replace_schema_metadata({_DIGEST: digest, _PARTS: json.dumps(parts)})
-    place.write(rows_name(group), lambda path: _write_table(path, table))
-
-
-def _write_table(path: Path, table: Any) -> None:
-    with path.open("wb") as file:  # pyarrow itself opens no file whose name is no UTF-8
-        arrow().parquet.write_table(table, file)
+    place.write(rows_name(group), lambda path: _write_tables(path, table.schema, [table]))
 
 
 class Done(NamedTuple):
@@ -127,7 +124,7 @@ def all_done(place: Place) -> dict[int, Done]:
 
 def groups_there(place: Place) -> set[int]:
     """The groups that have a file of rows."""
-    numbers = {int(each) for name in place.names("rows") for each in re.findall(r"^part-([0-9]{5,15})\.parquet$", name)}
+    numbers = {int(each) for name in place.names("rows") for each in re.findall(r"^part-([0-9]{5,15})\.part$", name)}
     return {number for number in numbers if place.size(rows_name(number)) >= 0}
 
 
@@ -142,7 +139,9 @@ def _shards(table: Any) -> list[Any]:
 
 
 def read_rows(place: Place, group: int) -> Any:
-    """A group's rows, as a pyarrow table."""
+    """A group's rows, as a pyarrow table; None if there are none."""
+    if place.size(rows_name(group)) < 0:
+        return None
     table = _read_table(io.BytesIO(place.read(rows_name(group))))
     if not table.schema.equals(schema()):
         raise ValueError(f"corpus: {place.shown}/{rows_name(group)} is damaged: it has other columns; delete it")
@@ -150,7 +149,7 @@ def read_rows(place: Place, group: int) -> Any:
 
 
 def open_index(path: Path) -> Any:
-    """index.parquet on this machine as a pyarrow table, without the vectors, which the shards have.
+    """index.parquet on this machine as a pyarrow table.
 
     Raises
     ------
@@ -161,6 +160,9 @@ def open_index(path: Path) -> Any:
         with path.open("rb") as file:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         table = _read_table(arrow().BufferReader(whole), schema().names)
+        if "turn" not in table.schema.names:  # the format before did not have it
+            place = schema().get_field_index("turn")
+            table = table.add_column(min(place, table.num_columns), "turn", arrow().nulls(len(table), "string"))
         if not table.schema.equals(schema()):
             raise ValueError(f"it has the columns {', '.join(f'{field.name} {field.type}' for field in table.schema)}")
         if wrong := [name for name in _shards(table) if group_of(name) < 0]:
@@ -176,7 +178,7 @@ def _read_table(source: Any, columns: list[str] | None = None) -> Any:
     return arrow().parquet.ParquetFile(source, pre_buffer=False).read(columns, use_threads=False)
 
 
-def write_index(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> dict[str, int]:
+def write_index(place: Place, groups: Sequence[int]) -> dict[str, int]:
     """index.parquet of all those groups, one after the other; how many pictures are in it, and how many failed.
 
     Parameters
@@ -184,65 +186,61 @@ def write_index(place: Place, groups: Sequence[int], vectors: str, dtype: str) -
     place : Place
     groups : sequence of int
         A group whose rows are missing is left out.
-    vectors : str
-        The shards' array whose rows go into the column `vector`; "" for none.
-    dtype : str
-        Of those rows.
     """
-    counts = {"pictures": 0, "failed": 0}
-    place.write(INDEX, lambda path: _write_index(path, place, groups, vectors, dtype, counts))
-    return counts
+    found: Counter[str] = Counter()
+
+    def tables() -> Iterator[Any]:
+        for group in groups:
+            if (table := read_rows(place, group)) is not None:
+                found.update(table["status"].to_pylist())
+                yield table.replace_schema_metadata(None)
+
+    place.write(INDEX, lambda path: _write_tables(path, schema(), tables()))
+    return {"pictures": found.total(), "failed": found[FAILED]}
 
 
-def _write_index(path: Path, place: Place, groups: Sequence[int], vectors: str, dtype: str, counts: dict[str, int]) -> None:
-    pq = arrow().parquet
-    writer = None
-    counts |= {"pictures": 0, "failed": 0}
-    with path.open("wb") as file:
-        for table in _tables(place, groups, vectors, dtype):
-            writer = writer or pq.ParquetWriter(file, table.schema)
-            writer.write_table(table)
-            counts["pictures"] += len(table)
-            counts["failed"] += table["status"].to_pylist().count(FAILED)
-        if writer is None:
-            pq.write_table(schema().empty_table(), file)
-        else:
-            writer.close()
+def write_vectors(place: Place, groups: Sequence[int], name: str) -> None:
+    """vectors.parquet of all those groups: each good picture's vector. No file, where there is no such picture.
+
+    Parameters
+    ----------
+    place : Place
+    groups : sequence of int
+    name : str
+        The shards' array of vectors.
+    """
+    tables = (_vectors_of(place, group, name) for group in groups)
+    some = (table for table in tables if table is not None)
+    if (first := next(some, None)) is None:
+        place.remove(VECTORS)
+    else:
+        place.write(VECTORS, lambda path: _write_tables(path, first.schema, chain([first], some)))
 
 
-def _tables(place: Place, groups: Sequence[int], vectors: str, dtype: str) -> Iterator[Any]:
-    """Each group's table, with the vectors where they are asked for."""
-    width = _width(place, groups, vectors) if vectors else 0
-    for group in groups:
-        if place.size(rows_name(group)) < 0:
-            continue
-        table = read_rows(place, group)
-        if width:
-            table = _with_vectors(table, place, vectors, schema(width, dtype))
-        yield table.replace_schema_metadata(None)
-
-
-def _width(place: Place, groups: Sequence[int], vectors: str) -> int:
-    """Of a vector; 0 if there is none."""
-    for group in groups:
-        found = done(place, group)
-        for name in found.sizes if found else []:
-            return int(_arrays(place, name)[vectors].shape[1])
-    return 0
-
-
-def _with_vectors(table: Any, place: Place, vectors: str, wanted: Any) -> Any:
+def _vectors_of(place: Place, group: int, name: str) -> Any:
+    """The vectors of a group's good pictures, as a pyarrow table; None if there is none."""
     pa = arrow()
-    arrays: dict[str, Any] = {}
-    column: list[Any] = []
-    for shard, row in zip(table["shard"].to_pylist(), table["first_row"].to_pylist(), strict=True):
-        if shard is None:
-            column.append(None)
-            continue
-        if shard not in arrays:
-            arrays[shard] = _arrays(place, shard)[vectors]
-        column.append(arrays[shard][row])
-    return table.append_column(wanted.field("vector"), pa.array(column, type=wanted.field("vector").type)).cast(wanted)
+    rows = read_rows(place, group)
+    good = [] if rows is None else [row for row in rows.to_pylist() if row["status"] == OK]
+    if not good:
+        return None
+    try:
+        arrays = {shard: _arrays(place, shard)[name] for shard in dict.fromkeys(row["shard"] for row in good)}
+        vectors = np.stack([arrays[row["shard"]][row["first_row"]] for row in good]).astype(np.float32)
+        number = pa.field("element", pa.float32(), nullable=False)
+        kinds = {"path": pa.string(), "frame": pa.int32(), "sha256": pa.string(), "vector": pa.list_(number, vectors.shape[1])}
+        columns = [pa.array([row[column] for row in good], type=kinds[column]) for column in ("path", "frame", "sha256")]
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=kinds["vector"]))
+        return pa.table(columns, schema=pa.schema([pa.field(*kind, nullable=False) for kind in kinds.items()]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"corpus: {place.shown}/{rows_name(group)} is damaged: {shown(error)}; delete it") from None
+
+
+def _write_tables(path: Path, columns: Any, tables: Iterable[Any]) -> None:
+    # pyarrow itself opens no file whose name is no UTF-8
+    with path.open("wb") as file, arrow().parquet.ParquetWriter(file, columns) as writer:
+        for table in tables:
+            writer.write_table(table)
 
 
 def _arrays(place: Place, name: str) -> Any:

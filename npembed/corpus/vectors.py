@@ -96,7 +96,10 @@ def _packed(result: Array, slices: Slices, stage: Stage, model: Model, settings:
         lengths = stage.sizes_of(slices.tgt_sizes, config).prod(axis=1)
         parts = [own[:length] for own, length in zip(result, lengths.tolist(), strict=True)]
         more = stage.companions(slices.tgt_sizes, config)
-    refuse_unfit(parts, stored_type(model, settings))
+    stored = stored_type(model, settings)
+    refuse_unfit(
+        parts, min(stored, np.dtype(np.float32)) if one_vector(settings, stage) else stored
+    )  # as vectors.parquet has it
     return Packed(parts, lengths, slices.tgt_sizes, slices.boxes, more)
 
 
