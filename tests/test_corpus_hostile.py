@@ -22,9 +22,11 @@ from npembed import Model, load_model
 from npembed.corpus import Settings, build
 from npembed.corpus.nearest import Neighbour, read_again
 from npembed.corpus.place import Place
+from npembed.corpus.settings import weights_digest
 from npembed.pages.corpus import corpus_page, search_page
 from tests.command_line import assert_refused, done_well, state
 from tests.command_line import npembed as command
+from tests.corpora import png_header
 from tests.pages import Page
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links and pipes as POSIX has them")
@@ -75,6 +77,13 @@ def here(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(honest, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
+
+
+@pytest.fixture
+def searched(here: Path) -> Path:
+    """The folder, with a new picture `new.png`."""
+    Image.new("RGB", (30, 20), (0, 90, 0)).save(here / "new.png")
+    return here
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +172,17 @@ def test_an_index_of_other_types_is_none(here: Path) -> None:
         npembed.corpus.open("out")
 
 
+def test_an_index_whose_columns_lie_in_another_file_is_none(here: Path) -> None:
+    """As Parquet allows it."""
+    shutil.copy(here / "out/index.parquet", here / "secret.parquet")
+    for name in ("../secret.parquet", str(here / "secret.parquet")):
+        footer = pq.read_metadata(here / "secret.parquet")
+        footer.set_file_path(name)
+        footer.write_metadata_file(here / "out/index.parquet")
+        with pytest.raises(ValueError, match=r"is no index: "):
+            npembed.corpus.open("out")
+
+
 @pytest.mark.parametrize("group", [-1, 10**15, 10**400])
 def test_a_list_with_a_group_that_none_has_is_damaged(here: Path, small: Model, group: int) -> None:
     (here / "out/list.jsonl").write_text(json.dumps(["p/0.png", group, 1, ""]) + "\n")
@@ -183,7 +203,17 @@ def test_a_place_has_no_file_of_a_name_that_leads_out_of_it(tmp_path: Path, name
 # Links
 
 
-LINKED = ["manifest.json", "list.jsonl", "index.parquet", "part-00000.safetensors", "rows", ROWS, ".lock"]
+LINKED = [
+    "manifest.json",
+    "list.jsonl",
+    "index.parquet",
+    "vectors.parquet",
+    "README.md",
+    "part-00000.safetensors",
+    "rows",
+    ROWS,
+    ".lock",
+]
 
 
 @posix
@@ -215,6 +245,23 @@ def test_what_is_opened_is_a_file_of_its_own(here: Path, name: str, kind: str) -
         os.mkfifo(here / "out" / name)
     with pytest.raises(ValueError, match=rf"out/{name} is (a link|no regular file); the files of a corpus must lie in its own"):
         list(npembed.corpus.open("out").vectors())
+
+
+@posix
+def test_a_link_to_a_folder_in_place_of_the_run_s_own_is_refused(here: Path, small: Model) -> None:
+    """In which the model of a run lies, and is deleted at its end."""
+    name = f"model-{weights_digest(small)[:16]}.safetensors"
+    (here / "elsewhere").mkdir()
+    (here / "elsewhere" / name).write_bytes(b"mine")
+    (here / "out/scratch").symlink_to(here / "elsewhere")
+    with pytest.raises(ValueError, match="out/scratch is a link"):
+        go_on(small)
+    (here / "out/scratch").unlink()
+    (here / "out/scratch").mkdir()
+    (here / "out/scratch" / name).symlink_to(here / "elsewhere" / name)
+    with pytest.raises(ValueError, match=r"out/scratch/model-\w+\.safetensors is a link"):
+        go_on(small)
+    assert (here / "elsewhere" / name).read_bytes() == b"mine"
 
 
 @posix
@@ -349,6 +396,17 @@ def test_a_share_of_another_machine_is_not_asked(monkeypatch: pytest.MonkeyPatch
             read_again(path, "0" * 64)
 
 
+def test_how_large_a_picture_may_be_is_not_for_a_corpus_to_say(searched: Path) -> None:
+    manifest = searched / "out/manifest.json"
+    made = json.loads(manifest.read_text())
+    made["settings"]["max_pixels"] = 10**12
+    manifest.write_text(json.dumps(made))
+    (searched / "new.png").write_bytes(png_header(15_000, 10_000))
+    words = ("corpus", "search", "out", "new.png")
+    assert_refused(command(*words), "new.png is too large: 15000 × 10000 pixels, 89478485 at most")
+    assert_refused(command(*words, "--max-pixels", 10**9), "new.png cannot be read as an image")
+
+
 # Weights
 
 
@@ -357,13 +415,6 @@ def said(manifest: Path, source: object) -> None:
     made = json.loads(manifest.read_text())
     made["weights"]["source"] = source
     manifest.write_text(json.dumps(made))
-
-
-@pytest.fixture
-def searched(here: Path) -> Path:
-    """The folder, with a new picture `new.png`."""
-    Image.new("RGB", (30, 20), (0, 90, 0)).save(here / "new.png")
-    return here
 
 
 FAR = [

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -34,6 +35,9 @@ SourceOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--source", metavar="URL", help="Show pictures below this URL, too; those of this machine are shown."),
 ]
+
+
+MaxPixelsOption: TypeAlias = Annotated[int, typer.Option(metavar="N", min=1, help="A picture of more is not computed.")]
 
 
 class _Group(TyperGroup):
@@ -68,7 +72,7 @@ def make(
     dtype: Annotated[str, typer.Option(metavar="TYPE", help="To store: float32 or float16; the model's by default.")] = "",
     pages: Annotated[str, typer.Option(metavar="first|all", help="Of files with several pages or frames.")] = "first",
     upright: Annotated[bool, typer.Option("--upright", help="Turn pictures as their EXIF asks; upstream does not.")] = False,
-    max_pixels: Annotated[int, typer.Option(metavar="N", min=1, help="A picture of more is not computed.")] = 89_478_485,
+    max_pixels: MaxPixelsOption = 89_478_485,
     shard_size: Annotated[int, typer.Option(metavar="MB", min=1, help="The most in one shard.")] = 256,
     include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Take only files that match.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave out files that match.")] = None,
@@ -197,6 +201,7 @@ def search(
     html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write them as a page, too.")] = None,
     weights: WeightsOption = None,
     source: SourceOption = None,
+    max_pixels: MaxPixelsOption = 89_478_485,
 ) -> None:
     """Find the pictures of a corpus that are most like one picture."""
     from npembed.corpus import open as open_corpus
@@ -209,7 +214,7 @@ def search(
         check_output(html_file, (".html", ".htm"), inputs=[picture])
         check_extra()
     there = open_corpus(folder)
-    neighbours = find(there, _vector_of(there, picture, weights), k)
+    neighbours = find(there, _vector_of(there, picture, weights, max_pixels), k)
     _print_neighbours(neighbours, picture)
     if html_file is not None:
         page = search_page(neighbours, picture, f"Most like {_shown(picture)}", source or ())
@@ -218,7 +223,7 @@ def search(
         common.say(f"The page is {html_file}")
 
 
-def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
+def _vector_of(there: "Corpus", picture: str, weights: str | None, max_pixels: int) -> "Array":
     """The picture's vector, computed as the corpus was made; the corpus's own if the picture is what it was, or is gone."""
     from npembed.corpus import Settings
     from npembed.corpus.nearest import read_named
@@ -238,7 +243,7 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None) -> "Array":
         stored: Array = there[picture][there.name][0]
         return stored
     given = weights if weights is not None else _weights_here(there)
-    settings = Settings(**there.manifest["settings"])
+    settings = replace(Settings(**there.manifest["settings"]), max_pixels=max_pixels)  # the limit is this machine's affair
     model, _ = _model(given, settings)
     if weights_digest(model) != there.manifest["weights"]["sha256"]:
         raise ValueError(f"corpus: {given or 'the random weights'} are not the weights that {there.shown} was made with")
