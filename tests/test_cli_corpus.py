@@ -1,5 +1,6 @@
 """`npembed corpus`: what it prints, its exit codes, and bad input, which gets one line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from PIL import Image
 
 from npembed import Model
 from npembed.corpus import open as open_corpus
-from tests.command_line import assert_refused, npembed
+from tests.command_line import assert_refused, done_well, npembed
 from tests.corpora import BROKEN, write_pictures
+from tests.synthetic import synthetic_picture
 
 
 @pytest.fixture
@@ -27,18 +29,51 @@ def weights(data: Path) -> Path:
     return data / "tiny-minicpmv"
 
 
-def test_failures_are_counted_in_one_line_and_the_others_are_there(here: Path, weights: Path) -> None:
+def test_failures_are_counted_the_first_named_and_the_others_are_there(here: Path, weights: Path) -> None:
     done = npembed("corpus", "p", "out", "--weights", weights, "--max-slices", 1, "--workers", 1)
     assert (done.code, done.err) == (1, "")
-    counted, why = done.out.splitlines()[-2:]
-    assert counted.startswith(f"{3 + BROKEN} pictures are in out (")
-    assert counted.endswith(f"; {BROKEN} failed; 2 other files")
-    assert why == "index.parquet says of each picture that failed why."
+    *_, counted, first, second, third, why, rest = done.out.splitlines()
+    assert counted == f"3 of {3 + BROKEN} pictures are in out; {BROKEN} failed:"
+    assert re.fullmatch(r"  p/broken/00: it cannot be read as an image: .+", first)
+    assert (second[:14], third[:14]) == ("  p/broken/01:", "  p/broken/02:")
+    assert why == "index.parquet says of each picture that failed why; npembed corpus page out lists them"
+    assert re.fullmatch(r"2 other files; \d+\.\d s", rest)
     assert set(pq.read_table("out/index.parquet")["slices"].to_pylist()) == {None, 1}
     again = npembed("corpus", "p", "out", "--weights", weights, "--max-slices", 1)
     assert again.code == 1
-    assert f"; {3 + BROKEN} were there already" in again.out
+    assert f"\n{first}\n" in again.out
+    assert f"\n{3 + BROKEN} were there already; " in again.out
     assert_refused(npembed("corpus", "p", "out", "--weights", weights), r"out was made with max_slices 1, not None")
+
+
+def test_turns_are_counted_at_the_end_and_upright_applies_them(here: Path, weights: Path) -> None:
+    (here / "q").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(synthetic_picture(60, 40))
+    for name, options in {"a.jpg": {}, "b.png": {}, "c.tiff": {"compression": "tiff_lzw"}}.items():
+        picture.save(here / "q" / name, exif=exif, **options)
+    picture.convert("L").save(here / "q/d.tiff", exif=exif)
+    picture.save(here / "q/e.png", exif=b"rubbish")
+    options = ("--weights", weights, "--workers", 1)
+    lines = done_well(npembed("corpus", "q", "out", *options)).splitlines()
+    assert lines[-5:-1] == [
+        "5 pictures are in out",
+        "2 pictures are turned by their EXIF, which was not applied; --upright, into another OUT, applies it",
+        "1 picture is turned by Pillow itself, as upstream gets a TIFF",
+        "1 picture is mixed up by Pillow, as upstream gets such a TIFF; --upright, into another OUT, reads it right",
+    ]
+    assert_refused(npembed("corpus", "q", "out", *options, "--upright"), "out was made with upright False, not True")
+    lines = done_well(npembed("corpus", "q", "turned", *options, "--upright")).splitlines()
+    assert lines[-4:-1] == [
+        "5 pictures are in turned",
+        "2 pictures are turned by Pillow itself, as upstream gets a TIFF",
+        "1 picture is not turned, because its EXIF cannot be read",
+    ]
+    index = open_corpus("turned").index
+    assert index["turn"].to_pylist() == ["applied", "applied", "applied by Pillow", "applied by Pillow", "cannot be read"]
+    assert index["width"].to_pylist() == [40, 40, 40, 40, 60]
+    assert open_corpus("out").index["width"].to_pylist() == [60, 60, 40, 60, 60]
 
 
 def test_globs_choose_and_all_well_is_exit_0(here: Path, weights: Path) -> None:
@@ -55,7 +90,7 @@ def test_a_list_comes_through_a_pipe(here: Path, weights: Path) -> None:
     environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
     ran = subprocess.run(words, input=b"a.png\n", capture_output=True, check=False, cwd=here, env=environment)
     assert (ran.returncode, ran.stderr) == (0, b"")
-    assert b"\n1 pictures are in out (" in ran.stdout
+    assert b"\n1 picture is in out\n" in ran.stdout
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_a_file_system_that_is_full_is_one_line_and_one_that_was_enlarged_is_gon
         subprocess.run(["mount", "-o", "remount,size=20000k", str(out)], check=True)
         done = npembed(*words)
         assert (done.code, done.err) == (0, "")
-        assert f"; {finished} were there already" in done.out
+        assert f"\n{finished} were there already" in done.out
         assert before.items() <= shards(out).items()
 
 
@@ -246,7 +246,7 @@ def test_of_a_tar_that_ends_too_soon_what_is_whole_is_computed(tmp_path: Path, w
     (tmp_path / "a.tar").write_bytes(whole[: 1536 + len(held.getvalue())])
     done = npembed("corpus", tmp_path / "a.tar", tmp_path / "out", "--weights", weights, "--scheduler", there)
     assert (done.code, done.err) == (1, "")
-    assert "a.tar ends too soon; 2 files begin in it\n2 pictures are in " in done.out
+    assert "a.tar ends too soon; 2 files begin in it\n1 of 2 pictures are in " in done.out
     rows = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["ok", "failed"]
     assert rows[1]["error"].startswith("the archive ends after ")
@@ -257,7 +257,7 @@ def test_paths_that_are_given_again_are_counted(pictures: Path, tmp_path: Path, 
     done = npembed("corpus", pictures, *again, tmp_path / "out", "--weights", weights, "--scheduler", there)
     assert done.code == 0
     assert "40 pictures are in " in done.out
-    assert "; 2 paths given again" in done.out
+    assert "\n2 paths given again" in done.out
 
 
 def looping(folder: Path) -> Path:
@@ -274,7 +274,7 @@ def test_links_that_loop_or_lead_nowhere_are_said_and_the_others_are_computed(
     (tmp_path / "p").mkdir()
     done = npembed("corpus", looping(tmp_path / "p"), tmp_path / "out", "--weights", weights, "--scheduler", there)
     assert (done.code, done.err) == (1, "")
-    assert "deep/up leads back to a folder that holds it; it was not followed\n2 pictures are in " in done.out
+    assert "deep/up leads back to a folder that holds it; it was not followed\n1 of 2 pictures are in " in done.out
     rows = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
     assert [row["error"] for row in rows] == [None, "it cannot be read: No such file or directory"]
 
@@ -290,7 +290,7 @@ def test_a_name_that_is_no_utf_8_is_shown_and_found(tmp_path: Path, weights: Pat
     out = str(tmp_path / "\udcfe")
     done = npembed("corpus", name, out, *words)
     assert (done.code, done.err) == (0, "")
-    assert f"1 pictures are in {tmp_path}/\\udcfe (" in done.out
+    assert f"1 picture is in {tmp_path}/\\udcfe\n" in done.out
     found: Done = npembed("corpus", "search", out, name)
     assert (found.code, found.err) == (0, "")
     assert "1.0000" in found.out

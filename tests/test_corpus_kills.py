@@ -252,14 +252,14 @@ def test_a_picture_that_ends_its_workers_is_a_failed_row(
     words = ("corpus", tmp_path / "*.png", tmp_path / "out", "--weights", data / "tiny-minicpmv", "--scheduler", there)
     done = npembed(*words)
     assert (done.code, done.err) == (1, "")
-    assert "\n18 pictures are in " in done.out
-    assert "; 1 failed" in done.out
+    assert "\n17 of 18 pictures are in " in done.out
+    assert "; 1 failed:\n" in done.out
     rows = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
     assert [row["error"] for row in rows] == [None] * 17 + ["its worker process died again and again"]
     (tmp_path / "17.png").write_bytes((tmp_path / "16.png").read_bytes())
     again = npembed(*words, "--update")
     assert again.code == 0
-    assert "; 0 failed; 16 were there already" in again.out
+    assert "\n16 were there already; " in again.out
 
 
 def test_a_group_whose_pictures_are_not_to_blame_is_given_up_in_one_line(

@@ -22,6 +22,7 @@ from npembed.cli import common
 from npembed.cli.weights import WeightsOption
 from npembed.families import MINICPM_V_2_6
 from npembed.files import check_output, replacing
+from npembed.images import Turn
 from npembed.reading import is_here
 from npembed.weights.source import public
 
@@ -176,17 +177,42 @@ def _tell(summary: "Summary", out: str, seconds: float) -> None:
     """What became of the run; exit 1 if a picture failed or a group could not be finished."""
     for note in summary.notes:
         common.say(_shown(note))
-    words = [f"{summary.pictures} pictures are in {_shown(out)} ({seconds:.1f} s)", f"{summary.failed} failed"]
+    good, failed = summary.pictures - summary.failed, f"; {summary.failed} failed:" if summary.failed else ""
+    common.say(f"{f'{good} of ' if failed else ''}{_are(summary.pictures)} in {_shown(out)}{failed}")
+    for path, frame, error in summary.first_failures:
+        common.say(f"  {_shown(_page_of(path, frame))}: {error}")
+    if summary.failed:
+        common.say(
+            f"index.parquet says of each picture that failed why; npembed corpus page {shlex.quote(_shown(out))} lists them"
+        )
+    for turn, words in TURNED.items():
+        if count := summary.turns.get(turn):
+            common.say(f"{_are(count)} {words.format(whose='its' if count == 1 else 'their')}")
+    words = [f"{summary.kept} were there already"] if summary.kept else []
     words += [f"{summary.no_pictures} other files"] if summary.no_pictures else []
     words += [f"{summary.repeated} paths given again"] if summary.repeated else []
-    words += [f"{summary.kept} were there already"] if summary.kept else []
-    common.say("; ".join(words))
-    if summary.failed:
-        common.say("index.parquet says of each picture that failed why.")
+    common.say("; ".join([*words, f"{seconds:.1f} s"]))
     for group, why in summary.unfinished.items():
         common.say(f"Group {group} was not finished: {why}; the same command tries it again")
     if summary.failed or summary.unfinished:
         raise typer.Exit(1)
+
+
+TURNED = {
+    Turn.IGNORED: "turned by {whose} EXIF, which was not applied; --upright, into another OUT, applies it",
+    Turn.BY_PILLOW: "turned by Pillow itself, as upstream gets a TIFF",
+    Turn.MIXED_UP: "mixed up by Pillow, as upstream gets such a TIFF; --upright, into another OUT, reads it right",
+    Turn.UNREADABLE: "not turned, because {whose} EXIF cannot be read",
+}
+"""What is said at the end of pictures with an EXIF orientation."""
+
+
+def _are(count: int) -> str:
+    return "1 picture is" if count == 1 else f"{count} pictures are"
+
+
+def _page_of(path: str, frame: int) -> str:
+    return path + (f", page {frame + 1}" if frame else "")
 
 
 def _shown(text: str) -> str:
@@ -271,5 +297,5 @@ def _print_neighbours(neighbours: "Sequence[Neighbour]", picture: str) -> None:
     table.add_column("cosine", justify="right")
     table.add_column("picture", overflow="fold")
     for one in neighbours:
-        table.add_row(f"{one.similarity:.4f}", Text(_shown(one.path) + (f", page {one.frame + 1}" if one.frame else "")))
+        table.add_row(f"{one.similarity:.4f}", Text(_shown(_page_of(one.path, one.frame))))
     Console().print(table)

@@ -61,6 +61,10 @@ class Summary:
         Files that were not tried, and paths that came again.
     kept : int
         Files that an earlier run had computed.
+    turns : dict of str to int
+        How many pictures have each word in the column `turn`: what became of their EXIF orientation.
+    first_failures : list of (path, frame, error)
+        The first few.
     unfinished : dict of int to str
         Groups that could not be finished, and why.
     notes : list of str
@@ -72,6 +76,8 @@ class Summary:
     no_pictures: int
     repeated: int
     kept: int
+    turns: dict[str, int] = field(default_factory=dict)
+    first_failures: list[tuple[str, int, str]] = field(default_factory=list)
     unfinished: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -330,11 +336,17 @@ def _computed(
     counts = index.write_index(place, sorted(groups))
     before = _read_manifest(place)
     computed_with = {name: before[name] for name in ("versions", "earlier_versions") if name in before}
-    state = {"complete": not unfinished, **counts, "no_pictures": listing.no_pictures}
+    state = {
+        "complete": not unfinished,
+        "pictures": counts.pictures,
+        "failed": counts.failed,
+        "turns": counts.turns,
+        "no_pictures": listing.no_pictures,
+    }
     _write_manifest(place, made, computed_with | state)
     kept = sum(len(items) for number, items in groups.items() if number not in todo)
     return Summary(
-        **counts,
+        **vars(counts),
         no_pictures=listing.no_pictures,
         repeated=listing.repeated,
         kept=kept,

@@ -6,6 +6,7 @@ import mmap
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ INDEX, VECTORS = "index.parquet", "vectors.parquet"
 OK, FAILED = "ok", "failed"
 MOST_ERROR = 500
 """Characters of an error's text."""
+MOST_SHOWN = 3
+"""Failures that a run names at its end."""
 _DIGEST, _PARTS = b"npembed.digest", b"npembed.parts"
 
 
@@ -178,8 +181,38 @@ def _read_table(source: Any, columns: list[str] | None = None) -> Any:
     return arrow().parquet.ParquetFile(source, pre_buffer=False).read(columns, use_threads=False)
 
 
-def write_index(place: Place, groups: Sequence[int]) -> dict[str, int]:
-    """index.parquet of all those groups, one after the other; how many pictures are in it, and how many failed.
+@dataclass
+class Counts:
+    """What the index holds.
+
+    Attributes
+    ----------
+    pictures, failed : int
+        Its rows, and those with an error.
+    turns : dict of str to int
+        Of the pictures that did not fail, how many have each word in the column `turn`.
+    first_failures : list of (path, frame, error)
+        At most `MOST_SHOWN`.
+    """
+
+    pictures: int = 0
+    failed: int = 0
+    turns: dict[str, int] = field(default_factory=dict)
+    first_failures: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def add(self, table: Any) -> None:
+        """The rows of one group."""
+        rows = table.select(["path", "frame", "error", "status", "turn"]).to_pylist()
+        failures = [(row["path"], row["frame"] or 0, row["error"] or "") for row in rows if row["status"] == FAILED]
+        turns = Counter(row["turn"] for row in rows if row["turn"] and row["status"] == OK)
+        self.pictures += len(rows)
+        self.failed += len(failures)
+        self.turns = dict(Counter(self.turns) + turns)
+        self.first_failures = (self.first_failures + failures)[:MOST_SHOWN]
+
+
+def write_index(place: Place, groups: Sequence[int]) -> Counts:
+    """index.parquet of all those groups, one after the other; what is in it.
 
     Parameters
     ----------
@@ -187,16 +220,16 @@ def write_index(place: Place, groups: Sequence[int]) -> dict[str, int]:
     groups : sequence of int
         A group whose rows are missing is left out.
     """
-    found: Counter[str] = Counter()
+    counts = Counts()
 
     def tables() -> Iterator[Any]:
         for group in groups:
             if (table := read_rows(place, group)) is not None:
-                found.update(table["status"].to_pylist())
+                counts.add(table)
                 yield table.replace_schema_metadata(None)
 
     place.write(INDEX, lambda path: _write_tables(path, schema(), tables()))
-    return {"pictures": found.total(), "failed": found[FAILED]}
+    return counts
 
 
 def write_vectors(place: Place, groups: Sequence[int], name: str) -> None:
