@@ -284,6 +284,8 @@ def read_frames(
             yield from read_frames(opened, name, upright=upright, every=every, most_pixels=most_pixels)
         return
     with _reading(name, file), _opened(file, most_pixels) as picture:
+        if every and picture.format == "HEIF":
+            picture.seek(0)  # it begins with the one that is meant to be shown, wherever that lies
         for frame in range(getattr(picture, "n_frames", 1) if every else 1):
             yield _frame(picture, file, name, most_pixels, upright, frame)
 
@@ -317,6 +319,10 @@ def _pages(file: BinaryIO, most_pixels: int | None) -> int:
 
 class TooManyPixelsError(ValueError):
     """A picture of more pixels than were allowed."""
+
+
+class MissingReaderError(ValueError):
+    """A picture that could be read if an extra was installed."""
 
 
 def _frame(
@@ -401,8 +407,32 @@ def _refuse_large(picture: "Picture", name: str, most_pixels: int | None) -> Non
 
 
 def _opened(file: BinaryIO, most_pixels: int | None = None) -> "Picture":
+    Image = pillow()
     with _pillow_allows(most_pixels):
-        return pillow().open(file)  # type: ignore[no-any-return]
+        try:
+            return Image.open(file)  # type: ignore[no-any-return]
+        except Image.UnidentifiedImageError:
+            reader = heif_reader() if _is_heif(file) else None
+            if reader is None:
+                raise
+    return reader(file)  # type: ignore[no-any-return]
+
+
+def heif_reader() -> Any:
+    """pillow-heif's class of pictures, or None without the extra `heif`.
+
+    It is called and not registered, which would change Pillow for the whole process.
+    """
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        return None
+    return HeifImageFile
+
+
+def _is_heif(file: BinaryIO) -> bool:
+    file.seek(0)
+    return re.match(rb"....ftyp(hei|hev|mif1|msf1)", file.read(12), re.DOTALL) is not None
 
 
 _LIMIT = Lock()
@@ -442,6 +472,10 @@ def _reading(name: str, file: BinaryIO) -> Iterator[None]:
     except (TooManyPixelsError, MemoryError):
         raise
     except Image.UnidentifiedImageError:
+        if _is_heif(file):
+            raise MissingReaderError(
+                f"{name} is a HEIC picture, which needs pillow-heif: pip install 'npembed[heif]'"
+            ) from None
         raise ValueError(f"{name} {_no_picture(file)}") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large to decode safely: {error} --max-pixels allows more") from None
@@ -465,7 +499,7 @@ def _no_picture(file: BinaryIO) -> str:
 
 
 _NO_PICTURES = (
-    (rb"....ftyp(hei|hev|mif1|msf1)", "it is a HEIC picture; convert it to JPEG or PNG"),
+    (rb"....ftypavi[fs]", "it is an AVIF picture, which Pillow reads from version 11.3 on"),
     (rb"....ftyp", "it is a video; save its frames as pictures"),
     (rb"%PDF", "it is a PDF; save its pages as pictures"),
     (rb"\s*<(\?xml|svg)", "it is an SVG or XML file; draw it as a PNG"),

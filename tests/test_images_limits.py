@@ -232,8 +232,6 @@ def test_results_that_are_not_finite_are_refused(here: Path, weights: Path, monk
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "it is a HEIC picture; convert it to JPEG or PNG"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0", "it is a HEIC picture"),
         (b"\0\0\0\x18ftypisom\0\0\0\0", "it is a video; save its frames as pictures"),
         (b"%PDF-1.7", "it is a PDF; save its pages as pictures"),
         (b"<svg xmlns=''>", "it is an SVG or XML file; draw it as a PNG"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXTRAS = ("torch", "PIL", "safetensors", "ml_dtypes", "typer", "rich", "hypothesis", "pytest", "transformers")
-EXTRAS += ("gguf", "huggingface_hub", "fsspec", "dask", "distributed", "pyarrow", "jinja2")
+EXTRAS += ("gguf", "huggingface_hub", "fsspec", "dask", "distributed", "pyarrow", "jinja2", "pillow_heif")
 
 BLOCKED = f"""
 import sys

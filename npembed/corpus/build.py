@@ -29,7 +29,7 @@ from npembed.corpus.settings import (
 )
 from npembed.corpus.shards import group_of
 from npembed.corpus.sources import Item, Listing, list_pictures
-from npembed.corpus.work import group_digest, versions
+from npembed.corpus.work import digests, versions
 from npembed.files import is_own_output, write_safetensors
 from npembed.model import Model
 from npembed.typing import Array
@@ -320,7 +320,7 @@ def _computed(
 ) -> Summary:
     """What is not yet done, then the index of all."""
     digest = numbers_digest(made)
-    todo = {n: items for n, items in groups.items() if not index.is_whole(place, done.get(n), group_digest(digest, items))}
+    todo = {n: items for n, items in groups.items() if not index.is_whole(place, done.get(n), digests(digest, items))}
     name = f"scratch/model-{made['weights']['sha256'][:16]}.safetensors"
     place.remove(name)  # of a run that was killed
     job = {"out": place.out, "made": made, "model": name, "digest": digest, "versions": versions()}

@@ -131,9 +131,9 @@ def groups_there(place: Place) -> set[int]:
     return {number for number in numbers if place.size(rows_name(number)) >= 0}
 
 
-def is_whole(place: Place, found: Done | None, digest: str) -> bool:
-    """Whether a group was made from what `digest` says, and its shards are there."""
-    return found is not None and found.digest == digest and all(place.size(name) == n for name, n in found.sizes.items())
+def is_whole(place: Place, found: Done | None, digests: Sequence[str]) -> bool:
+    """Whether a group was made from what one of the digests says, and its shards are there."""
+    return found is not None and found.digest in digests and all(place.size(name) == n for name, n in found.sizes.items())
 
 
 def _shards(table: Any) -> list[Any]:

@@ -27,6 +27,7 @@ from npembed.corpus.sources import Item, without_credential
 from npembed.corpus.vectors import Packed, compute, frames_of, patches_at_once, stored_type
 from npembed.families import get_family
 from npembed.family import Slices
+from npembed.images import MissingReaderError, heif_reader
 from npembed.model import Model
 from npembed.typing import Size
 
@@ -36,6 +37,10 @@ Job = Mapping[str, Any]
 
 UNREAD = "unread"
 """In place of the digest of a group of which a file could not be read: the next run computes it again."""
+
+
+WITHOUT_HEIF = " without heif"
+"""Behind the digest of a group with HEIC pictures that were not read: the next run with the extra `heif` computes it again."""
 
 
 def versions() -> dict[str, str]:
@@ -48,16 +53,23 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "scipy": version("scipy"),
         "Pillow": PIL.__version__,
+        "pillow-heif": version("pillow-heif") if heif_reader() else "none",
     }
 
 
-MUST_AGREE = ("npembed", "numpy", "scipy", "Pillow")
+MUST_AGREE = ("npembed", "numpy", "scipy", "Pillow", "pillow-heif")
 """Of `versions`: a worker that has others than the run is refused."""
 
 
 def group_digest(job_digest: str, items: Sequence[Item]) -> str:
     """Of all that a group's shards depend on, with the files' sizes and stamps in place of their bytes."""
     return digest_of([job_digest, [[item.path, item.size, item.stamp, item.error] for item in items]])
+
+
+def digests(job_digest: str, items: Sequence[Item]) -> tuple[str, ...]:
+    """Those that a group may have that need not be computed."""
+    digest = group_digest(job_digest, items)
+    return (digest,) if heif_reader() else (digest, digest + WITHOUT_HEIF)
 
 
 def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]:
@@ -80,7 +92,8 @@ def compute_group(job: Job, group: int, items: Sequence[Item]) -> dict[str, int]
         rows.append(row)
     packer.end()
     before = done(place, group)
-    digest = UNREAD if any(row.get("unread") for row in rows) else group_digest(job["digest"], items)
+    marks = {row.get("unread", "") for row in rows}
+    digest = UNREAD if UNREAD in marks else group_digest(job["digest"], items) + max(marks)
     write_rows(place, group, rows, digest, packer.written)
     for name in set(before.sizes if before else ()) - {name for name, _ in packer.written}:  # of an earlier list of pictures
         place.remove(name)
@@ -167,7 +180,7 @@ def _cut(item: Item, config: FamilyConfig, settings: Settings) -> Iterator[_Cut]
         try:
             content = item.read()
         except OSError:
-            row |= {"unread": True}  # it was there when it was listed, and may be there again
+            row |= {"unread": UNREAD}  # it was there when it was listed, and may be there again
             raise
         row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for picture, turn in frames_of(content, "it", settings):
@@ -178,6 +191,7 @@ def _cut(item: Item, config: FamilyConfig, settings: Settings) -> Iterator[_Cut]
             row, start = row | {"frame": row["frame"] + 1, "width": None, "height": None, "turn": None}, time.perf_counter()
         return
     except Exception as error:  # whatever is wrong with one picture, the others go on
+        row |= {"unread": WITHOUT_HEIF} if isinstance(error, MissingReaderError) else {}
         said = _one_line(error)
     yield _Cut(row, said, time.perf_counter() - start)
 
