@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from npembed.weights.mmproj import GgufSource
-from npembed.weights.url import _broken, open_url
+from npembed.weights.url import open_url
+from npembed.weights.web import _broken
 from tests.fake_hub import FakeHub
 
 fsspec = pytest.importorskip("fsspec")

@@ -3,7 +3,7 @@
 - `source`: the interface, and what every kind of source shares. `opening`: what a word means. `plan`: what is to be read.
 - `ranges`: parts of files, on this machine or over HTTP, checked. `places`: reading together what lies together.
 - `safetensors_header`: the names, types and places of the arrays in a safetensors file, from the file's first bytes.
-- `checkpoint`: a checkpoint's folder, wherever it is. `folder`: on this machine. `url`: at any URL. `hub`, `cache`: a
+- `checkpoint`: a checkpoint's folder, wherever it is. `folder`: on this machine. `url`, `web`: at any URL. `hub`, `cache`: a
   repository of the Hugging Face Hub, and what is kept of it.
 - `gguf`: the container of llama.cpp. `mmproj`, `gguf_config`: its vision towers as a source.
 - `seeded`: random weights.

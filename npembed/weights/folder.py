@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from npembed.reading import MOST_INDEX, MOST_JSON, MissingFileError, read_regular
+from npembed.reading import MissingFileError, read_regular
 from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import LocalFile, Ranged
-from npembed.weights.source import INDEX, SINGLE, WHO
+from npembed.weights.source import INDEX, SINGLE, WHO, most_bytes
 
 
 class LocalFiles:
@@ -26,7 +26,7 @@ class LocalFiles:
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
         try:
-            return read_regular(self.folder / name, MOST_INDEX if name == INDEX else MOST_JSON, WHO)
+            return read_regular(self.folder / name, most_bytes(name), WHO)
         except MissingFileError:
             if os.path.islink(self.folder / name):
                 raise ValueError(f"{WHO}: {self.address(name)} is a link that leads nowhere") from None

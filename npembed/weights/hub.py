@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from npembed.reading import MOST_INDEX, MOST_JSON, read_regular
+from npembed.reading import read_regular
 from npembed.weights.cache import Kept, Planner, Shelf, cache_folder
 from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import (
@@ -30,7 +30,7 @@ from npembed.weights.ranges import (
     Ranged,
     Sleep,
 )
-from npembed.weights.source import INDEX, SINGLE, WHO, Progress, check_entries, public
+from npembed.weights.source import INDEX, SINGLE, WHO, Progress, check_entries, most_bytes, public
 
 T = TypeVar("T")
 
@@ -173,7 +173,7 @@ class Hub:
                 raise
 
         path = self._patiently(at, name, download)
-        return None if path is None else read_regular(path, MOST_INDEX if name == INDEX else MOST_JSON, WHO)
+        return None if path is None else read_regular(path, most_bytes(name), WHO)
 
     def _does_without(self, at: Repository, name: str) -> bool:
         """Whether the client's cache tells enough without this file: a whole checkpoint has no index, say."""

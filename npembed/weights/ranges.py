@@ -5,12 +5,14 @@ file, and whether that is still the same file. A server that ignores Range, or s
 that breaks is taken up again at the last byte that came.
 """
 
+import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +32,13 @@ PATIENCE = 120
 BUSY = (408, 429, 500, 502, 503, 504)
 """Answers after which to ask again."""
 
+WINDOW, LEAST = 60.0, 2**18
+"""In so many seconds of waiting for a server, so many bytes must come."""
+
 Sleep = Callable[[float], object]
+
+Clock = Callable[[], float]
+"""Seconds, from any beginning."""
 
 
 class Ranged(Protocol):
@@ -121,6 +129,52 @@ def _retry_after(stated: str) -> float | None:
         return None
 
 
+class GivenUpError(Exception):
+    """A server that is not waited for any longer. No ValueError: http.client takes that for a chunk's length that is none."""
+
+
+class Pace:
+    """How fast a server sends: given up when less than `least` bytes come in `window` seconds, or more than `most` in all.
+
+    Parameters
+    ----------
+    where : str
+        What is read, for messages.
+    clock : Clock
+    window, least, most : float
+        With an infinite `least` it is given up after the first window, however much has come.
+
+    Notes
+    -----
+    Only waits are counted, each as half a window at most: meanwhile this process may have been stopped.
+    """
+
+    def __init__(self, where: str, clock: Clock, window: float = WINDOW, least: float = LEAST, most: float = math.inf) -> None:
+        self._where, self._clock, self._window, self._least, self._most = where, clock, window, least, most
+        self._seconds, self._came, self._total = 0.0, 0, 0
+
+    def timed(self, read: Callable[[], bytes]) -> bytes:
+        """What one read gives, with the time that it took counted.
+
+        Raises
+        ------
+        GivenUpError
+            Too little came, or too much.
+        """
+        begun = self._clock()
+        part = read()
+        self._seconds += min(self._clock() - begun, self._window / 2)
+        self._came, self._total = self._came + len(part), self._total + len(part)
+        if self._total > self._most:
+            raise GivenUpError(f"{WHO}: the server of {self._where} sends without end: {self._total:,} bytes")
+        if self._seconds >= self._window:
+            if self._came < self._least:
+                words = f"sends too slowly: {self._came:,} bytes in {self._seconds:,.0f} s"
+                raise GivenUpError(f"{WHO}: the server of {self._where} {words}")
+            self._seconds, self._came = 0.0, 0
+        return part
+
+
 class Patience:
     """Counts failures in a row, and waits after each; longer each time, or as long as the server asks."""
 
@@ -154,20 +208,21 @@ class HttpFile:
         Sends one request.
     sleep : callable
         Waits that many seconds.
+    clock : Clock
 
     Raises
     ------
     ValueError
-        A server that ignores ranges, answers with another part or with a compressed one, or is busy or broken for too
-        long; a file that changes between two requests.
+        A server that ignores ranges, answers with another part or with a compressed one, is busy or broken for too long, or
+        sends too slowly; a file that changes between two requests.
 
     Notes
     -----
     The first eight bytes are read at once, which tells the size.
     """
 
-    def __init__(self, where: str, ask: Ask, sleep: Sleep = time.sleep) -> None:
-        self.where, self._ask, self._sleep = where, ask, sleep
+    def __init__(self, where: str, ask: Ask, sleep: Sleep = time.sleep, clock: Clock = time.monotonic) -> None:
+        self.where, self._ask, self._sleep, self._clock = where, ask, sleep, clock
         self._size: int | None = None
         self._same: str | None = None
         self._first = b"".join(self.parts(0, 8))
@@ -187,18 +242,19 @@ class HttpFile:
         """Exactly `length` bytes from `begin` on, as they come."""
         if self._size is not None and begin + length > self._size:
             raise ValueError(f"{WHO}: {self.where} ends before byte {begin + length:,}")
-        at, patience = begin, Patience(self.where, self._sleep)
+        at, since, patience, pace = begin, 0, Patience(self.where, self._sleep), Pace(self.where, self._clock)
         while at < begin + length:
-            came = 0
+            read = partial(next, self._piece(at, min(begin + length, at + PIECE)), b"")
             try:
-                for part in self._piece(at, min(begin + length, at + PIECE)):
-                    came += len(part)
+                while part := pace.timed(read):
+                    at, since = at + len(part), since + len(part)
                     yield part
-                patience.failures = 0
+            except GivenUpError as error:
+                raise ValueError(str(error)) from None
             except BrokenError as error:
-                patience.failures = 0 if came >= 2**20 else patience.failures
+                if since >= 2**20:  # it goes on well enough
+                    patience.failures, since = 0, 0
                 patience.after(error)
-            at += came
             if self._size is not None:  # the first eight bytes may be more than there are
                 length = min(length, self._size - begin)
 

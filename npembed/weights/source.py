@@ -16,9 +16,6 @@ WHO = "load_model"
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-MOST_JSON = 2**26
-"""Bytes of a JSON file, at most."""
-
 Progress = Callable[[int, int], object]
 """Called with the bytes that are there and the bytes that there will be."""
 
@@ -99,7 +96,10 @@ def public(address: str) -> str:
     >>> public("https://ann:secret@example.org/m/?token=x")
     'https://example.org/m/'
     """
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # it is no URL: http://[::1, say
+        return printable(_SECRET.sub("", re.split("[?#]", address)[0]))
     host = parts.netloc.rpartition("@")[2]
     bare = urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.netloc else _SECRET.sub("", address)
     return printable(bare)
@@ -108,6 +108,11 @@ def public(address: str) -> str:
 def printable(text: str) -> str:
     """Text from outside, without control characters."""
     return re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", "?", text)
+
+
+def most_bytes(name: str) -> int:
+    """Of a JSON file of that name."""
+    return reading.MOST_INDEX if name == INDEX else reading.MOST_JSON
 
 
 def json_object(text: bytes | str, where: str) -> dict[str, Any]:
