@@ -105,7 +105,7 @@ BAD_RULES = [
     bad("rules --compare arange nearest --n 5", rf"rule must be one of {KNOWN_RULES}; got 'nearest'"),
     bad("rules --compare nearest arange --n 5", rf"rule must be one of {KNOWN_RULES}; got 'nearest'"),
     bad("rules --compare arange exact --n 0", r"num_patches must be a whole number from 1 to 32768; got 0"),
-    bad("rules arange", r"unexpected extra argument"),
+    bad("rules arange", r"arange: a picture is for --pixels$"),
 ]
 
 

@@ -24,6 +24,7 @@ from npembed.pages.article import article_page
 from npembed.pages.attention import stage_attention, tower_attention
 from npembed.pages.corpus import corpus_page, neighbours_of, principal_components, search_page
 from npembed.pages.explain import SAMPLE, default_config, explain
+from npembed.pages.pixels import pixels_page
 from npembed.pages.report import report_page
 from npembed.pages.rules import rules_page
 from npembed.pages.steps import Subject
@@ -108,6 +109,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     texts = {
         "rules": rules_page(up_to=200),
+        "pixels": pixels_page(PICTURE, "a.png"),
         "article": article_page(),
         "explain": explain(Subject(picture=PICTURE, name="a.png", config=npembed.MINICPM_V_2_6)),
     }
@@ -129,7 +131,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / f"{name}.html" for name in texts}
 
 
-EACH = ["explain", "weights", "merged", "rules", "article", "report", "check", "corpus", "search"]
+EACH = ["explain", "weights", "merged", "rules", "pixels", "article", "report", "check", "corpus", "search"]
 """The pages that are looked at in every way."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -99,6 +99,20 @@ def write_rules(file: Path, side: int, up_to: int, more: bool) -> None:
     from npembed.pages.rules import rules_page
 
     write_page(target, rules_page(side, up_to), "the rules")
+
+
+def check_page(file: Path, inputs: Sequence[Path]) -> Path:
+    """Where a page can be written, or an error before any work."""
+    target = check_output(file, PAGES, list(inputs))
+    check_extra()
+    return target
+
+
+def write_pixel_rules(target: Path, picture: Any, name: str) -> None:
+    """The page of the pixel rules on a picture."""
+    from npembed.pages.pixels import pixels_page
+
+    write_page(target, pixels_page(picture, name), f"the pixel rules on {name}")
 
 
 def corpus_page(

@@ -1,6 +1,7 @@
 """`npembed rules`: where the position rules of released software differ."""
 
 import json
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from npembed.cli.common import show
-from npembed.cli.explain import write_rules
+from npembed.cli.explain import check_page, write_pixel_rules, write_rules
+from npembed.images import read_image
+from npembed.pixels.differences import TABLE_HEAD as PIXEL_HEAD
+from npembed.pixels.differences import (
+    compare_pixel_rules,
+    compared_size,
+    legend,
+    pixel_rules_as_json,
+    pixel_rules_as_markdown,
+    table_rows,
+)
 from npembed.positions.differences import (
     ORIGINAL,
     TABLE_HEAD,
@@ -22,9 +33,16 @@ from npembed.positions.differences import (
     rules_as_markdown,
     table_row,
 )
+from npembed.words import shown
 
 
 def rules(
+    picture: Annotated[
+        Path | None, typer.Argument(metavar="[PICTURE]", help="With --pixels: a picture; without one, the sample picture.")
+    ] = None,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="The pixel rules, on a picture, instead of the position rules.")
+    ] = False,
     side: Annotated[int, typer.Option(help="G, the rows of the position table per side.")] = 70,
     up_to: Annotated[int, typer.Option(metavar="N", help="Compare the sizes 1 to N.")] = 1024,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -35,12 +53,14 @@ def rules(
     n: Annotated[int | None, typer.Option(help="With --compare: the number of patches.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all of it as one page to look at.")] = None,
 ) -> None:
-    """Show where the position rules of released software differ from the original."""
+    """Show where the position rules of released software differ from the original, or the pixel rules on a picture."""
     if as_json and as_markdown:
         raise ValueError("rules: --json and --markdown exclude each other")
     if (compare is None) != (n is None):
         raise ValueError("rules: --compare A B and --n N go together")
-    if html is not None:
+    if pixels or picture is not None:
+        _pixel_rules(picture, pixels, html, as_json, as_markdown, compare is not None)
+    elif html is not None:
         write_rules(html, side, up_to, as_json or as_markdown or compare is not None)
     elif compare is not None and n is not None:
         pair = compare_two(*compare, n, side)
@@ -51,6 +71,41 @@ def rules(
         show(rules_as_markdown(side, up_to))
     else:
         _print_rules(side, up_to)
+
+
+def _pixel_rules(
+    picture: Path | None, pixels: bool, html: Path | None, as_json: bool, as_markdown: bool, compare: bool
+) -> None:
+    """The pixel rules on a picture, as a page or as a table."""
+    if not pixels:
+        raise ValueError(f"rules: {picture}: a picture is for --pixels")
+    if compare or (html is not None and (as_json or as_markdown)):
+        raise ValueError("rules: --pixels excludes --compare, and --html excludes --json and --markdown")
+    from npembed.pages.explain import SAMPLE
+
+    target = None if html is None else check_page(html, [picture] if picture else [])
+    found, name = read_image(picture or SAMPLE).picture, str(picture or "the sample picture")
+    if target is not None:
+        write_pixel_rules(target, found, name)
+        return
+    rows = compare_pixel_rules(found)
+    if as_json:
+        show(json.dumps(pixel_rules_as_json(rows, found.size), indent=1))
+    elif as_markdown:
+        show(pixel_rules_as_markdown(rows))
+    else:
+        width, height = compared_size(found.size)
+        _print_table(f"Pixel rules against pillow: {name}, resized to {width} x {height}", PIXEL_HEAD, table_rows(rows))
+        show("\n".join(legend()))
+
+
+def _print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(title=shown(title), box=SIMPLE)
+    for column in head:
+        table.add_column(column, no_wrap=column in ("rule", "filter"), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def _print_rules(side: int, up_to: int) -> None:

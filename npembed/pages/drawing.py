@@ -97,6 +97,11 @@ def png_bytes(pixels: Pixels) -> bytes:
     return file.getvalue()
 
 
+def png_uri(pixels: Pixels) -> str:
+    """uint8 (H, W, 3) -> a data URI that loses nothing."""
+    return "data:image/png;base64," + _base64(png_bytes(pixels))
+
+
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
