@@ -61,7 +61,7 @@ def golden_check(
     from npembed.conformance.expectations import as_expected, read_expectations
 
     pack = golden.read_pack(folder)
-    answers = (path for case in pack.manifest["cases"] for path in outputs.glob(f"{case['name']}.*"))
+    answers = (path for case in pack.manifest["cases"] for path in outputs.glob(f"{Path(case['expected']).stem}.*"))
     read = [*pack.files(), *answers, *([] if expect is None else [expect]), *weight_files(weights)]
     check_reports(json_file, html_file, read)
     expected = None if expect is None else read_expectations(expect)

@@ -238,7 +238,8 @@ def golden_results(
         tried = tried_in(pack, outputs, name, precision, rule, model)
         if tried is not None:
             counts = None if tried.places is None else tried.places.sum(axis=1)
-            found[name] = Results(tried.came, tried.expected, tried.allowed, sizes_of(stage, tried.values, counts))
+            allowed = tried.allowed(tried.precision)
+            found[name] = Results(tried.came, tried.expected, allowed, sizes_of(stage, tried.given.values, counts))
     return found
 
 

@@ -34,7 +34,7 @@ class Answer:
     ----------
     stage : Stage
     value : array
-    tolerance : dict
+    tolerance : mapping
         As the manifest has it: {"kind": "equal"}, or "componentwise" or "per slice" with their numbers.
     counts : list of int or None
         How many places of each slice count; None where every place does.
@@ -44,9 +44,32 @@ class Answer:
 
     stage: Stage
     value: Array
-    tolerance: dict[str, Any]
+    tolerance: Mapping[str, Any]
     counts: list[int] | None
-    companions: dict[str, Array]
+    companions: Mapping[str, Array]
+
+    @property
+    def places(self) -> Array | None:
+        """bool (B, L): the places that count; None where every place does."""
+        return None if self.counts is None else np.arange(self.value.shape[1]) < np.array(self.counts)[:, None]
+
+    def says(self, precision: str) -> bool:
+        """Whether the case says anything at that precision."""
+        allowed = self.allowed(precision)
+        return allowed is None or bool(np.isfinite(allowed).all())
+
+    def allowed(self, precision: str) -> Array | None:
+        """The largest distance, element by element, at the port's precision; infinite where the case says nothing at it."""
+        kind, numbers = self.tolerance["kind"], self.tolerance
+        if kind == "equal":
+            return None
+        rounded = UNIT_ROUNDOFF["float32"] * np.abs(self.value.astype(np.float64))  # a pack's own values are float32
+        if kind == "componentwise":
+            magnitude, steps = (self.companions[name].astype(np.float64) for name in ("magnitude", "steps"))
+            scale = Scale(numbers["terms"], magnitude, np.asarray(numbers["underflow"]), numbers["stores"], steps)
+            return scale.allowed(precision) + rounded
+        distances = numbers.get(precision, [np.inf]) if precision in HALF_TYPES else numbers["float32"]
+        return np.asarray(np.array(distances).reshape(-1, *[1] * (self.value.ndim - 1)) + rounded)
 
 
 def answer(

@@ -20,7 +20,6 @@ from npembed.conformance.golden.cases import cases_of, own_configs, own_model
 from npembed.conformance.golden.flat import write_flat
 from npembed.conformance.golden.inputs import case_inputs
 from npembed.conformance.golden.readme import readme
-from npembed.conformance.golden.schema import SCHEMA
 from npembed.family import Family
 from npembed.files import save_tensors
 from npembed.model import Model
@@ -28,6 +27,7 @@ from npembed.typing import Array
 
 FORMAT = 3
 MANIFEST = "manifest.json"
+SCHEMA = Path(__file__).with_name("manifest.schema.json")
 GIVEN = "given"
 """The folder of a model that was given: its config, without its arrays."""
 

@@ -2,21 +2,25 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from npembed import families, stops
-from npembed.conformance.golden.contents import FORMAT, MANIFEST, manifest_digest, write_contents
-from npembed.conformance.golden.schema import fault
+from npembed.conformance.golden.answers import Answer
+from npembed.conformance.golden.cases import MORE_STAGES
+from npembed.conformance.golden.contents import FORMAT, GIVEN, MANIFEST, SCHEMA, manifest_digest, write_contents
 from npembed.family import Family
 from npembed.files import load_tensors, resolved
 from npembed.model import Model
 from npembed.positions.rules import get_rule
 from npembed.reading import MOST_JSON, json_object, open_regular, read_regular
 from npembed.typing import Array
+from npembed.words import raised
 
 
 def write_pack(
@@ -114,12 +118,24 @@ def check_folder(folder: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class Pack:
-    """A golden pack whose every byte is as it was written."""
+    """A golden pack whose every byte is as it was written.
+
+    Attributes
+    ----------
+    folder : path
+    manifest : dict
+    size : int
+        The bytes of all its files.
+    """
 
     folder: Path
     manifest: dict[str, Any]
     size: int
-    """Of all its files, in bytes."""
+
+    @property
+    def family(self) -> Family:
+        """The family that its answers are of."""
+        return families.get_family(self.manifest["family"], "golden check")
 
     def files(self) -> list[Path]:
         """All its files, the manifest among them."""
@@ -128,6 +144,41 @@ class Pack:
     def tensors(self, file: str) -> dict[str, Array]:
         """The arrays of one of its files."""
         return load_tensors(self.folder / file)
+
+    def answers(self, case: Mapping[str, Any]) -> list[Answer]:
+        """The right answers of one of the manifest's cases, in the order of its stages.
+
+        Raises
+        ------
+        ValueError
+            A tensor that is not there, or not as the manifest says; a stage that the family has not.
+        """
+        tensors, stages = self.tensors(case["expected"]), {stage.name: stage for stage in (*self.family.stages, *MORE_STAGES)}
+        where, answers = f"golden check: the pack is damaged: {self.folder / case['expected']} has no", []
+        for entry in case["stages"]:
+            name, tolerance, counts = entry["stage"], entry["tolerance"], entry.get("counts")
+            companions = tolerance.get("companions", {})
+            for tensor, told in {name: entry, **{f"{name}.{each}": companions[each] for each in companions}}.items():
+                found = tensors.get(tensor)
+                if found is None or list(found.shape) != told["shape"] or str(found.dtype) != told["dtype"]:
+                    raise ValueError(f"{where} tensor {tensor} of {told['dtype']} and shape {tuple(told['shape'])}")
+            numbers = [each for each in (counts, *tolerance.values()) if isinstance(each, list)]
+            if any(len(each) != len(tensors[name]) for each in numbers):
+                raise ValueError(f"{where} number for each slice of {name}, which the manifest says")
+            found_companions = {each: tensors[f"{name}.{each}"] for each in companions}
+            answers.append(Answer(stages[name], tensors[name], tolerance, counts, found_companions))
+        return answers
+
+
+@contextmanager
+def one_line(pack: Path) -> Iterator[None]:
+    """What the code in the block stumbles over in a pack whose digests are right, as one line."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"golden check: the pack is damaged: {pack} is not as {SCHEMA.name} and its stages need it: {raised(error)}"
+        ) from error
 
 
 def read_pack(folder: str | Path) -> Pack:
@@ -154,41 +205,32 @@ def read_pack(folder: str | Path) -> Pack:
         raise ValueError(
             f"golden check: {path} has format {described.get('format')!r}; this version reads {FORMAT}: write the pack again"
         )
-    wrong = fault(described) or _fault(described)
-    if wrong is not None:
-        raise ValueError(f"golden check: the pack is damaged: in {path} {wrong}")
-    size = len(content)
-    for file, expected in described["files"].items():
-        size += _check_file(root, file, expected)
+    with one_line(root):
+        _check_names(described, str(path))
+        size = len(content) + sum(_check_file(root, file, expected) for file, expected in described["files"].items())
     return Pack(root, described, size)
 
 
-def _fault(told: dict[str, Any]) -> str | None:
-    """What is wrong in a manifest of the right types: something that it names and does not have."""
-    if told["family"] not in families.FAMILIES:
-        return f"family {told['family'][:60]!r} is not known"
-    names = [case["name"] for case in told["cases"]]
-    if len(set(names)) != len(names):
-        return "two cases have one name"
-    found = (_fault_of_case(told, case) for case in told["cases"])
-    return next((wrong for wrong in found if wrong is not None), None)
+FILE = r"([A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+"""What a file in a pack may be called: nothing that leads out of it."""
 
 
-def _fault_of_case(told: dict[str, Any], case: dict[str, Any]) -> str | None:
-    name, files, model = case["name"], told["files"], case["model"]
-    for file in (case["input"], case["expected"], f"{model}/config.json"):
-        if file not in files:
-            return f"case {name} names {file}, which is not among the files"
-    if model not in told["models"]:
-        return f"case {name} names the model {model}, which is not among the models"
-    for stage in case["stages"]:
-        slices = stage["shape"][0] if stage["shape"] else 0
-        if stage["places"] == "patches" and len(stage.get("counts", ())) != slices:
-            return f"case {name}: {stage['stage']} must have a count for each of its {slices} slices"
-        distances = (told for told in stage["tolerance"].values() if isinstance(told, list))
-        if any(len(each) != slices for each in distances):
-            return f"case {name}: {stage['stage']} must have a tolerance for each of its {slices} slices"
-    return None
+def _check_names(manifest: Mapping[str, Any], where: str) -> None:
+    """An error where a manifest names a file outside its pack, or what the pack or npembed has not."""
+    who, files = f"golden check: the pack is damaged: in {where}", manifest["files"]
+    if manifest["rule"] is not None:
+        get_rule(manifest["rule"], who)
+    known = {stage.name for stage in (*families.get_family(manifest["family"], who).stages, *MORE_STAGES)}
+    outside = [file for file in files if not re.fullmatch(FILE, file)]
+    for case in manifest["cases"]:
+        model = [f"{case['model']}/config.json", f"{case['model']}/model.safetensors"]
+        needed = [case["input"], case["expected"], *model[: 1 if case["model"] == GIVEN else 2]]
+        outside += [file for file in needed if file not in files]
+        unknown = [stage["stage"] for stage in case["stages"] if stage["stage"] not in known]
+        if unknown:
+            raise ValueError(f"{who} {case['name']!r} has the stage {unknown[0]!r}, which the family has not")
+    if outside:
+        raise ValueError(f"golden check: the pack is damaged: {where} names {outside[0]!r}, which is no file of the pack")
 
 
 def _check_file(root: Path, file: str, expected: str) -> int:

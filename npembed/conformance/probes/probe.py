@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 import npembed
-from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
-from npembed.conformance.compare import Departure, compare, overflowed_alike
+from npembed.conformance.bounds import HALF_TYPES
+from npembed.conformance.compare import Departure
 from npembed.conformance.filling import edited as edited
 from npembed.conformance.filling import fill as fill
 from npembed.conformance.filling import model_at as model_at
@@ -136,25 +136,9 @@ class FunctionCheck:
             return copied(call).of(function or self.reference)
         return _exact(function or self.reference, call)
 
-    def departure(
-        self, call: Call, result: Any, precision: str, function: Callable[..., Any] | None = None, slack: float = 1.0
-    ) -> Departure | None:
-        """How the result differs, by more than `slack` times what is allowed, from the reference's, or another function's.
-
-        The other function may overflow as the port does.
-        """
-        if self.examine is not None:
-            return self.examine(call, result)
-        if not self.suits(call, precision):
-            return None
-        expected = self.expected(call, function)
-        if function is not None:
-            result, expected = overflowed_alike(result, expected)
-        allowed = None if self.allowed is None else _allowed(self.allowed, call, precision)
-        if allowed is not None and slack > 1:  # the bounds are those of the right result: a faulty one may be larger
-            allowed = slack * (allowed + 8 * UNIT_ROUNDOFF[precision] * np.abs(expected))
-        places = None if self.places is None else self.places(call)
-        return compare(result, expected, allowed, places)
+    def allowed_at(self, call: Call, precision: str) -> Any:
+        """The largest distance at that precision; None where the results must be equal."""
+        return None if self.allowed is None else _allowed(self.allowed, call, precision)
 
 
 @lru_cache(maxsize=4096)

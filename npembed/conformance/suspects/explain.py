@@ -1,39 +1,16 @@
 """Which faults explain what a port gave: one, two or three at once, and only such as explain every input that was tried."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice
-from typing import Any
 
 from npembed.conformance.suspects.suspect import Function, Suspect, combined
+from npembed.conformance.tried import Tried
 
 LARGE = 10_000
 """Numbers in the smallest failure from which on faults are tried by themselves alone: there are thousands together."""
 
 MOST_TRIALS = 4000
 """Of faults at once on one input, at most: no function has so many, but for a reason."""
-
-
-@dataclass(frozen=True)
-class Tried:
-    """An input, what the port made of it, and whether that was right.
-
-    Attributes
-    ----------
-    call : Any
-        The input.
-    agrees : callable
-        function -> whether the port's result there is what that function gives.
-    right : bool
-        Whether it is what the reference gives.
-    size : int
-        How many numbers it has.
-    """
-
-    call: Any
-    agrees: Callable[[Function], bool]
-    right: bool
-    size: int = 0
 
 
 Faults = tuple[Suspect, ...]
