@@ -4,7 +4,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,8 +32,9 @@ from npembed.corpus.sources import Item, Listing, list_pictures
 from npembed.corpus.work import digests, versions
 from npembed.files import is_own_output, write_safetensors
 from npembed.model import Model
+from npembed.reading import MOST_JSON, json_object
 from npembed.typing import Array
-from npembed.words import brief
+from npembed.words import brief, shown
 
 MANIFEST, LIST = "manifest.json", "list.jsonl"
 FORMAT = 2
@@ -43,6 +44,8 @@ MOST_PICTURES, FEW_PICTURES = 256, 8
 """In a group of vectors, which take little memory: so many of a long list, so few of a short one."""
 MANY_GROUPS = 64
 """Of a list in between: so that many workers share it evenly."""
+MOST_LISTED = 2**20
+"""Bytes of a line in list.jsonl: an archive's longest name, spelt out, takes fewer."""
 MOST_OF_ROWS = 16
 """Pictures in a group of rows, whatever the list's length: a worker's memory must not grow with it."""
 _TYPICAL = (960, 1280)
@@ -199,7 +202,11 @@ def _is_begun(place: Place) -> bool:
 
 def _read_manifest(place: Place) -> dict[str, Any]:
     try:
-        made: dict[str, Any] = json.loads(place.read(MANIFEST))
+        content = place.read(MANIFEST, MOST_JSON)
+    except FileNotFoundError:
+        raise ValueError(f"{WHO}: {place.shown}/{MANIFEST} is gone") from None
+    try:
+        made = json_object(content, "it")
         if made["corpus"] not in READABLE:
             raise ValueError(f"its format is {brief(made['corpus'])}; this version of npembed reads {READABLE}")
         Settings(**made["settings"])
@@ -209,7 +216,7 @@ def _read_manifest(place: Place) -> dict[str, Any]:
             made["weights"][name]
     except KeyError as error:
         raise ValueError(f"{WHO}: {place.shown}/{MANIFEST} is no corpus's: it has no {error}") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{WHO}: {place.shown}/{MANIFEST} is no corpus's: {error}") from None
     return made
 
@@ -274,17 +281,21 @@ def _write_list(place: Place, groups: Mapping[int, Sequence[Item]]) -> None:
 
 def _read_list(place: Place) -> Listed | None:
     """None where a run was stopped before it had written one."""
+    listed: Listed = {}
     try:
-        content = place.read(LIST)
+        with place.open(LIST) as file:
+            while line := file.readline(MOST_LISTED + 1):
+                if len(line) > MOST_LISTED:
+                    raise ValueError(f"it has a line of more than {MOST_LISTED:,} bytes")
+                path, group, size, stamp = json.loads(line)
+                if not 0 <= operator.index(group) < 10**15:
+                    raise ValueError(f"no group has the number {brief(group)}")
+                listed[str(path)] = operator.index(group), operator.index(size), str(stamp)
     except FileNotFoundError:
         return None
-    try:
-        lines = [json.loads(line) for line in content.splitlines()]
-        if wrong := [group for _, group, _, _ in lines if not 0 <= operator.index(group) < 10**15]:
-            raise ValueError(f"no group has the number {brief(wrong[0])}")
-        return {str(path): (operator.index(group), operator.index(size), str(stamp)) for path, group, size, stamp in lines}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{WHO}: {place.shown}/{LIST} is damaged: {error}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{WHO}: {place.shown}/{LIST} is damaged: {shown(error)}") from None
+    return listed
 
 
 def _changes(before: Listed, items: Sequence[Item]) -> str:
@@ -371,7 +382,8 @@ def _run(
             watch.begin(sum(map(len, todo.values())), dashboard)
             return run_groups(client, job, todo, lambda done: watch.done(done["files"], done["failed"]))
     finally:
-        place.remove(job["model"])
+        with suppress(ValueError):  # storage that refuses has been named, or will be
+            place.remove(job["model"])
 
 
 def _remove_strays(place: Place, done: Mapping[int, index.Done | None]) -> None:

@@ -1,6 +1,5 @@
 """One row per picture: the table that says where each lies, and what became of it."""
 
-import io
 import json
 import mmap
 import re
@@ -15,6 +14,7 @@ import numpy as np
 
 from npembed.corpus.place import Place
 from npembed.corpus.shards import group_of, map_tensors
+from npembed.images import MOST_FILE
 from npembed.reading import json_value
 from npembed.words import brief, shown
 
@@ -24,13 +24,16 @@ MOST_ERROR = 500
 """Characters of an error's text."""
 MOST_SHOWN = 3
 """Failures that a run names at its end."""
+MOST_TEXT, TEXT_OF_A_BYTE = 2**26, 1000
+"""Bytes of text that a table may hold whatever its size, and more for each byte of it: many pictures may have one error."""
 _DIGEST, _PARTS = b"npembed.digest", b"npembed.parts"
 
 
 def arrow() -> Any:
-    """pyarrow, with pyarrow.parquet."""
+    """pyarrow, with pyarrow.compute and pyarrow.parquet."""
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
         raise ImportError("a corpus needs pyarrow: pip install 'npembed[corpus]'") from None
@@ -104,16 +107,11 @@ def done(place: Place, group: int) -> Done | None:
     """
     name = rows_name(group)
     try:
-        content = place.read(name)
-    except OSError:
-        return None
-    try:
-        file = arrow().parquet.ParquetFile(io.BytesIO(content), pre_buffer=False)
-        metadata = file.schema_arrow.metadata
+        table = _read_table(place.read(name, MOST_FILE), ["shard"])
+        metadata = table.schema.metadata
         sizes = {part: int(size) for part, size in json_value(metadata[_PARTS], name)}
-        found = Done(metadata[_DIGEST].decode(), sizes)
-        shards = _shards(file.read(["shard"], use_threads=False))
-    except (OSError, ValueError, LookupError, TypeError, arrow().ArrowException):
+        found, shards = Done(metadata[_DIGEST].decode(), sizes), _shards(table)
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     if wrong := [part for part in (*sizes, *shards) if group_of(part) != group or part not in sizes]:
         raise ValueError(f"corpus: {place.shown}/{name} is damaged: {brief(wrong[0])} is no shard of its; give another OUT")
@@ -145,10 +143,11 @@ def read_rows(place: Place, group: int) -> Any:
     """A group's rows, as a pyarrow table; None if there are none."""
     if place.size(rows_name(group)) < 0:
         return None
-    table = _read_table(io.BytesIO(place.read(rows_name(group))))
-    if not table.schema.equals(schema()):
-        raise ValueError(f"corpus: {place.shown}/{rows_name(group)} is damaged: it has other columns; delete it")
-    return table
+    content = place.read(rows_name(group), MOST_FILE)
+    try:
+        return _read_table(content, schema().names)
+    except ValueError as error:
+        raise ValueError(f"corpus: {place.shown}/{rows_name(group)} is damaged: {error}; delete it") from None
 
 
 def open_index(path: Path) -> Any:
@@ -162,12 +161,10 @@ def open_index(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        table = _read_table(arrow().BufferReader(whole), schema().names)
+        table = _read_table(whole, schema().names, optional="turn")
         if "turn" not in table.schema.names:  # the format before did not have it
             place = schema().get_field_index("turn")
-            table = table.add_column(min(place, table.num_columns), "turn", arrow().nulls(len(table), "string"))
-        if not table.schema.equals(schema()):
-            raise ValueError(f"it has the columns {', '.join(f'{field.name} {field.type}' for field in table.schema)}")
+            table = table.add_column(place, "turn", arrow().nulls(len(table), "string"))
         if wrong := [name for name in _shards(table) if group_of(name) < 0]:
             raise ValueError(f"a picture lies in {brief(wrong[0])}, which is no shard")
     except (OSError, ValueError) as error:
@@ -176,9 +173,38 @@ def open_index(path: Path) -> Any:
     return table
 
 
-def _read_table(source: Any, columns: list[str] | None = None) -> Any:
-    """Without threads of pyarrow's: a process that ends as they do is sometimes aborted."""
-    return arrow().parquet.ParquetFile(source, pre_buffer=False).read(columns, use_threads=False)
+def _read_table(content: Any, columns: Sequence[str], optional: str = "") -> Any:
+    """Those columns of the index, or of rows, from a Parquet file's bytes, unless they claim more than it can hold.
+
+    500 bytes may hold one text of a megabyte 20,000 times, so texts are read as numbers of texts first. Without threads of
+    pyarrow's: a process that ends as they do is sometimes aborted.
+    """
+    pa = arrow()
+    try:
+        claims = pa.parquet.read_metadata(pa.BufferReader(content))
+        found = claims.schema.to_arrow_schema()
+        wanted = pa.schema([schema().field(name) for name in columns if name != optional or name in found.names])
+        if any(field not in found for field in wanted):
+            raise ValueError(f"it has the columns {', '.join(f'{field.name} {field.type}' for field in found)}")
+        if claims.num_rows > len(content):
+            raise ValueError(f"it claims {claims.num_rows:,} rows in {len(content):,} bytes")
+        texts = [field.name for field in wanted if pa.types.is_string(field.type)]
+        file = pa.parquet.ParquetFile(pa.BufferReader(content), metadata=claims, pre_buffer=False, read_dictionary=texts)
+        table = file.read(wanted.names, use_threads=False).select(wanted.names)
+        if (held := sum(map(_text_bytes, table.columns))) > MOST_TEXT + TEXT_OF_A_BYTE * len(content):
+            raise ValueError(f"it claims {held:,} bytes of text in {len(content):,} bytes")
+        return table.cast(wanted).replace_schema_metadata(found.metadata)
+    except (OSError, ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
+        raise ValueError(shown(error)) from None
+
+
+def _text_bytes(column: Any) -> int:
+    """Of texts that are read as numbers of texts."""
+    if not arrow().types.is_dictionary(column.type):
+        return 0
+    compute = arrow().compute
+    lengths = (compute.take(compute.binary_length(chunk.dictionary), chunk.indices) for chunk in column.chunks)
+    return sum(compute.sum(each).as_py() or 0 for each in lengths)
 
 
 @dataclass
@@ -258,6 +284,8 @@ def _vectors_of(place: Place, group: int, name: str) -> Any:
     if not good:
         return None
     try:
+        if wrong := [row for row in good if row["first_row"] is None or row["first_row"] < 0]:
+            raise ValueError(f"{brief(wrong[0]['path'])} is in no row of its shard")
         arrays = {shard: _arrays(place, shard)[name] for shard in dict.fromkeys(row["shard"] for row in good)}
         vectors = np.stack([arrays[row["shard"]][row["first_row"]] for row in good]).astype(np.float32)
         number = pa.field("element", pa.float32(), nullable=False)

@@ -1,5 +1,6 @@
 """The folder that a corpus is in: on this machine, or wherever fsspec reaches. Its files are written whole or not at all."""
 
+import io
 import os
 import re
 import secrets
@@ -8,10 +9,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from npembed.beside import file_beside, sweep
-from npembed.corpus.sources import _filesystem, without_credential
+from npembed.corpus.sources import _filesystem, _read, without_credential
+from npembed.reading import open_at_once
 from npembed.words import brief, shown
 
 try:
@@ -111,17 +113,44 @@ class Place:
         except (OSError, TypeError):
             return -1
 
-    def read(self, name: str) -> bytes:
+    def open(self, name: str, most: int | None = None) -> BinaryIO:
+        """A file, opened to read its bytes; of one far away only so many, and they are read at once.
+
+        Raises
+        ------
+        FileNotFoundError
+        ValueError
+            The storage's refusal, in words.
+        """
+        where = self._below(name)
+        with self._refusal(name, "read"):
+            return open_at_once(where) if self._system is None else io.BytesIO(self._system.cat_file(where, 0, most))
+
+    def read(self, name: str, most: int | None = None) -> bytes:
         """All of a file.
 
         Raises
         ------
         FileNotFoundError
+        ValueError
+            A file of more than so many bytes; the storage's refusal, in words.
         """
-        if self._system is None:
-            return self.path(name).read_bytes()
-        content: bytes = self._system.cat_file(self._below(name))
+        beyond = None if most is None else most + 1
+        with self.open(name, beyond) as file, self._refusal(name, "read"):
+            content = file.read() if beyond is None else _read(file, beyond)
+        if most is not None and len(content) > most:
+            raise ValueError(f"corpus: {self.shown}/{name} has more than {most:,} bytes")
         return content
+
+    @contextmanager
+    def _refusal(self, name: str, verb: str) -> Iterator[None]:
+        """What a storage raises, as an error in words; every kind of storage has errors of its own."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"corpus: {self.shown}/{name} cannot be {verb}: {_words(error)}") from None
 
     def write(self, name: str, write: Callable[[Path], Any], *, kept: bool = True) -> None:
         """Let `write` fill a file, which then takes its name; without `kept`, the system need not keep it in memory as well.
@@ -143,7 +172,8 @@ class Place:
         """As `replacing`, but nothing is swept: without locks, that would delete what another machine's worker writes."""
         path = self.path(name)
         try:
-            path.parent.mkdir(exist_ok=True)
+            if "/" in name:  # the corpus's own folder is made once: one that was taken away stays away
+                path.parent.mkdir(exist_ok=True)
             with file_beside(path) as beside:
                 write(beside)
                 _to_disk(beside)
@@ -171,13 +201,17 @@ class Place:
             raise ValueError(f"corpus: {self.shown}/{name} cannot be written: {_words(error)}") from None
 
     def remove(self, name: str) -> None:
-        """Delete a file of the corpus, if it is there."""
-        if self._system is not None:
-            with suppress(FileNotFoundError):
-                self._system.rm_file(self._below(name))
-            return
-        self.path(name).unlink(missing_ok=True)
-        if "/" in name:
+        """Delete a file of the corpus, if it is there.
+
+        Raises
+        ------
+        ValueError
+            The storage's refusal, in words.
+        """
+        where = self._below(name)
+        with suppress(FileNotFoundError), self._refusal(name, "removed"):
+            os.unlink(where) if self._system is None else self._system.rm_file(where)
+        if self._system is None and "/" in name:
             with suppress(OSError):  # something is in it yet, or it is not there
                 self.path(name).parent.rmdir()
 
@@ -192,7 +226,7 @@ class Place:
         Raises
         ------
         ValueError
-            Another run holds it.
+            Another run holds it; a folder that is gone, or that cannot be written to.
 
         Notes
         -----
@@ -201,7 +235,11 @@ class Place:
         if self._system is not None or fcntl is None:
             yield
             return
-        lock = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+        path = self.path(LOCK)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ValueError(f"corpus: {self.shown} cannot be written to: {error.strerror}") from None
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from npembed import arguments
 from npembed.corpus.build import MANIFEST, _read_manifest
@@ -93,25 +97,16 @@ class Corpus:
         Raises
         ------
         ValueError, TypeError
-            No such picture; a picture that failed, with its error.
+            No such picture; a picture that failed, with its error; an index that does not fit the shard.
         """
         row = self.row(key)
         if row["status"] == FAILED:
             raise ValueError(f"{WHO}: the picture {row['path']!r} failed: {row['error']}")
         tensors = self._tensors(row["shard"])
-        first, end = row["first_row"], row["first_row"] + row["rows"]
-        found = {self.name: tensors[self.name][first:end]}
-        if "offsets" not in tensors:
-            return found
-        offsets = tensors["offsets"]
-        slices = slice(row["first_slice"], row["first_slice"] + row["slices"])
-        results = (
-            slices if len(offsets) == len(tensors["tgt_sizes"]) + 1 else slice(*offsets.searchsorted([first, end]).tolist())
-        )
-        for name, array in tensors.items():
-            if name not in (self.name, "offsets", "image_index"):
-                found[name] = array[slices if name in _LOOKED_UP else results]
-        return found | {"offsets": offsets[results.start : results.stop + 1] - first}
+        try:
+            return _picture_in(tensors, self.name, row)
+        except (LookupError, TypeError, ValueError):  # whatever is missing or lies elsewhere
+            raise self._disagreeing(row["shard"]) from None
 
     def vectors(self) -> Iterator[tuple[str, Array]]:
         """Each shard's name and its vectors (pictures, D), memory-mapped, in the order of the index.
@@ -119,15 +114,22 @@ class Corpus:
         Raises
         ------
         ValueError
-            A corpus with more than one row for each picture.
+            A corpus with more than one row for each picture; an index that does not fit the shards.
         """
         if not self.has_vectors:
             raise ValueError(
                 f"{WHO}: {self._place.shown} has {self.name}, not one vector for each picture; make it with --until pooled or "
                 "--vector mean"
             )
-        for name in dict.fromkeys(shard for shard in self.index["shard"].to_pylist() if shard is not None):
-            yield name, self._tensors(name)[self.name]
+        columns = (self.index[name].to_pylist() for name in ("status", "shard", "first_row"))
+        good = [(shard, row) for status, shard, row in zip(*columns, strict=True) if status == OK]
+        width = None
+        for name, places in groupby(good, itemgetter(0)):
+            vectors = self._tensors(name).get(self.name, np.empty(0))
+            width = width or vectors.shape[1:]
+            if len(width) != 1 or vectors.shape[1:] != width or [row for _, row in places] != [*range(len(vectors))]:
+                raise self._disagreeing(name)
+            yield name, vectors
 
     @property
     def has_vectors(self) -> bool:
@@ -135,7 +137,13 @@ class Corpus:
         settings = Settings(**self.manifest["settings"])
         return one_vector(settings, get_family(self.manifest["family"], WHO).stage(settings.until, WHO))
 
-    def _tensors(self, name: str) -> dict[str, Array]:
+    def _disagreeing(self, name: str | None) -> ValueError:
+        words = f"{WHO}: {self._place.shown}/{INDEX} and {name or 'the shards'} do not agree, so one is damaged"
+        return ValueError(f"{words}; delete both, and the command that made the corpus makes them again")
+
+    def _tensors(self, name: str | None) -> dict[str, Array]:
+        if name is None:
+            raise self._disagreeing(name)
         tensors = _mapped(self._place.path(name), self._stamp)
         if self._stamp_now() != self._stamp:  # a run takes the index away before it writes a shard
             raise ValueError(f"{WHO}: {self._place.shown} was changed since it was opened; open it again")
@@ -148,6 +156,33 @@ class Corpus:
         except OSError:
             return ()
         return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _picture_in(tensors: Mapping[str, Array], name: str, row: Mapping[str, Any]) -> dict[str, Array]:
+    """What a shard has of the picture of that row of the index; an error, whichever, where it has not."""
+    first, end = row["first_row"], row["first_row"] + row["rows"]
+    found = {name: _part(tensors[name], slice(first, end))}
+    if "offsets" not in tensors:
+        if end - first != 1:
+            raise ValueError
+        return found
+    offsets = tensors["offsets"]
+    slices = slice(row["first_slice"], row["first_slice"] + row["slices"])
+    results = slices if len(offsets) == len(tensors["tgt_sizes"]) + 1 else slice(*offsets.searchsorted([first, end]).tolist())
+    for other, array in tensors.items():
+        if other not in (name, "offsets", "image_index"):
+            found[other] = _part(array, slices if other in _LOOKED_UP else results)
+    own = _part(offsets, slice(results.start, results.stop + 1)) - first
+    if own[0] != 0 or own[-1] != end - first or (np.diff(own) < 0).any():
+        raise ValueError
+    return found | {"offsets": own}
+
+
+def _part(array: Array, part: slice) -> Array:
+    """All of a part, of which NumPy would give what there is."""
+    if not 0 <= part.start <= part.stop <= len(array):
+        raise IndexError
+    return array[part]
 
 
 @lru_cache(maxsize=64)
