@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from npembed import Model
+from npembed import FAMILIES, Model, random_model
+from npembed.corpus import Settings, build
 from npembed.corpus import open as open_corpus
 from tests.command_line import assert_refused, done_well, npembed
 from tests.corpora import BROKEN, write_pictures
@@ -84,6 +85,14 @@ def test_globs_choose_and_all_well_is_exit_0(here: Path, weights: Path) -> None:
     assert open_corpus("out").index["path"].to_pylist() == ["p/b/picture 001.png", "p/more.png"]
 
 
+def test_a_corpus_says_what_normalize_needs_of_a_family_with_vectors(here: Path) -> None:
+    family = FAMILIES["siglip"]
+    model = random_model(family.small(), until="pooled")
+    message = r"^corpus: --normalize needs one vector per picture: add --until pooled$"
+    with pytest.raises(ValueError, match=message):
+        build(["p"], "out", model, settings=Settings(until="embeddings", normalize=True))
+
+
 def test_a_list_comes_through_a_pipe(here: Path, weights: Path) -> None:
     Image.new("RGB", (9, 9)).save(here / "a.png")
     words = [sys.executable, "-m", "npembed", "corpus", "-", "out", "--weights", str(weights), "--workers", "1"]
@@ -106,7 +115,7 @@ def test_a_list_comes_through_a_pipe(here: Path, weights: Path) -> None:
         ("p out --until pooled", "has no stage 'pooled'"),
         ("p out --vector median", "--vector must be 'mean'; got 'median'"),
         ("p out --vector mean --until embeddings", "--vector mean goes with --until hidden or tokens; got embeddings"),
-        ("p out --normalize", "--normalize needs one vector per picture"),
+        ("p out --normalize", "--normalize needs one vector per picture: add --vector mean$"),
         ("p out --dtype int8", "--dtype must be 'float32' or 'float16'"),
         ("p out --rule none", "none"),
         ("p out --workers 2 --scheduler tcp://127.0.0.1:1", "--workers and --scheduler exclude each other"),

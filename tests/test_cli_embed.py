@@ -384,6 +384,10 @@ def test_a_name_that_is_wrong_is_shown_as_it_is(here: Path) -> None:
 BAD_PICTURES = [
     bad("embed none.png", r"none\.png is missing"),
     bad("embed folder", r"embed: no picture found in folder"),
+    bad(
+        "embed --normalize",
+        r"MiniCPM-V 2\.6 has no such stage: google/siglip-base-patch16-224 has one, and npembed corpus --vector",
+    ),
     bad("embed empty.png", r"empty\.png is empty"),
     bad("embed text.png", r"text\.png is not an image that Pillow can read"),
     bad("embed w/whole/config.json", r"config\.json is not an image that Pillow can read"),

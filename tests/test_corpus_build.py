@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -286,6 +287,38 @@ def test_pictures_that_came_changed_or_went_are_taken_in_when_asked(
     for path, status in zip(fresh.index["path"].to_pylist(), fresh.index["status"].to_pylist(), strict=True):
         if status == "ok":
             assert np.array_equal(now[path]["embeddings"], fresh[path]["embeddings"])
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_same_pictures_by_other_paths_are_recognised(
+    copied: bool, few: Path, tmp_path: Path, small: Model, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(few, tmp_path / "w2/Photos")
+    monkeypatch.chdir(tmp_path)
+    build(["w2/Photos"], str(tmp_path / "out"), small, scheduler=scheduler)
+    if copied:
+        shutil.copytree("w2/Photos", "Photos", copy_function=shutil.copyfile)
+    monkeypatch.chdir(tmp_path if copied else "w2")
+    there = sum(path.is_file() for path in Path("Photos").rglob("*")) - 2
+    words = rf"pictures were altered: {there} came, {there} went; the same digests are there under other paths "
+    words += r"\((Photos/.+) was w2/\1; (\d+) of \2 that were compared\)"
+    with pytest.raises(
+        ValueError, match=rf"{words}; give the sources as they were given then, from the same folder; or --update"
+    ):
+        build(["Photos"], str(tmp_path / "out"), small, scheduler=scheduler)
+    updated = build(["Photos"], str(tmp_path / "out"), small, scheduler=scheduler, update=True)
+    assert re.search(rf"{words}; that is taken in$", updated.notes[0])
+
+
+def test_other_pictures_of_the_same_size_are_not_taken_for_those_that_went(
+    tmp_path: Path, small: Model, scheduler: str
+) -> None:
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "a.bmp")
+    build([str(tmp_path / "*.bmp")], str(tmp_path / "out"), small, scheduler=scheduler)
+    (tmp_path / "a.bmp").unlink()
+    Image.new("RGB", (9, 9), "lime").save(tmp_path / "b.bmp")
+    with pytest.raises(ValueError, match=r"pictures were altered: 1 came, 1 went; --update takes that in$"):
+        build([str(tmp_path / "*.bmp")], str(tmp_path / "out"), small, scheduler=scheduler)
 
 
 def test_a_group_whose_pictures_all_went_goes_with_them(tmp_path: Path, small: Model, scheduler: str) -> None:

@@ -558,7 +558,8 @@ def test_the_command_line_gives_vectors(whole: Path, model: Model, tmp_path: Pat
 def test_the_command_line_refuses_in_one_line(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = f"embed --weights {whole} -o {tmp_path}/never.npz"
     for words, expected in {
-        "--until hidden --normalize": "one vector for each picture; hidden has one for each place",
+        "--until hidden --normalize": "hidden has one for each place: add --until pooled, which npembed corpus takes by itself",
+        "--normalize": "embeddings has one for each place: add --until pooled, which npembed corpus takes by itself",
         "--until tokens": "has no stage 'tokens'; it has embeddings, hidden, pooled",
         "--until pooled --rule step": "its positions follow no rule, so none can be chosen; got rule 'step'",
     }.items():

@@ -16,7 +16,7 @@ from npembed import run as run_stages
 from npembed.cli.common import Bar, as_utf8, bar_over, known_stage, model_of, refuse, say
 from npembed.cli.several import expanded, refuse_too_many
 from npembed.cli.weights import WeightsOption, weight_files
-from npembed.family import Slices
+from npembed.family import Family, Slices
 from npembed.files import SUFFIXES, check_output, save_tensors
 from npembed.images import read_image, silent_libraries
 from npembed.model import Model
@@ -48,7 +48,10 @@ def embed(
         int | None, typer.Option(metavar="N", help="Decode pictures of up to N pixels, in place of Pillow's limit.", min=1)
     ] = None,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Make vectors of unit length; for a stage with one per picture, as pooled.")
+        bool,
+        typer.Option(
+            "--normalize", help="Make vectors of unit length; with --until pooled, or another stage with one per picture."
+        ),
     ] = False,
     max_slices: Annotated[int | None, typer.Option(metavar="N", min=1, help="The most slices of a picture.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Of several pictures, save none if one fails.")] = False,
@@ -66,8 +69,8 @@ def embed(
     model, origin = model_of(weights, until)
     if max_slices is not None:
         model = Model(model.config.with_max_slices(max_slices, "embed"), model.weights)
-    if normalize and model.config.family.stage(until, "embed").sizes is not None:
-        raise ValueError(f"embed: --normalize needs a stage with one vector for each picture; {until} has one for each place")
+    if normalize:
+        _check_vectors(until, model.config.family)
     rule = rule or model.config.family.rule
     say(f"npembed {npembed.__version__}, {model.config.family.title}, {f'rule {rule}, ' if rule else ''}weights: {origin}")
     if weights is None:
@@ -89,6 +92,18 @@ def embed(
     if failed:
         say(f"{failed} of {len(paths)} pictures failed")
         raise typer.Exit(1)
+
+
+def _check_vectors(until: str, family: Family) -> None:
+    """An error that says what to add, if the stage has not one vector for each picture."""
+    stages = [stage.name for stage in family.vision_stages if stage.sizes is None]
+    if until in stages:
+        return
+    words = f"embed: --normalize needs a stage with one vector for each picture; {until} has one for each place"
+    if stages:
+        raise ValueError(f"{words}: add --until {stages[0]}, which npembed corpus takes by itself")
+    other = "google/siglip-base-patch16-224 has one, and npembed corpus --vector mean takes a mean"
+    raise ValueError(f"{words}, and {family.title} has no such stage: {other}")
 
 
 def _metadata(until: str, rule: str | None, model: Model, origin: str, paths: Sequence[Path]) -> dict[str, str]:

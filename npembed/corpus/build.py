@@ -1,9 +1,10 @@
 """Many pictures -> a corpus: listed, shared out, computed, and gone on with where a run was stopped."""
 
+import hashlib
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +30,7 @@ from npembed.corpus.settings import (
 )
 from npembed.corpus.shards import group_of
 from npembed.corpus.sources import Item, Listing, list_pictures
-from npembed.corpus.work import digests, versions
+from npembed.corpus.work import as_utf8, digests, versions
 from npembed.files import is_own_output, write_safetensors
 from npembed.model import Model
 from npembed.reading import MOST_JSON, json_object
@@ -46,6 +47,8 @@ MANY_GROUPS = 64
 """Of a list in between: so that many workers share it evenly."""
 MOST_LISTED = 2**20
 """Bytes of a line in list.jsonl: an archive's longest name, spelt out, takes fewer."""
+MOST_COMPARED = 16
+"""Files that are read to find out whether pictures merely have other paths."""
 MOST_OF_ROWS = 16
 """Pictures in a group of rows, whatever the list's length: a worker's memory must not grow with it."""
 _TYPICAL = (960, 1280)
@@ -233,11 +236,13 @@ def _planned(
         _write_list(place, groups)
         return groups
     changes = _changes(before, listing.items)
+    moved = _moved(place, before, listing.items)
     if changes and not update:
-        raise ValueError(f"{WHO}: since {place.shown} was made {changes}; --update takes that in")
+        advice = "give the sources as they were given then, from the same folder; or --update" if moved else "--update"
+        raise ValueError(f"{WHO}: since {place.shown} was made {changes}{moved}; {advice} takes that in")
     groups = _regrouped(before, listing.items, most)
     if changes:
-        listing.notes.append(f"since {place.shown} was made {changes}; that is taken in")
+        listing.notes.append(f"since {place.shown} was made {changes}{moved}; that is taken in")
         _take_index(place, made)
         _write_list(place, groups)
     return groups
@@ -305,6 +310,33 @@ def _changes(before: Listed, items: Sequence[Item]) -> str:
     gone = len(before.keys() - {item.path for item in items})
     parts = [f"{count} {what}" for count, what in ((new, "came"), (changed, "changed"), (gone, "went")) if count]
     return f"pictures were altered: {', '.join(parts)}" if parts else ""
+
+
+def _moved(place: Place, before: Listed, items: Sequence[Item]) -> str:
+    """In words, whether pictures that came have the digests of pictures that went; empty if none has, or none did."""
+    gone = before.keys() - {item.path for item in items}
+    sizes = {before[path][1] for path in gone}
+    came = [item for item in items if item.path not in before and item.size in sizes][:MOST_COMPARED]
+    known = _digests(place, {before[path][0] for path in gone}, set(map(as_utf8, gone))) if came else {}
+    found = [(item.path, known[digest]) for item in came if (digest := _digest(item)) in known]
+    if not found:
+        return ""
+    now, then = found[0]
+    return f"; the same digests are there under other paths ({now} was {then}; {len(found)} of {len(came)} that were compared)"
+
+
+def _digests(place: Place, groups: Iterable[int], paths: Collection[str]) -> dict[str, str]:
+    """sha256 -> path, of the files of those groups with one of the paths."""
+    tables = [rows for group in sorted(groups) if (rows := index.read_rows(place, group)) is not None]
+    rows = [row for table in tables for row in table.select(["sha256", "path"]).to_pylist()]
+    return {row["sha256"]: row["path"] for row in rows if row["path"] in paths and row["sha256"]}
+
+
+def _digest(item: Item) -> str:
+    try:
+        return hashlib.sha256(item.read()).hexdigest()
+    except Exception:  # it is a failed row later, which says why
+        return ""
 
 
 def _regrouped(before: Listed, items: Sequence[Item], most: int) -> dict[int, list[Item]]:

@@ -89,8 +89,14 @@ def check_stage(settings: Settings, family: Family) -> Stage:
         names = " or ".join(s.name for s in family.vision_stages[1:] if s.sizes is not None)
         raise ValueError(f"{WHO}: --vector mean goes with --until {names}; got {stage.name}")
     if settings.normalize and not one_vector(settings, stage):
-        raise ValueError(f"{WHO}: --normalize needs one vector per picture: --until pooled, or --vector mean")
+        raise ValueError(f"{WHO}: --normalize needs one vector per picture: add {_vector_option(family)}")
     return stage
+
+
+def _vector_option(family: Family) -> str:
+    """What gives one vector per picture: the family's own stage, or a mean."""
+    own = [stage.name for stage in family.vision_stages if stage.sizes is None]
+    return f"--until {own[0]}" if own else "--vector mean"
 
 
 def one_vector(settings: Settings, stage: Stage) -> bool:

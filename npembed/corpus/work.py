@@ -174,7 +174,7 @@ def _rows(cuts: Sequence[_Cut], model: Model, settings: Settings) -> Iterator[tu
 
 def _cut(item: Item, config: FamilyConfig, settings: Settings) -> Iterator[_Cut]:
     """Each picture in a file; the last says what reading or cutting ended with, if that failed."""
-    row: dict[str, Any] = {"path": _as_utf8(item.path), "bytes": item.size if item.size >= 0 else None, "frame": 0}
+    row: dict[str, Any] = {"path": as_utf8(item.path), "bytes": item.size if item.size >= 0 else None, "frame": 0}
     start = time.perf_counter()
     try:
         try:
@@ -226,11 +226,11 @@ def _results(cuts: Sequence[_Cut], model: Model, settings: Settings) -> list[Pac
 
 
 def _one_line(error: Exception) -> str:
-    text = "".join(character if character.isprintable() else " " for character in _as_utf8(str(error)))
+    text = "".join(character if character.isprintable() else " " for character in as_utf8(str(error)))
     return without_credential(" ".join(text.split()))[:MOST_ERROR] or type(error).__name__
 
 
-def _as_utf8(text: str) -> str:
+def as_utf8(text: str) -> str:
     """The text, with the bytes of a file's name that are no UTF-8 spelt out."""
     return text.encode("utf-8", "backslashreplace").decode()
 
