@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Self
 
 from npembed.typing import Array, Floats, Ids, Shapes, Size
@@ -187,6 +188,8 @@ class Family(ABC):
         config.json's `model_type` of its checkpoints.
     versions : tuple of float
         config.json's `version`; empty for a family whose configs have none.
+    other_layouts : mapping of str to str
+        The `model_type` of its checkpoints in a layout that is not read -> what that is, and which one is read.
     cuts_by_config : bool
         Whether config.json alone says how pictures are cut, so that preprocessor_config.json may be missing.
     prefix : str
@@ -211,6 +214,7 @@ class Family(ABC):
     title: str
     model_types: tuple[str, ...]
     versions: tuple[float, ...] = ()
+    other_layouts: Mapping[str, str] = MappingProxyType({})
     cuts_by_config: bool = False
     prefix: str
     owns: tuple[str, ...]

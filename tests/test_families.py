@@ -325,12 +325,15 @@ def test_drop_vision_last_layer_must_be_said():
 MODEL_TYPES = [
     *("minicpmv", "minicpmo", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr", "idefics2", "idefics3", "smolvlm"),
     *("phi4_multimodal", "siglip", "siglip_vision_model", "siglip2", "siglip2_vision_model"),
-    *("llava", "qwen2_5_vl", "clip", "internvl", "minicpm", "MiniCPMV", "minicpmv4.6", "phi4mm", ""),
+    *("llava", "qwen2_5_vl", "clip", "internvl", "minicpm", "MiniCPMV", "minicpmv4.6", ""),
 ]
 RECOGNISED = {
     ("minicpmv", 2.5): "minicpm-v-2.5",
     ("minicpmv", 2.6): "minicpm-v-2.6",
     ("minicpmv", 4): "minicpm-v-4.0",
+    ("minicpmv", "2.6"): "minicpm-v-2.6",
+    ("minicpmv", "4.0"): "minicpm-v-4.0",
+    ("minicpmo", "4.5"): "minicpm-o-4.5",
     ("minicpmv", 4.5): "minicpm-v-4.5",
     ("minicpmo", 2.6): "minicpm-o-2.6",
     ("minicpmo", 4.5): "minicpm-o-4.5",
@@ -343,11 +346,32 @@ def test_a_family_is_known_by_model_type_and_version(model_type, version):
 
 
 @pytest.mark.parametrize(
-    "version", ["2.6", "4.5", "", 3, 2, 2.0, 2.4, 2.7, 46, 4.6, None, True, [2.6], {"major": 2}, float("nan")]
+    "version",
+    [
+        "2.60",
+        " 2.6",
+        "2,6",
+        "v2.6",
+        "4",
+        "٢.٦",
+        "",
+        3,
+        2,
+        2.0,
+        2.4,
+        2.7,
+        46,
+        4.6,
+        None,
+        True,
+        [2.6],
+        {"major": 2},
+        float("nan"),
+    ],
 )
 @pytest.mark.parametrize("model_type", ["minicpmv", "minicpmo"])
 def test_other_versions_are_refused_with_the_numbers_that_are_supported(model_type, version):
-    """A version as text is none: nothing is guessed."""
+    """A version as text is one only where it is exactly the text of a supported number: nothing is guessed."""
     numbers = ", ".join(str(n) for f in FAMILIES.values() if model_type in f.model_types for n in f.versions)
     message = f"test: config.json has model_type {model_type!r} and version {version!r}; supported are the numbers {numbers}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -377,6 +401,15 @@ def test_a_model_type_is_some_familys_or_refused_with_all_that_are_supported(mod
     for version in ({}, {"version": 2.6}):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             recognise({"model_type": model_type} | version, "test")
+
+
+def test_the_layout_of_phi_4_s_own_code_is_told_from_the_one_that_is_read():
+    message = (
+        "test: config.json has model_type 'phi4mm', the layout of the release's own code; the one that is read is that of the "
+    )
+    message += "branch for transformers, phi4_multimodal: of the Hub, microsoft/Phi-4-multimodal-instruct@refs/pr/70"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        recognise({"model_type": "phi4mm"}, "test")
 
 
 @pytest.mark.parametrize(
@@ -434,6 +467,20 @@ def test_a_checkpoint_that_does_not_say_how_pictures_become_pixels_is_refused(ke
     (tmp_path / "processor_config.json").unlink()
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("key", [key for key in FAMILIES if key not in OWN])
+def test_one_number_stands_for_each_channel(key):
+    """As in transformers; MiniCPM-V's own code has no such thing."""
+    family = FAMILIES[key]
+    top, preprocessor = family.as_json(family.small())
+    one, three = ({"image_mean": mean, "image_std": std} for mean, std in ((0.25, 1), ([0.25] * 3, [1.0] * 3)))
+    want = config_of(top, preprocessor | three, "test", "here")
+    for given in (one, one | {"image_std": three["image_std"]}, three | {"image_std": 1}):
+        assert config_of(top, preprocessor | given, "test", "here") == want
+    for wrong in (True, "0.5", [0.25], []):
+        with pytest.raises((ValueError, TypeError), match="mean must be three numbers"):
+            config_of(top, preprocessor | {"image_mean": wrong}, "test", "here")
 
 
 def test_an_empty_image_processor_is_one(tmp_path):

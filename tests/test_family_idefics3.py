@@ -634,7 +634,7 @@ def test_a_key_that_is_not_known_is_refused(saved: Saved, path: str) -> None:
         ("preprocessor.max_image_size", {"longest_edge": 9}, "max_image_size 9 must be at least patch_size"),
         ("preprocessor.max_image_size", {"longest_edge": 5000}, "max_image_size must be a whole number from 1 to 4096"),
         ("preprocessor.image_std", [0, 1, 1], "std must be at least"),
-        ("preprocessor.image_mean", 0.5, "mean must be three numbers"),
+        ("preprocessor.image_mean", [0.5], "mean must be three numbers"),
         ("preprocessor.do_image_splitting", "yes", "do_image_splitting must be true or false; got 'yes'"),
         ("scale_factor", 0, "scale_factor must be a whole number from 1"),
         ("vision_config.patch_size", [14, 14], "patch_size must be a whole number"),

@@ -432,7 +432,7 @@ def test_absent_and_null_keys_are_the_classes_defaults(whole: Path, tmp_path: Pa
         ("preprocessor_config.json", {"size": {"height": 0, "width": 4}}, r"size\[0\] must be a whole number"),
         ("preprocessor_config.json", {"resample": 6}, "resample of preprocessor_config.json must be from 0 to 5; got 6"),
         ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "SiglipConfig: std must be at least 1e-06"),
-        ("preprocessor_config.json", {"image_mean": 0.5}, "SiglipConfig: mean must be three numbers, one per channel; got 0.5"),
+        ("preprocessor_config.json", {"image_mean": [0.5]}, "SiglipConfig: mean must be three numbers, one per channel; got"),
         ("preprocessor_config.json", {"do_resize": False}, "do_resize of preprocessor_config.json is False; supported is True"),
     ],
 )
@@ -448,6 +448,13 @@ def test_an_unknown_key_of_a_vision_model_alone_is_refused(alone: Path, tmp_path
     folder = changed(alone, tmp_path / "bad", "config.json", lambda c: c.update(window=2))
     with pytest.raises(ValueError, match=r"window of config.json is 2; the key is not known here"):
         read_config(folder)
+
+
+def test_one_number_stands_for_each_channel_s_level(whole: Path, tmp_path: Path) -> None:
+    folder = changed(whole, tmp_path / "one", "preprocessor_config.json", lambda c: c.update(image_mean=0.4, image_std=0.3))
+    picture = noise(77, 31)
+    (strip,), _ = slice_image(picture, read_config(folder))
+    assert np.array_equal(strip, strip_of(upstream_pixels(picture, folder)[0], G, 8))
 
 
 def test_what_processor_config_json_says_of_pictures_comes_first(whole: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from npembed import Config, VisionConfig, embed, load_model, random_model
+from npembed.weights.contents import contents
+from npembed.weights.opening import open_source
 from tests.shapes import STAGES, shapes_until, stage_shapes
 
 VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
@@ -299,6 +301,87 @@ def test_nothing_is_guessed_from_a_tensors_name(prefix: str, tmp_path: Path) -> 
     """The same arrays under another prefix are no MiniCPM-V 2.6, whatever config.json says."""
     renamed = {prefix + name.removeprefix("vpm."): array for name, array in arrays("embeddings").items()}
     refused(single(tmp_path, renamed), f"{tmp_path} lacks {WEIGHT}, {BIAS}, {TABLE}, which the stage 'embeddings' needs")
+
+
+WRAPPED = {
+    "base_model.model.": lambda name: f"base_model.model.{name}",
+    "module.": lambda name: f"module.{name}",
+    "_orig_mod.": lambda name: f"_orig_mod.{name}",
+    "_orig_mod.module.": lambda name: f"_orig_mod.module.{name}",
+    "model.": lambda name: f"model.{name}",
+    "vpm._orig_mod.": lambda name: name.replace("vpm.", "vpm._orig_mod."),
+    "vpm.module.": lambda name: name.replace("vpm.", "vpm.module."),
+}
+"""What the names begin with that a wrapped model's checkpoint has -> each name in it."""
+
+
+@pytest.mark.parametrize("prefix", WRAPPED)
+@pytest.mark.parametrize("until", [None, "hidden"])
+def test_names_behind_a_prefix_are_said_to_be_there(prefix: str, until: str | None, tmp_path: Path) -> None:
+    path = single(tmp_path, {WRAPPED[prefix](name): array for name, array in arrays("hidden").items()})
+    words = f"; {WEIGHT} is there behind {prefix!r}, which a wrapper of the model has added: save the model without it"
+    with pytest.raises(ValueError, match=rf"^load_model: {re.escape(str(path))} (lacks|has) .*{re.escape(words)}") as caught:
+        load_model(path, until)
+    assert ("(PEFT: merge_and_unload)" in str(caught.value)) == (prefix == "base_model.model.")
+    assert words in contents(open_source(path)).stages[0].problem
+
+
+def test_names_of_another_model_are_not_said_to_be_there(tmp_path: Path) -> None:
+    path = single(tmp_path, {f"other{name}": array for name, array in arrays("embeddings").items()})
+    with pytest.raises(ValueError, match=r"lacks .*which the stage 'embeddings' needs$"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", [SINGLE, INDEX, "a.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_link_that_leads_nowhere_is_named(name: str, tmp_path: Path) -> None:
+    folder(
+        tmp_path,
+        {"a.safetensors": arrays("embeddings")},
+        index={"weight_map": dict.fromkeys(arrays("embeddings"), "a.safetensors")},
+    )
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    refused(tmp_path, f"{tmp_path / name} is a link that leads nowhere")
+    refused(tmp_path / name if name == SINGLE else tmp_path, f"{tmp_path / name} is a link that leads nowhere")
+
+
+def test_a_folder_that_is_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(tmp_path / "gone")
+    refused(tmp_path / "model", f"{tmp_path / 'model'} is a link that leads nowhere")
+
+
+# Folders that hold the checkpoint's folder
+
+
+def test_the_hub_client_s_folder_of_a_repository_is_told_where_its_checkpoint_is(tmp_path: Path) -> None:
+    repository, commits = tmp_path / "models--x--y", ("0" * 40, "a" * 40, "f" * 40)
+    (repository / "refs").mkdir(parents=True)
+    (repository / "snapshots").mkdir()
+    refused(repository, f"{repository} has no config.json, and none of its snapshots/ has one")
+    for commit in commits:
+        single(repository / "snapshots" / commit, arrays("embeddings"))
+    (repository / "refs" / "main").write_text(commits[1])
+    refused(repository, f"{repository} has no config.json, but snapshots/{commits[1]} has one: name that folder")
+    refused(
+        repository / "snapshots", f"{repository / 'snapshots'} has no config.json, but {commits[0]} has one: name that folder"
+    )
+    assert load_model(repository / "snapshots" / commits[1]).weights
+    (repository / "refs" / "main").write_text("gone")
+    refused(repository, f"{repository} has no config.json, but snapshots/{commits[0]} has one: name that folder")
+
+
+def test_a_folder_of_an_adapter_alone_is_told_to_be_merged(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    words = "has no config.json, but an adapter, adapter_config.json: merge it into its model first (PEFT: merge_and_unload)"
+    refused(tmp_path, f"{tmp_path} {words}")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("m.gguf", "but m.gguf: a GGUF file is read by its own"), ("m.bin", "but a pickle")]
+)
+def test_a_folder_without_a_config_is_told_what_it_has(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("")
+    refused(tmp_path, f"{tmp_path} has no config.json, {words}")
 
 
 @pytest.mark.parametrize(

@@ -193,8 +193,8 @@ def test_a_link_that_leads_nowhere_and_a_fifo_are_no_repositories(server, here):
     (here / "tiny").mkdir()
     (here / "tiny" / "model").symlink_to("nowhere")
     os.mkfifo(here / "tiny" / "gguf")
-    for word in ("tiny/model", "tiny/gguf"):
-        with pytest.raises(ValueError, match=rf"^load_model: {word} is not a folder, nor a regular file$"):
+    for word, words_ in (("tiny/model", "is a link that leads nowhere"), ("tiny/gguf", "is not a folder, nor a regular file")):
+        with pytest.raises(ValueError, match=rf"^load_model: {word} {words_}$"):
             load_model(word)
     assert server.log == []
 

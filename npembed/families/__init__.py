@@ -58,23 +58,26 @@ def recognise(top: Mapping[str, Any], who: str) -> Family:
 
     Notes
     -----
-    Source: SPEC 13.1. Nothing is guessed: not from a tensor's name, not from a version as text.
+    Source: SPEC 13.1. Nothing is guessed: not from a tensor's name, not from a version as text that is not exactly a number's.
     """
     model_type, version = top.get("model_type"), top.get("version")
     if not isinstance(model_type, str):
         raise ValueError(f"{who}: config.json has no model_type, so its family is not known; supported are {_supported()}")
     families = [family for family in FAMILIES.values() if model_type in family.model_types]
     for family in families:
-        if not family.versions or (type(version) in (int, float) and version in family.versions):
+        known = (*family.versions, *map(str, family.versions))
+        if not known or (type(version) in (int, float, str) and version in known):
             return family
     if families:
         raise ValueError(
             f"{who}: config.json has model_type {brief(model_type)} and version {brief(version)}; supported are the numbers "
             f"{', '.join(str(number) for family in families for number in family.versions)}"
         )
-    raise ValueError(
-        f"{who}: config.json has model_type {brief(model_type)}, which is not supported; supported are {_supported()}"
+    elsewhere = next(
+        (family.other_layouts[model_type] for family in FAMILIES.values() if model_type in family.other_layouts), ""
     )
+    words = elsewhere or f"which is not supported; supported are {_supported()}"
+    raise ValueError(f"{who}: config.json has model_type {brief(model_type)}, {words}")
 
 
 def _supported() -> str:

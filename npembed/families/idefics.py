@@ -30,7 +30,7 @@ def read_pixels(keys: Keys, resample: int, *kinds: str) -> dict[str, Any]:
     keys.fixed("rescale_factor", 1 / 255)
     keys.fixed("image_processor_type", *(kind + ending for kind in kinds for ending in ("", "Fast", "Pil")))
     keys.without_effect("video_sampling")
-    return keys.given(mean="image_mean", std="image_std", do_image_splitting="do_image_splitting")
+    return keys.levels() | keys.given(do_image_splitting="do_image_splitting")
 
 
 def read_edges(keys: Keys, key: str, *edges: str) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class Keys:
         """One value, which is honoured."""
         return self.given(field=key).get("field", default)
 
+    def levels(self) -> dict[str, Any]:
+        """The fields `mean` and `std`, as far as they are given; one number stands for each channel, as in transformers."""
+        given = self.given(mean="image_mean", std="image_std")
+        return {name: [value] * 3 if type(value) in (int, float) else value for name, value in given.items()}
+
     def fixed(self, key: str, *supported: Any, absent: bool = True) -> None:
         """An error unless the key has one of these values, or, where it may be absent, is not there."""
         self.said[key] = "fixed"

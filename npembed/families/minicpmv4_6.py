@@ -213,7 +213,7 @@ class MiniCPMV46(SiglipTower):
     def read_slicing(self, processor: Keys) -> SlicingConfig:
         """How pictures are cut and normalised; what the processor does always, or never, must be so."""
         names = ("scale_resolution", "max_slice_nums", "patch_size", "slice_mode")
-        sizes = processor.given(mean="image_mean", std="image_std", **{name: name for name in names})
+        sizes = processor.levels() | processor.given(**{name: name for name in names})
         for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
             processor.fixed(name, True)
         processor.fixed("resample", 3)

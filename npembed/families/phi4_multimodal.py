@@ -11,6 +11,7 @@ and the hidden states an even number of rows and columns.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -356,6 +357,12 @@ class Phi4Multimodal(Family):
     """Phi-4-multimodal."""
 
     key, title, model_types = "phi-4-multimodal", "Phi-4-multimodal", ("phi4_multimodal",)
+    other_layouts = MappingProxyType(
+        {
+            "phi4mm": "the layout of the release's own code; the one that is read is that of the branch for transformers, "
+            "phi4_multimodal: of the Hub, microsoft/Phi-4-multimodal-instruct@refs/pr/70"
+        }
+    )
     prefix = f"{CONNECTOR}img_processor."
     owns = (CONNECTOR,)
     rule = "step"
@@ -385,7 +392,7 @@ class Phi4Multimodal(Family):
         tower.fixed("hd_transform_order", "sub_glb")
         tower.finish()
         own |= config.given(embed_dim="hidden_size")
-        own |= processor.given(dynamic_hd="dynamic_hd", mean="image_mean", std="image_std")
+        own |= processor.given(dynamic_hd="dynamic_hd") | processor.levels()
         result = Config(vision=VisionConfig(**sizes), family=self, **own)
         _read_processor(processor, result)
         return result

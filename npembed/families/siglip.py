@@ -113,7 +113,7 @@ def read_pixels(processor: Keys, default: str) -> dict[str, Any]:
     processor.fixed("data_format", "channels_first")
     processor.without_effect("crop_size", "pad_size")  # of the steps that are refused
     processor.without_effect("input_data_format", "return_tensors", "device", "disable_grouping", "image_seq_length")
-    return {"resample": FILTERS[number], **processor.given(mean="image_mean", std="image_std")}
+    return {"resample": FILTERS[number], **processor.levels()}
 
 
 def _read_size(processor: Keys) -> Size:

@@ -129,8 +129,9 @@ class Checkpoint:
         return weight_map(index, where)
 
     def hint(self) -> str:
-        """What to do where there are no safetensors files."""
-        return ""
+        """What to do where config.json or the safetensors files are missing; or nothing."""
+        found = next(filter(self._source.has, ADAPTERS), None)
+        return f", but an adapter, {found}: merge it into its model first (PEFT: merge_and_unload)" if found else ""
 
     def entry(self, name: str) -> Entry:
         """What is known of an array without reading it."""

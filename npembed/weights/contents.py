@@ -7,7 +7,7 @@ from npembed.config import FamilyConfig
 from npembed.family import Stage
 from npembed.model import all_shapes, shapes_of, some
 from npembed.weights.plan import read_source_config, unknown
-from npembed.weights.source import WHO, Source, check_entries
+from npembed.weights.source import WHO, Source, behind, check_entries
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,10 @@ def _contents(source: Source, config: FamilyConfig, stages: Collection[Stage], n
     *_, last = stages
     try:
         check_entries(source, there)
-        entries, problem = [source.entry(name) for name in there], f"lacks {some(missing)}" if missing else ""
+        entries, problem = (
+            [source.entry(name) for name in there],
+            f"lacks {some(missing)}{behind(missing, names)}" if missing else "",
+        )
     except ValueError as error:
         entries, problem = [], str(error).removeprefix(f"{WHO}: ")
     types = [entry.dtype for entry in entries]

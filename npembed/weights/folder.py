@@ -1,12 +1,15 @@
 """A checkpoint's folder on this machine."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from npembed.reading import MissingFileError, read_regular
+from npembed.reading import MissingFileError, open_regular, read_regular
 from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import LocalFile, Ranged
 from npembed.weights.source import INDEX, SINGLE, WHO, most_bytes
+
+DANGLING = "is a link that leads nowhere"
 
 
 class LocalFiles:
@@ -28,16 +31,19 @@ class LocalFiles:
         try:
             return read_regular(self.folder / name, most_bytes(name), WHO)
         except MissingFileError:
-            if os.path.islink(self.folder / name):
-                raise ValueError(f"{WHO}: {self.address(name)} is a link that leads nowhere") from None
-            return None
+            return self._nothing(name)
 
     def file(self, name: str) -> Ranged | None:
         """A large file; None if there is none."""
         try:
             return LocalFile(self.folder / name)
         except MissingFileError:
-            return None
+            return self._nothing(name)
+
+    def _nothing(self, name: str) -> None:
+        """An error if there is a link all the same."""
+        if os.path.islink(self.folder / name):
+            raise ValueError(f"{WHO}: {self.address(name)} {DANGLING}") from None
 
 
 class Folder(Checkpoint):
@@ -64,11 +70,28 @@ class Folder(Checkpoint):
             raise ValueError(f"{WHO}: {path} is not a folder")
 
     def hint(self) -> str:
-        """What to do where the folder holds weights of another kind."""
+        """What to do where the folder holds an adapter, weights of another kind, or the checkpoint's folder."""
+        if found := super().hint():
+            return found
         if next(self._folder.glob("*.bin"), None) or next(self._folder.glob("*.pt*"), None):
             return ", but a pickle (.bin, .pt, .pth), which is not read: to load one runs its code. Save it as safetensors"
-        found = next(self._folder.glob("*.gguf"), None)
-        return "" if found is None else f", but {found.name}: a GGUF file is read by its own name, not by its folder's"
+        if gguf := next(self._folder.glob("*.gguf"), None):
+            return f", but {gguf.name}: a GGUF file is read by its own name, not by its folder's"
+        return _within(self._folder)
+
+
+def _within(folder: Path) -> str:
+    """Which folder in this one is a checkpoint's: of the Hub client's snapshots that of the branch main, if it is there."""
+    if (folder / "config.json").exists():
+        return ""
+    found = sorted(folder.glob("snapshots/*/config.json")) or sorted(folder.glob("*/config.json"))
+    if not found:
+        return ", and none of its snapshots/ has one" if (folder / "snapshots").is_dir() else ""
+    commit = b""
+    with suppress(ValueError), open_regular(folder / "refs" / "main") as file:
+        commit = file.read(40)
+    best = next((path.parent for path in found if os.fsencode(path.parent.name) == commit), found[0].parent)
+    return f", but {best.relative_to(folder)} has one: name that folder"
 
 
 def _only(folder: Path) -> str | None:

@@ -72,6 +72,10 @@ class GgufSource:
         """config.json or preprocessor_config.json, made from metadata and shapes; None for any other."""
         return deepcopy(self._json.get(name))
 
+    def hint(self) -> str:
+        """Nothing: the config is always there."""
+        return ""
+
     def names(self) -> Mapping[str, Entry]:
         """Every array, under the checkpoint's own name."""
         return self._entries

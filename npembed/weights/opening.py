@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npembed.weights.cache import Planner
-from npembed.weights.folder import Folder
+from npembed.weights.folder import DANGLING, Folder
 from npembed.weights.gguf import is_gguf
 from npembed.weights.mmproj import GgufSource
 from npembed.weights.ranges import LocalFile
@@ -107,6 +107,8 @@ def _opened(source: str | Path, plan: Planner | None, say: Say, progress: Progre
 def _at_path(path: Path, shown: str) -> Source:
     if os.path.isdir(path):  # unlike the path's own method, it takes a name that is too long for one that is not there
         return Folder(shown)
+    if os.path.islink(path) and not os.path.exists(path):
+        raise ValueError(f"{WHO}: {shown} {DANGLING}")
     if not os.path.isfile(path):
         raise ValueError(f"{WHO}: {shown} is not a folder, nor a regular file")
     if is_gguf(LocalFile(path)) or path.suffix == ".gguf":

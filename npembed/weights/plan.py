@@ -8,7 +8,7 @@ from npembed.config import FamilyConfig
 from npembed.families import config_of
 from npembed.model import all_shapes, shapes_of, some
 from npembed.typing import Shapes
-from npembed.weights.source import WHO, Source, quantised
+from npembed.weights.source import WHO, Source, behind, quantised
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def read_source_config(source: Source, who: str) -> FamilyConfig:
     """The config that a source's JSON files state."""
     top = source.json("config.json")
     if top is None:
-        raise ValueError(f"{who}: {source.where} has no config.json")
+        raise ValueError(f"{who}: {source.where} has no config.json{source.hint()}")
     return config_of(top, _preprocessor(source, who), who, source.where)
 
 
@@ -62,7 +62,8 @@ def plan(source: Source, until: str | None) -> Plan:
     config = stated.family.layout(stated, names)
     if unread := unknown(config, names):
         words = f"{WHO}: {source.where} has {some(unread)}, which no stage of {config.family.title} reads; so it is refused"
-        raise ValueError(words + quantised(unread))
+        missing = [name for name in all_shapes(config) if name not in names]
+        raise ValueError(words + behind(missing, unread) + quantised(unread))
     family = config.family
     stages = family.vision_stages if until is None else family.stages_until(until, WHO)
     shapes: Shapes = {}
@@ -75,7 +76,7 @@ def plan(source: Source, until: str | None) -> Plan:
         if missing:
             works = f"; until={stages[number - 1].name!r} still works" if number else ""
             words = f"{WHO}: {source.where} lacks {some(missing)}, which the stage {stage.name!r} needs{works}"
-            raise ValueError(words + quantised(names))
+            raise ValueError(words + behind(missing, names) + quantised(names))
         shapes |= own
     return Plan(config, stages[-1].name, shapes)
 

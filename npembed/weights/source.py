@@ -10,6 +10,7 @@ import numpy as np
 
 from npembed import reading
 from npembed.typing import Floats
+from npembed.words import brief
 
 WHO = "load_model"
 """The public function in whose name a source refuses."""
@@ -61,6 +62,9 @@ class Source(Protocol):
 
     def json(self, name: str) -> Mapping[str, Any] | None:
         """The JSON object in the file `name`, config.json say; None if the source has no such file."""
+
+    def hint(self) -> str:
+        """What to do where config.json or the arrays are missing; or nothing."""
 
     def names(self) -> Collection[str]:
         """Every array, under the checkpoint's own name."""
@@ -145,6 +149,30 @@ _QUANTISED = re.compile(
 def quantised(names: Iterable[str]) -> str:
     """`QUANTISED` if one of the arrays is what a quantised checkpoint has beside its numbers, or nothing."""
     return QUANTISED if any(map(_QUANTISED.search, names)) else ""
+
+
+_WRAPPER = re.compile(r"(?<![^.])(base_model\.model|module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What PEFT and torch put into the names of a model that they wrap."""
+
+
+def behind(missing: Sequence[str], names: Iterable[str]) -> str:
+    """Where the first of the arrays that are missing is after all: behind a prefix that something has added; or nothing.
+
+    Examples
+    --------
+    >>> behind(["vpm.bias"], ["llm.bias", "module.vpm.bias"])
+    "; vpm.bias is there behind 'module.', which a wrapper of the model has added: save the model without it"
+    """
+    for name in names if missing else ():
+        first, inner = missing[0], [match.end() for match in _WRAPPER.finditer(name)]
+        wrapped = inner and _WRAPPER.sub("", name) == first
+        if wrapped or name.endswith(f".{first}"):
+            prefix = name[: inner[-1]] if wrapped else name.removesuffix(first)
+            words = (
+                f"; {first} is there behind {brief(prefix)}, which a wrapper of the model has added: save the model without it"
+            )
+            return words + " (PEFT: merge_and_unload)" * ("base_model." in prefix)
+    return ""
 
 
 def check_entries(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> None:
