@@ -1,6 +1,8 @@
 """The page of a corpus and the page of a search, without a browser."""
 
+import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +128,26 @@ def test_wrong_use_is_one_line(args, message, capsys, tmp_path, monkeypatch):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_page_shows_pictures_turned_as_the_corpus_was_made(upright, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.jpg", exif=exif)
+    family = FAMILIES["siglip"]
+    settings = corpus.Settings(until="pooled", upright=upright)
+    corpus.build(
+        [str(tmp_path / "a.jpg")],
+        str(tmp_path / "out"),
+        random_model(family.small(), until="pooled"),
+        settings=settings,
+        workers=1,
+    )
+    there = corpus.open(tmp_path / "out")
+    [row] = there.index.to_pylist()
+    small = Page(corpus_page(there)).data["thumbnails"]
+    neighbours = [corpus.Neighbour(row["path"], 0, 0, 1.0, row["sha256"])]
+    large = re.findall(r"data:image/jpeg;base64,[^\"]+", search_page(neighbours, row["path"], "Alike", upright=upright))
+    sizes = [Image.open(io.BytesIO(base64.b64decode(each.partition(",")[2]))).size for each in (*small, *large)]
+    assert sizes == ([(40, 50)] * 3 if upright else [(50, 40)] * 3)

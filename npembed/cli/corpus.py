@@ -243,7 +243,9 @@ def search(
     neighbours = find(there, _vector_of(there, picture, weights, max_pixels), k)
     _print_neighbours(neighbours, picture)
     if html_file is not None:
-        page = search_page(neighbours, picture, f"Most like {_shown(picture)}", source or ())
+        page = search_page(
+            neighbours, picture, f"Most like {_shown(picture)}", source or (), there.manifest["settings"]["upright"]
+        )
         with replacing(html_file) as beside:
             beside.write_text(page, encoding="utf-8", errors="backslashreplace")
         common.say(f"The page is {html_file}")

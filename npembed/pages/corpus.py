@@ -46,7 +46,7 @@ def corpus_page(corpus: "Corpus", sources: Sequence[str] = ()) -> str:
     return render(
         "corpus.html.j2",
         ("base.js", "corpus.js"),
-        data=corpus_data([_name(rows[number]) for number in shown], _thumbnails(rows, shown, sources), vectors),
+        data=corpus_data([_name(rows[number]) for number in shown], _thumbnails(corpus, rows, shown, sources), vectors),
         title=f"The corpus {corpus.shown}",
         made=corpus.manifest["settings"],
         total=len(rows),
@@ -128,14 +128,19 @@ def neighbours_of(vectors: Array, most: int) -> tuple[Ids, Floats]:
     return nearest.astype(np.int64), np.take_along_axis(cosines, nearest, axis=1)
 
 
-def search_page(neighbours: Sequence["Neighbour"], picture: str, title: str, sources: Sequence[str] = ()) -> str:
-    """The page of a search: the picture, and each neighbour with its path and its cosine; `sources` as for `corpus_page`."""
+def search_page(
+    neighbours: Sequence["Neighbour"], picture: str, title: str, sources: Sequence[str] = (), upright: bool = False
+) -> str:
+    """The page of a search: the picture, and each neighbour with its path and its cosine; `sources` as for `corpus_page`.
+
+    Pictures are turned by their EXIF if the corpus was made `upright`.
+    """
     from npembed.corpus.nearest import read_again, read_named
 
-    found = [("the picture that was looked for", picture, thumbnail(partial(read_named, picture), 0, 2 * SIDE))]
+    found = [("the picture that was looked for", picture, thumbnail(partial(read_named, picture), 0, 2 * SIDE, upright))]
     for one in neighbours:
         name = _name({"path": one.path, "frame": one.frame})
-        small = thumbnail(partial(read_again, one.path, one.sha256, sources), one.frame, 2 * SIDE)
+        small = thumbnail(partial(read_again, one.path, one.sha256, sources), one.frame, 2 * SIDE, upright)
         found.append((f"{one.similarity:.4f}", name, small))
     return render("search.html.j2", title=title, found=found)
 
@@ -145,17 +150,19 @@ def _name(row: dict[str, Any]) -> str:
     return str(row["path"]) + (f", page {frame + 1}" if frame else "")
 
 
-def _thumbnails(rows: Sequence[dict[str, Any]], shown: Sequence[int], sources: Sequence[str]) -> list[str]:
+def _thumbnails(corpus: "Corpus", rows: Sequence[dict[str, Any]], shown: Sequence[int], sources: Sequence[str]) -> list[str]:
     from npembed.corpus.nearest import read_again
 
+    upright = corpus.manifest["settings"]["upright"]
     each = (rows[number] for number in shown)
-    return [thumbnail(partial(read_again, row["path"], row["sha256"], sources), row["frame"] or 0, SIDE) for row in each]
+    contents = ((partial(read_again, row["path"], row["sha256"], sources), row["frame"] or 0) for row in each)
+    return [thumbnail(read, frame, SIDE, upright) for read, frame in contents]
 
 
-def thumbnail(read: Callable[[], bytes], frame: int, side: int) -> str:
+def thumbnail(read: Callable[[], bytes], frame: int, side: int, upright: bool = False) -> str:
     """A small JPEG as a data URI of what is in the bytes that `read` gives; "" for a picture that cannot be read now."""
     try:
-        frames = enumerate(read_frames(io.BytesIO(read()), "it", every=frame > 0))
+        frames = enumerate(read_frames(io.BytesIO(read()), "it", upright=upright, every=frame > 0))
         picture = next(picture for number, (picture, _) in frames if number == frame).convert("RGB")
     except (ValueError, OSError, ImportError, MemoryError, StopIteration):
         return ""
