@@ -1,9 +1,9 @@
 """How a picture becomes embeddings in MiniCPM-V 2.6 and its NaViT-SigLIP relatives: the reference, in NumPy.
 
-The rooms in reading order: `images`, `padding`, `patches`, `positions`, `embeddings`, `attention`, `encoder`, `resampler`,
-`mergers`, `merge`: a function per step. `family`: the two records, stage and family. `stages`: the steps as records, and `run`.
-`families`: a module per family. `frames`: a video's frames. `weights`: where arrays come from. `conformance`: the kit for
-ports. `cli`: the command line.
+The rooms in reading order: `images`, `pixels`, `padding`, `patches`, `positions`, `embeddings`, `attention`, `encoder`,
+`resampler`, `mergers`, `merge`: a function per step. `family`: the two records, stage and family. `stages`: the steps as
+records, and `run`. `families`: a module per family. `frames`: a video's frames. `weights`: where arrays come from.
+`conformance`: the kit for ports. `cli`: the command line.
 """
 
 import importlib as _importlib
@@ -25,6 +25,7 @@ from npembed.mergers import merge_patches
 from npembed.model import Model
 from npembed.padding import pad_pixel_values, pad_sequence, patch_attention_mask
 from npembed.patches import patch_conv
+from npembed.pixels import PIXEL_RULES
 from npembed.positions import (
     RULES,
     boundaries,
@@ -73,6 +74,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "FAMILIES",
     "MINICPM_V_2_6",
+    "PIXEL_RULES",
     "RULES",
     "Config",
     "Model",

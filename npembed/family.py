@@ -14,6 +14,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Self
 
+from npembed.pixels import PILLOW, PixelRule, get_pixel_rule
 from npembed.typing import Array, Floats, Ids, Shapes, Size
 from npembed.words import brief, did_you_mean
 
@@ -107,6 +108,7 @@ OF_THE_MODEL: Mapping[str, Callable[[Any], Any]] = {
     "config": lambda model: model.config,
     "G": lambda model: model.config.vision.num_patches_per_side,
     "rule": lambda model: model.config.family.rule,
+    "pixels": lambda model: PILLOW,
 }
 """What a stage takes that is no array, by name."""
 
@@ -200,6 +202,8 @@ class Family(ABC):
         The position rule of its own code; None where its positions follow no rule.
     frames : bool
         Whether its connector takes groups of frames, each with its time.
+    pixel_rules : tuple of str
+        The rules of `PIXEL_RULES` by which released software makes pixels for it; the default first.
     one_size : bool
         Whether every slice has as many patches as the position table has rows.
     gguf : GgufNames or None
@@ -220,6 +224,7 @@ class Family(ABC):
     owns: tuple[str, ...]
     rule: str | None = "arange"
     frames: bool = False
+    pixel_rules: tuple[str, ...] = (PILLOW,)
     one_size: bool = False
     gguf: GgufNames | None = None
     stages: tuple[Stage, ...]
@@ -266,9 +271,21 @@ class Family(ABC):
 
     # From a picture to its tokens
 
+    def cut(self, picture: Any, config: Any, pixels: str = PILLOW) -> Slices:
+        """What the picture is cut into, with pixels by the rule of that name, or an error where the family has not the rule."""
+        return self.slices(picture, config, self.pixel_rule(pixels, "slice_image"))
+
+    def pixel_rule(self, name: str, who: str) -> PixelRule:
+        """The pixel rule of that name, or an error that lists the family's."""
+        rule = get_pixel_rule(name, who)
+        if rule.name in self.pixel_rules:
+            return rule
+        known = ", ".join(self.pixel_rules)
+        raise ValueError(f"{who}: {self.title} has no pixel rule {name}: no software makes its pixels so; it has {known}")
+
     @abstractmethod
-    def cut(self, picture: Any, config: Any) -> Slices:
-        """What the picture is cut into."""
+    def slices(self, picture: Any, config: Any, rule: PixelRule) -> Slices:
+        """What the picture is cut into, with pixels by the rule."""
 
     @abstractmethod
     def position_ids(self, tgt_sizes: Ids, config: Any, rule: Any) -> Ids:

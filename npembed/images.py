@@ -154,22 +154,22 @@ def levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float3
     return (bytes_ - means) / deviations
 
 
-def strip_of(pixels: Pixels, patch_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """uint8 (H, W, 3) -> float32 (3, P, L*P): the pixels, normalised, as a strip; H and W are multiples of P."""
+def strip_of(pixels: Pixels, patch_size: int, levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """uint8 (H, W, 3) -> float32 (3, P, L*P): the pixels, each by its level, as a strip; H and W are multiples of P."""
     strip = picture_to_strip(pixels.transpose(2, 0, 1), patch_size)
-    return np.stack([np.take(channel, bytes_) for channel, bytes_ in zip(levels(mean, std), strip, strict=True)])
+    return np.stack([np.take(channel, bytes_) for channel, bytes_ in zip(levels, strip, strict=True)])
 
 
-def is_blank(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
-    """Whether all of uint8 (H, W, 3) becomes 0 when it is normalised, as padding is.
+def is_blank(pixels: Pixels, levels: NDArray[np.float32]) -> bool:
+    """Whether each level of uint8 (H, W, 3) is 0, as padding is.
 
     Examples
     --------
     >>> black = np.zeros((2, 2, 3), dtype=np.uint8)
-    >>> is_blank(black, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), is_blank(black, mean=(0.5,) * 3, std=(0.5,) * 3)
+    >>> is_blank(black, levels((0.0,) * 3, (1.0,) * 3)), is_blank(black, levels((0.5,) * 3, (0.5,) * 3))
     (True, False)
     """
-    zero = levels(mean, std) == 0  # (3, 256)
+    zero = levels == 0  # (3, 256)
     return bool(zero.any()) and all(own[pixels[:, :, channel]].all() for channel, own in enumerate(zero))
 
 

@@ -21,25 +21,25 @@ Progress = Callable[[int, int], None]
 """Called with how many of a stage's steps are done, and of how many."""
 
 
-def _sliced_sizes(picture: Any, config: FamilyConfig) -> Ids:
-    return config.family.cut(picture, config).tgt_sizes
+def _sliced_sizes(picture: Any, config: FamilyConfig, pixels: str) -> Ids:
+    return config.family.cut(picture, config, pixels).tgt_sizes
 
 
-def _sliced_strips(picture: Any, config: FamilyConfig) -> Array:
-    return np.concatenate(config.family.cut(picture, config).strips, axis=-1)  # (C, P, sum of L_i*P)
+def _sliced_strips(picture: Any, config: FamilyConfig, pixels: str) -> Array:
+    return np.concatenate(config.family.cut(picture, config, pixels).strips, axis=-1)  # (C, P, sum of L_i*P)
 
 
 SLICED_TGT_SIZES = Stage(
     name="sliced_tgt_sizes",
     function=_sliced_sizes,
-    takes=("picture", "config"),
+    takes=("picture", "config", "pixels"),
     axes="(B, 2)",
     about="rows and columns of patches of each slice that the picture is cut into, in the family's order",
 )
 SLICED_STRIPS = Stage(
     name="sliced_strips",
     function=_sliced_strips,
-    takes=("picture", "config"),
+    takes=("picture", "config", "pixels"),
     axes="(C, P, sum of L_i*P)",
     about="the normalised pixels of those slices, each as a strip of patches, laid end to end",
 )

@@ -36,11 +36,11 @@ def sources() -> Sources:
 
 FLOORS = (
     ("typing", "arguments", "reading", "stops", "words"),
+    ("patches", "padding", "attention", "images", "interpolate"),
+    ("pixels.*",),
     ("family",),
     ("config",),
     ("beside", "files"),
-    ("patches", "padding", "attention", "images", "interpolate"),
-    ("pixels.*",),
     ("positions.*",),
     ("model",),
     ("embeddings", "encoder", "resampler", "mergers", "pooling", "merge"),
@@ -437,7 +437,7 @@ CALLS: dict[str, list[Call]] = {
         Call((np.zeros((480, 640, 3), dtype=np.uint8),), {"P": 14, "B": 3, "L_i": [28 * 37, 39 * 26, 39 * 26]}),
         Call((PIXELS, MODEL.config), {"P": 2, "B": 1, "L_i": [194 * 258]}),
     ],
-    "strip_of": [Call((PIXELS, 2, (0.5,) * 3, (0.5,) * 3), {"P": 2, "L": 12})],
+    "strip_of": [Call((PIXELS, 2, zeros(3, 256)), {"P": 2, "L": 12})],
     "strip_to_patches": [Call((zeros(3, 2, 10),))],
     "strip_to_picture": [Call((zeros(3, 2, 12), (2, 3)), {"h": 2, "w": 3})],
     "tgt_sizes_from_mask": [Call((MASK,))],

@@ -32,13 +32,14 @@ from npembed import (
     run,
     slice_image,
 )
-from npembed.config import FamilyConfig
+from npembed.config import FamilyConfig, SlicingConfig
 from npembed.conformance import check_outputs, failed, first_departing, read_pack, write_pack
 from npembed.families.keys import Json, Keys
 from npembed.families.tower import SiglipTower
 from npembed.family import Family, Promise, Slices, Stage, Step
 from npembed.files import load_tensors, save_tensors
-from npembed.images import as_rgb, resize, strip_of
+from npembed.images import as_rgb
+from npembed.pixels import PixelRule
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, TEXT, join
 from npembed.typing import Floats, Ids, Shapes, Size
 from tests.command_line import assert_refused, done_well, metadata, state
@@ -115,12 +116,12 @@ class Lattice(SiglipTower):
         )
         return LatticeConfig(vision=sizes, family=self, factor=2.5)
 
-    def cut(self, picture: Any, config: LatticeConfig) -> Slices:
+    def slices(self, picture: Any, config: LatticeConfig, rule: PixelRule) -> Slices:
         """The whole picture, at the nearest size of whole patches."""
         image, side = as_rgb(picture), config.vision.patch_size
         columns, rows = (max(round(length / side), 1) for length in image.size)
-        pixels = resize(image, (columns * side, rows * side))
-        strip = strip_of(pixels, side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        pixels = rule.resize(image, (columns * side, rows * side), "BICUBIC")
+        strip = rule.strip(pixels, side, SlicingConfig())
         return Slices([strip], np.array([[rows, columns]]), np.array([[0.0, 0.0, *image.size]]))
 
     def tower(self, model: Model) -> Sequence[Step]:

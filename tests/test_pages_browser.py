@@ -46,7 +46,7 @@ WITH_WEIGHTS = [
     ("averaged", "phi-4-multimodal", "tokens"),
 ]
 """A page's name, the family and the last stage that it shows."""
-KEYS = list({(family.cut, family.position_ids): key for key, family in reversed(FAMILIES.items())}.values())[::-1]
+KEYS = list({(family.slices, family.position_ids): key for key, family in reversed(FAMILIES.items())}.values())[::-1]
 """A family for each way to cut a picture and to number patches."""
 WIDTHS = (390, 768, 1440)
 

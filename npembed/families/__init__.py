@@ -21,6 +21,7 @@ from npembed.families import (
 )
 from npembed.families.minicpmv import MINICPM_V_2_6 as MINICPM_V_2_6
 from npembed.family import Family
+from npembed.pixels import PILLOW
 from npembed.typing import Floats, Ids, Pixels
 from npembed.words import brief, did_you_mean
 
@@ -103,7 +104,9 @@ def config_of(top: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, wh
     return config
 
 
-def slice_image(image: "Picture | Pixels", config: FamilyConfig = MINICPM_V_2_6) -> tuple[list[Floats], Ids]:
+def slice_image(
+    image: "Picture | Pixels", config: FamilyConfig = MINICPM_V_2_6, pixels: str = PILLOW
+) -> tuple[list[Floats], Ids]:
     """Picture -> list of (3, P, L_i*P), (B, 2): the strips of its slices and their sizes in patches.
 
     Parameters
@@ -112,6 +115,8 @@ def slice_image(image: "Picture | Pixels", config: FamilyConfig = MINICPM_V_2_6)
         Any mode that Pillow turns into RGB; alpha is dropped. 16- and 32-bit greyscale is refused: the conversion would
         clip it to white.
     config : Config, or another family's
+    pixels : str
+        The name of one of `PIXEL_RULES`: whose resize and normalising. MiniCPM-V up to 4.5 and MiniCPM-o have `pillow` alone.
 
     Returns
     -------
@@ -124,13 +129,14 @@ def slice_image(image: "Picture | Pixels", config: FamilyConfig = MINICPM_V_2_6)
     ------
     ValueError, TypeError
         No picture; an array of another shape or dtype; an empty picture; 16- or 32-bit greyscale; a picture whose file
-        ends too soon.
+        ends too soon; a pixel rule that is not known, or that the family has not.
     ImportError
         Without the extra `image`.
 
     Notes
     -----
-    Source: SPEC 2 and 13; equal bit for bit to upstream's processor on the same Pillow. The EXIF orientation is ignored.
+    Source: SPEC 2, 13 and 15; equal bit for bit to upstream's processor on the same Pillow, or on torch on x86-64. The EXIF
+    orientation is ignored.
 
     Examples
     --------
@@ -138,7 +144,7 @@ def slice_image(image: "Picture | Pixels", config: FamilyConfig = MINICPM_V_2_6)
     >>> [strip.shape for strip in strips], tgt_sizes.tolist()
     ([(3, 14, 14504), (3, 14, 14196), (3, 14, 14196)], [[28, 37], [39, 26], [39, 26]])
     """
-    slices = _as_config(config, "slice_image").family.cut(image, config)
+    slices = _as_config(config, "slice_image").family.cut(image, config, pixels)
     return slices.strips, slices.tgt_sizes
 
 

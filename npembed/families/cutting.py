@@ -10,11 +10,15 @@ import numpy as np
 from npembed import arguments
 from npembed.config import SlicingConfig
 from npembed.family import Slices
-from npembed.images import as_rgb, cells, check_resize, resize, strip_of
+from npembed.images import as_rgb, cells, check_resize
+from npembed.pixels import PixelRule
 from npembed.typing import Floats, Ids, Pixels, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+
+FILTER = "BICUBIC"
+"""Pillow's name of the filter."""
 
 
 def _fit(length: float, unit: int) -> int:
@@ -124,19 +128,19 @@ def plan_slices(size: Size, slicing: SlicingConfig | None = None, unit: int | No
     return SlicePlan(grid, source_size, (cell[0] * columns, cell[1] * rows), slicing.patch_size)
 
 
-def cut(image: "Picture | Pixels", slicing: SlicingConfig, unit: int | None = None) -> Slices:
+def cut(image: "Picture | Pixels", slicing: SlicingConfig, rule: PixelRule, unit: int | None = None) -> Slices:
     """A picture -> the whole of it, then its crops, row by row; each resized from the original."""
     picture = as_rgb(image)
     plan = plan_slices(picture.size, slicing, unit)
     arguments.as_tgt_sizes(plan.tgt_sizes, "slice_image")  # a thin picture makes slices that are too long
-    pixels = [resize(picture, plan.source_size)]
+    pixels = [rule.resize(picture, plan.source_size, FILTER)]
     if plan.grid and plan.refine_size:
-        pixels += cells(resize(picture, plan.refine_size), *plan.grid)
-    strips = [strip_of(piece, slicing.patch_size, slicing.mean, slicing.std) for piece in pixels]
+        pixels += cells(rule.resize(picture, plan.refine_size, FILTER), *plan.grid)
+    strips = [rule.strip(piece, slicing.patch_size, slicing) for piece in pixels]
     return Slices(strips, plan.tgt_sizes.copy(), grid_boxes(picture.size, plan.grid), plan.grid)
 
 
-def whole(image: "Picture | Pixels", slicing: SlicingConfig) -> Slices:
+def whole(image: "Picture | Pixels", slicing: SlicingConfig, rule: PixelRule) -> Slices:
     """A picture -> itself as the only slice, not resized; rows and columns that fill no patch are dropped."""
     picture, side = as_rgb(image), slicing.patch_size
     columns, rows = (length // side for length in picture.size)
@@ -145,7 +149,7 @@ def whole(image: "Picture | Pixels", slicing: SlicingConfig) -> Slices:
     check_resize(picture.size, (columns * side, rows * side))
     pixels = np.asarray(picture)[: rows * side, : columns * side]
     box = np.array([[0, 0, columns * side, rows * side]], dtype=np.float64)
-    return Slices([strip_of(pixels, side, slicing.mean, slicing.std)], np.array([[rows, columns]]), box)
+    return Slices([rule.strip(pixels, side, slicing)], np.array([[rows, columns]]), box)
 
 
 def grid_boxes(size: Size, grid: Size | None) -> Floats:

@@ -8,7 +8,7 @@ from npembed.families import keys
 from npembed.families.keys import Keys
 from npembed.families.tower import SiglipTower
 from npembed.family import Stage
-from npembed.images import is_blank, strip_of
+from npembed.pixels import PIXEL_RULES, PixelRule
 from npembed.stages import as_bytes
 from npembed.typing import Array, Floats, Pixels, Size
 from npembed.words import brief
@@ -65,12 +65,14 @@ def pixel_json(kind: str, resample: int, cutting: Any) -> dict[str, Any]:
     }
 
 
-def counting_pieces(pieces: Sequence[Pixels], cutting: Any, title: str, *, keeps_one: bool = False) -> list[int]:
+def counting_pieces(
+    pieces: Sequence[Pixels], cutting: Any, rule: PixelRule, title: str, *, keeps_one: bool = False
+) -> list[int]:
     """The numbers of the pieces that count: the model drops one that is all 0 when it is normalised, as padding.
 
     With `keeps_one` the first stays where all would go.
     """
-    counting = [number for number, pixels in enumerate(pieces) if not is_blank(pixels, cutting.mean, cutting.std)]
+    counting = [number for number, pixels in enumerate(pieces) if not rule.is_blank(pixels, cutting)]
     if not counting and keeps_one:
         return [0]
     if not counting:
@@ -78,7 +80,7 @@ def counting_pieces(pieces: Sequence[Pixels], cutting: Any, title: str, *, keeps
     return counting
 
 
-def whole_patches(pixels: Pixels, patch_size: int, cutting: Any) -> tuple[Floats, Size]:
+def whole_patches(pixels: Pixels, patch_size: int, cutting: Any, rule: PixelRule) -> tuple[Floats, Size]:
     """uint8 (H, W, 3) -> the strip of the patches that H and W have room for, and their rows and columns."""
     rows, columns = (length // patch_size for length in pixels.shape[:2])
     if not (rows and columns):
@@ -86,7 +88,7 @@ def whole_patches(pixels: Pixels, patch_size: int, cutting: Any) -> tuple[Floats
             f"slice_image: a piece of {pixels.shape[1]} x {pixels.shape[0]} pixels has no room for a patch of side {patch_size}"
         )
     filled = pixels[: rows * patch_size, : columns * patch_size]
-    return strip_of(filled, patch_size, cutting.mean, cutting.std), (rows, columns)
+    return rule.strip(filled, patch_size, cutting), (rows, columns)
 
 
 def refuse_image_id(image_id: int | None, title: str) -> None:
@@ -115,4 +117,5 @@ class Idefics(SiglipTower):
     prefix = "model.vision_model."
     owns = ("model.vision_model.", "model.connector.")
     rule = "step"
+    pixel_rules = tuple(PIXEL_RULES)
     checked = "transformers' own PIL processor and modules: sizes, pixels, ids and text equal, floats within the promise"

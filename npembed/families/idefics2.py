@@ -14,8 +14,9 @@ from npembed.families import idefics
 from npembed.families.idefics import FAKE, PLACE, TEXT, Idefics
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, Slices
-from npembed.images import as_rgb, as_rgb_on_white, resize
+from npembed.images import as_rgb, as_rgb_on_white
 from npembed.model import Model, as_model
+from npembed.pixels import PixelRule
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
 from npembed.words import brief
@@ -149,9 +150,9 @@ def _quarters(width: int, height: int) -> list[tuple[int, int, int, int]]:
     return [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
 
 
-def _resized(pixels: Pixels, sizing: SizingConfig) -> Pixels:
+def _resized(pixels: Pixels, sizing: SizingConfig, rule: PixelRule) -> Pixels:
     piece = as_rgb(np.ascontiguousarray(pixels))
-    return resize(piece, resized_size(piece.size, sizing), FILTER)
+    return rule.resize(piece, resized_size(piece.size, sizing), FILTER)
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
@@ -354,7 +355,7 @@ class Idefics2(Idefics):
         perceiver = PerceiverConfig(3, 3, 6, 8, num_key_value_heads=3, rms_norm_eps=1e-3)
         return {"varied": Idefics2Config(vision, sizing, perceiver, 20, 36, self)}
 
-    def cut(self, image: "Picture | Pixels", config: Idefics2Config) -> Slices:
+    def slices(self, image: "Picture | Pixels", config: Idefics2Config, rule: PixelRule) -> Slices:
         """A picture -> its quarters, row by row, if it is split, then the whole of it, each resized by itself.
 
         A slice holds the patches all of whose pixels the picture fills: on the model's canvas the others are masked.
@@ -368,13 +369,14 @@ class Idefics2(Idefics):
         pixels = np.asarray(as_rgb_on_white(image))
         height, width = pixels.shape[:2]
         corners = [*(_quarters(width, height) if sizing.do_image_splitting else []), (0, 0, width, height)]
-        pieces = [_resized(pixels[top:bottom, left:right], sizing) for left, top, right, bottom in corners]
-        kept = idefics.counting_pieces(pieces, sizing, self.title)
-        strips, sizes = zip(*(idefics.whole_patches(pieces[n], config.vision.patch_size, sizing) for n in kept), strict=True)
+        pieces = [_resized(pixels[top:bottom, left:right], sizing, rule) for left, top, right, bottom in corners]
+        kept = idefics.counting_pieces(pieces, sizing, rule, self.title)
+        patch_size = config.vision.patch_size
+        strips, sizes = zip(*(idefics.whole_patches(pieces[n], patch_size, sizing, rule) for n in kept), strict=True)
         tgt_sizes = np.array(sizes, dtype=np.int64)
         boxes = np.array([corners[number] for number in kept], dtype=np.float64)
         for box, (h, w), number in zip(boxes, sizes, kept, strict=True):
-            seen = np.array([w, h]) * config.vision.patch_size / pieces[number].shape[1::-1]  # of the piece, by the patches
+            seen = np.array([w, h]) * patch_size / pieces[number].shape[1::-1]  # of the piece, by the patches
             box[2:] = box[:2] + (box[2:] - box[:2]) * seen
         return Slices(list(strips), tgt_sizes, boxes, (2, 2) if sizing.do_image_splitting else None)
 

@@ -15,8 +15,9 @@ from npembed.families.gguf import tower_names
 from npembed.families.idefics import FAKE, PLACE, TEXT, Idefics
 from npembed.families.keys import Json, Keys
 from npembed.family import Family, GgufNames, Slices
-from npembed.images import as_rgb, as_rgb_on_white, cells, resize
+from npembed.images import as_rgb, as_rgb_on_white, cells
 from npembed.model import Model, as_model
+from npembed.pixels import PixelRule
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
 from npembed.words import brief
@@ -386,17 +387,17 @@ class Idefics3(Idefics):
         tiling = TilingConfig(70, 51, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=False)
         return {"varied": Idefics3Config(vision, tiling, 3, 20, self)}
 
-    def cut(self, image: "Picture | Pixels", config: Idefics3Config) -> Slices:
+    def slices(self, image: "Picture | Pixels", config: Idefics3Config, rule: PixelRule) -> Slices:
         """A picture -> its tiles, row by row, then the whole of it; each resize is from the one before."""
         tiling, side = config.tiling, config.tiling.max_image_size
         picture = as_rgb_on_white(image)
         plan = plan_tiles(picture.size, tiling)
-        first = as_rgb(resize(picture, plan.first_size, FILTER))
-        second = resize(first, plan.second_size, FILTER)
+        first = as_rgb(rule.resize(picture, plan.first_size, FILTER))
+        second = rule.resize(first, plan.second_size, FILTER)
         tiles = cells(second, *plan.grid) if plan.grid else []
-        tiles.append(resize(as_rgb(second), (side, side), FILTER))
-        kept = idefics.counting_pieces(tiles, tiling, self.title, keeps_one=self.keeps_one)
-        strips = [idefics.whole_patches(tiles[number], config.vision.patch_size, tiling)[0] for number in kept]
+        tiles.append(rule.resize(as_rgb(second), (side, side), FILTER))
+        kept = idefics.counting_pieces(tiles, tiling, rule, self.title, keeps_one=self.keeps_one)
+        strips = [idefics.whole_patches(tiles[number], config.vision.patch_size, tiling, rule)[0] for number in kept]
         sizes = np.full((len(kept), 2), config.patches_per_side, dtype=np.int64)
         return Slices(strips, sizes, _boxes(picture.size, plan, config)[kept], plan.grid)
 

@@ -13,6 +13,7 @@ from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys, read_vision
 from npembed.families.tower import SiglipTower
 from npembed.family import Family, GgufNames, Slices, Stage
+from npembed.pixels import PixelRule
 from npembed.resampler import HEAD_DIM, resample, resampler_shapes
 from npembed.stages import (
     BEFORE_THE_TOWER,
@@ -238,9 +239,9 @@ class MiniCPMV(SiglipTower):
         every, run = (tower_shapes(config, layers) for layers in (config.vision.num_hidden_layers, config.encoder_layers))
         return [name for name in every if name not in run]
 
-    def cut(self, picture: Any, config: Config) -> Slices:
+    def slices(self, picture: Any, config: Config, rule: PixelRule) -> Slices:
         """The whole picture and its crops; with `slice_mode` false the picture as it is."""
-        return cutting.cut(picture, config.slicing) if config.slicing.slice_mode else cutting.whole(picture, config.slicing)
+        return (cutting.cut if config.slicing.slice_mode else cutting.whole)(picture, config.slicing, rule)
 
     def placeholder(self, grid: Size | None, image_id: int | None, config: Config, tgt_sizes: Ids | None = None) -> str:
         """The text of one picture: its number, the whole of it, then rows of slices (SPEC 9)."""

@@ -25,6 +25,7 @@ from npembed.mergers import (
     window_merger_shapes,
 )
 from npembed.model import Model
+from npembed.pixels import PIXEL_RULES, PixelRule
 from npembed.stages import (
     BEFORE_THE_TOWER,
     EMBEDDINGS,
@@ -173,6 +174,7 @@ class MiniCPMV46(SiglipTower):
     prefix = "model.vision_tower."
     owns = ("model.vision_tower.", "model.merger.")
     rule = "quotient"
+    pixel_rules = tuple(PIXEL_RULES)
     gguf: GgufNames | None = GgufNames(
         projector="minicpmv4_6", names=tower_names("model.vision_tower.") | _WINDOW_MERGER | _MERGER
     )
@@ -266,10 +268,10 @@ class MiniCPMV46(SiglipTower):
         """In "4x" the window merger, which the checkpoint holds all the same."""
         return () if config.merges_inside else tuple(window_merger_shapes(config))
 
-    def cut(self, picture: Any, config: MergerConfig) -> Slices:
+    def slices(self, picture: Any, config: MergerConfig, rule: PixelRule) -> Slices:
         """The whole picture and its crops; with `slice_mode` false the whole alone, which is resized all the same."""
         slicing = config.slicing if config.slicing.slice_mode else replace(config.slicing, max_slice_nums=1)
-        return cutting.cut(as_rgb_on_white(picture), slicing, config.unit * slicing.patch_size)
+        return cutting.cut(as_rgb_on_white(picture), slicing, rule, config.unit * slicing.patch_size)
 
     def tower(self, model: Model) -> Sequence[Step]:
         """Every layer, with the window merger among them if the mode has it, then the last norm."""
@@ -310,7 +312,10 @@ class MiniCPMOCR(MiniCPMV46):
 
     key, title, model_types = "minicpm-ocr", "MiniCPM-OCR in fixed mode", ("minicpm_ocr",)
     gguf = None
-    checked = "transformers 5.23.0, its modules; the cutting with MiniCPM-V 4.6's PIL image processor, because its own has none"
+    checked = (
+        "transformers 5.23.0, its modules; the cutting with MiniCPM-V 4.6's PIL image processor, because its own has none, and "
+        "by the pixel rule torchvision with its own"
+    )
     mode, processor, preset = "4x", "MiniCPMOcrImageProcessor", "MiniCPM-V 4.6's sizes"
 
     def read_slicing(self, processor: Keys) -> SlicingConfig:

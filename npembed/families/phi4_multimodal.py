@@ -28,7 +28,7 @@ from npembed.images import as_rgb_on_white, check_resize
 from npembed.interpolate import shrink_bicubic
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.patches import picture_to_strip
-from npembed.pixels import fused_levels, resize_bytes
+from npembed.pixels import PIXEL_RULES, PixelRule, fused_levels, resize_bytes
 from npembed.positions import position_ids
 from npembed.stages import (
     BEFORE_THE_TOWER,
@@ -366,6 +366,7 @@ class Phi4Multimodal(Family):
     prefix = f"{CONNECTOR}img_processor."
     owns = (CONNECTOR,)
     rule = "step"
+    pixel_rules = tuple(PIXEL_RULES)
     stages = (
         *BEFORE_THE_TOWER,
         EMBEDDINGS,
@@ -435,10 +436,10 @@ class Phi4Multimodal(Family):
             names |= set(linear_shapes(f"{head}.{name}", width, width))
         return sorted(names)
 
-    def cut(self, image: "Picture | Pixels", config: Config) -> Slices:
+    def slices(self, image: "Picture | Pixels", config: Config, rule: PixelRule) -> Slices:
         """A picture -> the whole of it and its canvas, which ends where upstream's mask begins.
 
-        The whole is made of the canvas with its padding, after normalising.
+        The whole is made of the canvas with its padding, after normalising. Its pixels are the same under every rule.
         """
         picture = as_rgb_on_white(image)
         plan = plan_canvas(picture.size, config)

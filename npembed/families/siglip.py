@@ -12,7 +12,8 @@ from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_kinds, ch
 from npembed.families.keys import Json, Keys
 from npembed.families.tower import SiglipTower
 from npembed.family import Family, Promise, Slices, Stage
-from npembed.images import as_rgb_on_white, resize, strip_of
+from npembed.images import as_rgb_on_white
+from npembed.pixels import PIXEL_RULES, PixelRule
 from npembed.pooling import head_shapes, pool
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN
 from npembed.typing import Ids, Size
@@ -184,6 +185,7 @@ class PictureTower(SiglipTower):
     prefix = "vision_model."
     owns = ("vision_model.",)
     rule = None
+    pixel_rules = tuple(PIXEL_RULES)
     alone: str
 
     def layout(self, config: Any, names: Collection[str]) -> Any:
@@ -258,7 +260,7 @@ class Siglip(PictureTower):
         levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
         return {"varied": SiglipConfig(vision=vision, size=(14, 14), resample="BILINEAR", **levels, family=self)}
 
-    def cut(self, picture: Any, config: SiglipConfig) -> Slices:
+    def slices(self, picture: Any, config: SiglipConfig, rule: PixelRule) -> Slices:
         """A picture -> itself as the only slice, resized without regard to its aspect."""
         pictured, (height, width) = as_rgb_on_white(picture), config.size
         vision, side = config.vision, config.vision.num_patches_per_side
@@ -269,9 +271,9 @@ class Siglip(PictureTower):
                 f"make {rows} x {columns} patches; the model takes {side} x {side}"
             )
         filled = side * vision.patch_size
-        pixels = resize(pictured, (width, height), config.resample)[:filled, :filled]  # the rest fills no patch
+        pixels = rule.resize(pictured, (width, height), config.resample)[:filled, :filled]  # the rest fills no patch
         box = [[0.0, 0.0, pictured.size[0] * filled / width, pictured.size[1] * filled / height]]
-        strip = strip_of(pixels, vision.patch_size, config.mean, config.std)
+        strip = rule.strip(pixels, vision.patch_size, config)
         return Slices([strip], np.array([[side, side]]), np.array(box))
 
     def position_ids(self, tgt_sizes: Ids, config: SiglipConfig, rule: str | None) -> Ids:

@@ -29,8 +29,9 @@ from npembed.families.siglip import (
     vision_part,
 )
 from npembed.family import Family, Slices
-from npembed.images import as_rgb, as_rgb_on_white, resize, strip_of
+from npembed.images import as_rgb, as_rgb_on_white
 from npembed.model import Model
+from npembed.pixels import PixelRule
 from npembed.stages import EMBEDDINGS, HIDDEN, TO_THE_MASK
 from npembed.typing import Floats, Ids, Shapes, Size
 from npembed.words import brief
@@ -284,11 +285,11 @@ class Siglip2Naflex(PictureTower):
         levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
         return {"varied": NaflexConfig(vision=vision, max_num_patches=60, resample="BICUBIC", **levels, family=self)}
 
-    def cut(self, picture: Any, config: NaflexConfig) -> Slices:
+    def slices(self, picture: Any, config: NaflexConfig, rule: PixelRule) -> Slices:
         """A picture -> itself as the only slice, resized to as many patches as fit."""
         pictured, side = _as_taken(picture, config), config.vision.patch_size
         width, height = fitted_size(*pictured.size, side, config.max_num_patches)
-        strip = strip_of(resize(pictured, (width, height), config.resample), side, config.mean, config.std)
+        strip = rule.strip(rule.resize(pictured, (width, height), config.resample), side, config)
         return Slices([strip], np.array([[height // side, width // side]]), np.array([[0.0, 0.0, *pictured.size]]))
 
     def position_ids(self, tgt_sizes: Ids, config: NaflexConfig, rule: str | None) -> Ids:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npembed.images import check_resize, levels, resize
+from npembed.images import check_resize, is_blank, levels, resize, strip_of
 from npembed.pixels.resize import FILTERS, resize_bytes
 from npembed.typing import Pixels, Size
 from npembed.words import brief, did_you_mean
@@ -44,6 +44,22 @@ class PixelRule:
     releases: tuple[str, ...]
     resize: Callable[["Picture", Size, str], Pixels]
     levels: Callable[[tuple[float, ...], tuple[float, ...]], NDArray[np.float32]]
+
+    def strip(self, pixels: Pixels, patch_size: int, scale: Any) -> NDArray[np.float32]:
+        """uint8 (H, W, 3) -> float32 (3, P, L*P): the pixels as a strip, normalised by `mean` and `std` of the scale."""
+        return strip_of(pixels, patch_size, self.levels(scale.mean, scale.std))
+
+    def is_blank(self, pixels: Pixels, scale: Any) -> bool:
+        """Whether all of uint8 (H, W, 3) becomes 0 when it is normalised by `mean` and `std` of the scale, as padding is."""
+        return is_blank(pixels, self.levels(scale.mean, scale.std))
+
+
+def _as_pillow(picture: "Picture", size: Size, resample: str) -> Pixels:
+    return resize(picture, size, resample)
+
+
+def _plain_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    return levels(mean, std)
 
 
 def _as_torch(picture: "Picture", size: Size, resample: str) -> Pixels:
@@ -88,8 +104,8 @@ _TABLE = (
             "transformers before 5",
             "transformers 5 without torchvision, and its processors whose names end in Pil",
         ),
-        resize=resize,
-        levels=levels,
+        resize=_as_pillow,
+        levels=_plain_levels,
     ),
     PixelRule(
         name="torchvision",
@@ -106,6 +122,9 @@ _TABLE = (
         levels=fused_levels,
     ),
 )
+
+PILLOW = "pillow"
+"""The name of the default."""
 
 PIXEL_RULES: Mapping[str, PixelRule] = MappingProxyType({rule.name: rule for rule in _TABLE})
 """Each rule by its name; `pillow`, the default, first."""

@@ -12,7 +12,7 @@ from npembed.conformance.suspects.suspect import Fault, Function, Suspect, piece
 from npembed.patches import patches_to_strip, strip_to_patches
 from npembed.typing import Array, Pixels, Size
 
-RESIZE, STRIP, CELLS = (f"npembed.images.{name}" for name in ("resize", "strip_of", "cells"))
+RESIZE, LEVELS, CELLS = (f"npembed.images.{name}" for name in ("resize", "levels", "cells"))
 
 
 def _bgr(function: Function) -> Function:
@@ -150,16 +150,14 @@ def _cubic(x: Array, slope: float) -> Array:
 def _normalised(formula: Callable[[Array, Array, Array], Array]) -> Fault:
     """Other arithmetic of the pixels: formula(bytes (256,), mean (3, 1), std (3, 1)) -> (3, 256)."""
 
-    def change(strip_of: Function) -> Function:
-        def other(pixels: Pixels, patch_size: int, mean: Any, std: Any) -> Array:
-            bytes_ = strip_of(pixels, patch_size, (0.0,) * 3, (1 / 255,) * 3).round().astype(np.int64)
+    def change(levels: Function) -> Function:
+        def other(mean: Any, std: Any) -> Array:
             means, deviations = (np.array(values)[:, None] for values in (mean, std))
-            levels = np.broadcast_to(formula(np.arange(256.0), means, deviations), (3, 256)).astype(np.float32)
-            return np.stack([levels[channel][own] for channel, own in enumerate(bytes_)])
+            return np.broadcast_to(formula(np.arange(256.0), means, deviations), (3, 256)).astype(np.float32)
 
         return other
 
-    return piece(STRIP, change)
+    return piece(LEVELS, change)
 
 
 def _single(x: Array) -> Array:
