@@ -1,5 +1,6 @@
 """The harness of mutated inputs: a short run of it; and each kind of fault, which it must catch."""
 
+import datetime
 import json
 import os
 import random
@@ -17,6 +18,8 @@ from tests.fuzz.mutations import mutated_bytes, mutated_json
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and limits as Linux keeps them")
 ROOT = Path(__file__).parents[1]
+STRANGERS = ("stranger", "packed", "served")
+"""Kinds of input that somebody else has made."""
 
 
 def fuzz(*words: object) -> subprocess.CompletedProcess[str]:
@@ -31,6 +34,20 @@ def test_three_hundred_mutated_inputs_are_taken_or_refused_properly(tmp_path: Pa
     assert ran.stdout.endswith("\n0 faults\n")
 
 
+def test_corpora_archives_and_servers_of_strangers_are_taken_or_refused_properly(tmp_path: Path) -> None:
+    ran = fuzz("--seed", 20, "--count", 24, "--kinds", *STRANGERS, "--folder", tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"24 cases \(\d+ packed, \d+ served, \d+ stranger\)", ran.stdout)
+
+
+@pytest.mark.slow
+def test_five_thousand_of_today_are_taken_or_refused_properly(tmp_path: Path) -> None:
+    """What is found is kept; a line says how it is run again, by its seed and number."""
+    seed = datetime.date.today().toordinal()
+    ran = fuzz("--seed", seed, "--count", 5000, "--kinds", *STRANGERS, "--folder", tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 def test_kills_leave_old_or_new(tmp_path: Path) -> None:
     ran = fuzz("--kills", 5, "--folder", tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -41,7 +58,7 @@ def test_kills_leave_old_or_new(tmp_path: Path) -> None:
 
 
 FAULTY = """
-import os, resource, sys, time
+import os, resource, socket, sys, time
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from pathlib import Path
 from tests.fuzz import runner
@@ -75,6 +92,16 @@ def litters():
     Path(".npembed-0123456789abcdef").write_text("left")
     return 0
 
+def asks(ask):
+    try:
+        ask()
+    except OSError:
+        return 0
+
+def deletes():
+    Path(sys.argv[1], "gone").unlink(missing_ok=True)
+    return 0
+
 ACTS = {
     "right": lambda: says("npembed: no such thing"),
     "done": lambda: 0,
@@ -87,12 +114,20 @@ ACTS = {
     "out": lambda: says("\\u202e", 0, sys.stdout),
     "complains": lambda: says("a library's line", 0),
     "half": lambda: says("npembed: x\\nTraceback (most recent call last):\\n"),
+    "opens": lambda: 0 * len(Path("link").read_text()),
+    "writes": lambda: 0 * Path(sys.argv[1], "outside").write_text("x"),
+    "deletes": deletes,
+    "asks": lambda: asks(lambda: socket.create_connection(("127.0.0.1", 1))),
+    "asks for a name": lambda: asks(lambda: socket.getaddrinfo("localhost", 1)),
+    "mkdir and own": lambda: 0 * len(Path("own").mkdir() or Path("input").read_text()),
 }
 runner.MOST_MEMORY = 200 * 2**20
 for name, act in ACTS.items():
     def make(rng, folder, originals):
         (folder / "input").write_text("as it was")
-        return Case([name], act)
+        (folder / "secret").write_text("secret")
+        (folder / "link").symlink_to("secret")
+        return Case([name], act, secrets=("secret",))
     [ended] = runner.run([0], 0, Path(sys.argv[1]) / name, None, {make: 1}, jobs=1, clean=60 * 2**20)
     print(f"{name}: {ended.fault}")
 """
@@ -114,6 +149,12 @@ CAUGHT = {
     "out": r"prints '\\u202e'",
     "complains": "exit code 0, but says ",
     "half": "a traceback",
+    "opens": "exit code 70: .*it opens .*/in/secret, and 0 more",
+    "writes": "exit code 70: .*it writes .*/outside, and 0 more",
+    "deletes": "exit code 70: .*it alters .*/gone'",
+    "asks": r"exit code 70: .*it asks 127\.0\.0\.1, and",
+    "asks for a name": "exit code 70: .*it asks localhost, and 0 more",
+    "mkdir and own": "None",
 }
 
 
@@ -127,6 +168,29 @@ def caught(tmp_path_factory: pytest.TempPathFactory) -> str:
         [sys.executable, folder / "faulty.py", folder], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
     )
     return ran.stdout
+
+
+HONEST = """
+import os, sys
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+from dataclasses import replace
+from pathlib import Path
+from tests.fuzz import corpora, originals, runner, servers
+
+corpora.CHANGES, servers.FAULTS, servers.SHARES = (lambda rng, folder: None,), (None,), (0,)
+folder = Path(sys.argv[1])
+made = originals.make(folder / "originals")
+made = replace(made, corpora=made.corpora[:1])
+for make in (corpora.stranger, servers.served):
+    for ended in runner.run(range(15), 20, folder / make.__name__, made, {make: 1}, jobs=1, clean=2**40):
+        print(make.__name__, ended.code, ended.fault, ended.words)
+"""
+
+
+def test_corpora_and_servers_that_are_as_they_should_be_are_taken(tmp_path: Path) -> None:
+    """So that what is refused is refused for what was done to it. One of the pictures is none."""
+    ran = subprocess.run([sys.executable, "-c", HONEST, tmp_path], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert len(re.findall("^(?:stranger [01]|served 0) None ", ran.stdout, re.MULTILINE)) == 30, ran.stdout
 
 
 @pytest.mark.parametrize("name", CAUGHT)

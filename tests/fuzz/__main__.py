@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seed S --count N [--only NUMBER]`, with `--upstream` or `--kills N` in place of mutated inputs."""
+"""`python -m tests.fuzz --seed S --count N [--only NUMBER] [--kinds KIND ...]`, or with `--upstream` or `--kills N` instead."""
 
 import os
 
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests.fuzz import kills, originals, runner
+from tests.fuzz.kinds import KINDS
 
 
 def main() -> int:
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", type=int, help="the number of one case")
+    parser.add_argument("--kinds", nargs="+", choices=[make.__name__ for make in KINDS], help="of input; all by default")
     parser.add_argument("--upstream", action="store_true", help="random models and pictures beside transformers")
     parser.add_argument("--kills", type=int, help="so many of each signal, in place of the cases")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -57,7 +59,8 @@ def fuzz(options: argparse.Namespace, folder: Path, made: originals.Originals) -
     """Run the cases."""
     clean = runner.clean_memory(made, folder)
     numbers = range(options.count) if options.only is None else [options.only]
-    ends = runner.run(numbers, options.seed, folder, made, jobs=options.jobs, clean=clean)
+    kinds = {make: share for make, share in KINDS.items() if options.kinds is None or make.__name__ in options.kinds}
+    ends = runner.run(numbers, options.seed, folder, made, kinds, jobs=options.jobs, clean=clean)
     total = runner.count(ends, lambda line: print(line, flush=True))
     codes = ", ".join(f"{number} with exit code {code}" for code, number in sorted(total.codes.items()))
     kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(total.kinds.items()))

@@ -35,11 +35,20 @@ class Case:
         In place of the command line; it gives an exit code.
     codes : tuple of int
         How it may end.
+    changes : str
+        A regular expression of the files that it may change.
+    secrets : tuple of str or None
+        Files that it may not open; None where nothing is watched.
+    hosts : tuple of str or None
+        Servers that it may ask, if it is watched; None where a server may send it on to others, which it then cannot reach.
     """
 
     words: list[str]
     act: Act | None = None
     codes: tuple[int, ...] = (0, 2)
+    changes: str = r"(?!)"
+    secrets: tuple[str, ...] | None = None
+    hosts: tuple[str, ...] | None = ()
 
     def run(self) -> int:
         return run(self.words) if self.act is None else self.act()
@@ -141,11 +150,11 @@ def tensors(rng: random.Random, folder: Path, originals: Originals) -> Case:
     """model.safetensors: its header, or any of its bytes."""
     checkpoint = originals.checkpoints["tiny"]
     weights = _linked(checkpoint, folder / "w", "model.safetensors")
-    (weights / "model.safetensors").write_bytes(_safetensors(rng, (checkpoint / "model.safetensors").read_bytes()))
+    (weights / "model.safetensors").write_bytes(safetensors(rng, (checkpoint / "model.safetensors").read_bytes()))
     return Case(["embed", _picture(folder, originals), "--weights", "w", "-o", "o.npz", *_until(rng)])
 
 
-def _safetensors(rng: random.Random, content: bytes) -> bytes:
+def safetensors(rng: random.Random, content: bytes) -> bytes:
     if rng.random() < 0.4:
         return mutated_bytes(rng, content)
     length = int.from_bytes(content[:8], "little")
@@ -159,7 +168,7 @@ def index(rng: random.Random, folder: Path, originals: Originals) -> Case:
     checkpoint, name = originals.checkpoints["shards"], "model.safetensors.index.json"
     if rng.random() < 0.3:
         name = "model-00001-of-00002.safetensors"
-        content = _safetensors(rng, (checkpoint / name).read_bytes())
+        content = safetensors(rng, (checkpoint / name).read_bytes())
     else:
         content = mutated_json(rng, json.loads((checkpoint / name).read_text())).encode("utf-8", "surrogatepass")
         content = mutated_bytes(rng, content) if rng.random() < 0.2 else content
@@ -208,7 +217,7 @@ def outputs(rng: random.Random, folder: Path, originals: Originals) -> Case:
     file = rng.choice(sorted(target.glob("*.safetensors")))
     content = file.read_bytes()
     file.unlink()
-    file.write_bytes(_safetensors(rng, content))
+    file.write_bytes(safetensors(rng, content))
     return Case(["golden", "check", str(originals.pack), "out", *_reports(rng)], codes=(0, 1, 2))
 
 

@@ -2,18 +2,27 @@
 
 import io
 import json
+import os
 import shutil
+import sys
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image, features
 from safetensors.numpy import load_file, save_file
 
+from npembed import load_model
 from npembed.conformance.golden import write_pack
 from npembed.conformance.golden.contents import MANIFEST, manifest_digest
+from npembed.corpus import Settings, build
+from npembed.corpus.sources import Item
+from npembed.corpus.work import Job, compute_group
 from npembed.images import silent_libraries
 from tests.synthetic import synthetic_picture
 
@@ -53,6 +62,9 @@ FORMATS: dict[str, list[dict[str, Any]]] = {
 MODES = ("RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16", "F")
 
 
+CORPORA = {"vectors": Settings(until="hidden", vector="mean"), "rows": Settings(until="embeddings")}
+
+
 @dataclass(frozen=True)
 class Originals:
     """A folder, and what is in it."""
@@ -64,6 +76,8 @@ class Originals:
     gguf: list[Path]
     pack: Path
     outputs: Path
+    corpora: tuple[Path, ...]
+    """Folders as `_corpus` makes them."""
 
 
 def make(folder: Path) -> Originals:
@@ -78,7 +92,8 @@ def make(folder: Path) -> Originals:
     outputs = folder / "outputs"
     shutil.copytree(pack, outputs, ignore=shutil.ignore_patterns("*.json", "*.input.safetensors", "models", "*.md"))
     gguf = sorted((DATA / "gguf").glob("*.gguf"), key=lambda path: path.stat().st_size)[:4]
-    return Originals(folder, _pictures(), checkpoints, gguf, pack, outputs)
+    corpora = tuple(_corpus(folder / "corpora" / name, tiny, each) for name, each in CORPORA.items())
+    return Originals(folder, _pictures(), checkpoints, gguf, pack, outputs, corpora)
 
 
 def _pictures() -> dict[str, bytes]:
@@ -155,3 +170,42 @@ def npz_of(path: Path) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **{name: array for name, array in load_file(path).items() if array.dtype.name != "bfloat16"})  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def _corpus(folder: Path, tiny: Path, settings: Settings) -> Path:
+    """A folder with a corpus `out` of the pictures in `p` by the weights in `w`; `new.png`, which is none of them, and
+    `secret.png` and `secret.safetensors`, of which nothing but a stranger speaks."""
+    (folder / "p").mkdir(parents=True)
+    (folder / "w").symlink_to(tiny)
+    for number in range(3):
+        Image.fromarray(synthetic_picture(40 + number, 30)).save(folder / f"p/{number}.png")
+    (folder / "p/broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (30, 20), (0, 90, 0)).save(folder / "new.png")
+    Image.new("RGB", (30, 30), (200, 0, 0)).save(folder / "secret.png")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with in_this_process():
+            build(["p"], "out", load_model("w", settings.until), "w", settings)
+    finally:
+        os.chdir(before)
+    shutil.copy(folder / "out/part-00000.safetensors", folder / "secret.safetensors")
+    (folder / "out/mine").mkdir()
+    (folder / "out/mine/notes.txt").write_text("mine")
+    return folder
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Groups of a corpus are computed here, without Dask: what they read, and the memory that they take, is this process's."""
+
+    def run_groups(
+        client: Any, job: Job, groups: Mapping[int, Sequence[Item]], done: Callable[[Mapping[str, int]], None]
+    ) -> dict[int, str]:
+        for number, items in groups.items():
+            done(compute_group(job, number, items))
+        return {}
+
+    stand_ins = {"cluster": lambda *_: nullcontext((None, "")), "run_groups": run_groups, "check_extras": lambda *_: None}
+    with patch.multiple(sys.modules["npembed.corpus.build"], **stand_ins):
+        yield

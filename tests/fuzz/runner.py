@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fuzz.cases import KINDS, Case, Make
+from tests.fuzz.cases import Case, Make
+from tests.fuzz.kinds import KINDS
 from tests.fuzz.originals import Originals
+from tests.fuzz.watch import watch
 
 CPU, WALL = 30, 300
 """Seconds of a case: of the processor, and on the clock, which only a case that waits for something reaches."""
@@ -25,6 +27,8 @@ MOST_MEMORY = 2**30
 """Bytes over a clean run, at most."""
 HARD_MEMORY = 4 * 2**30
 """Where the system itself stops a case."""
+MOST_DIGESTED = 2**26
+"""Bytes of a file whose content is compared."""
 BROKEN = 70
 """The exit code of a case that raised what no command may."""
 
@@ -88,10 +92,14 @@ def _child(seed: int, number: int, folder: Path, originals: Originals, kinds: di
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.chdir(folder / "in")
-    before = _digests()
+    before, seen = _digests(), []
+    if case.secrets is not None:
+        seen = watch(folder, frozenset(map(os.path.realpath, case.secrets)), case.hosts)
     code = case.run()
     sys.stdout.flush()
     sys.stderr.flush()
+    if seen:
+        raise AssertionError(f"it {seen[0]}, and {len(seen) - 1} more such: {case.words} (exit {code})")
     _check_inputs(before, case, code)
     return code
 
@@ -107,9 +115,11 @@ def _limit() -> None:
 
 
 def _digests() -> dict[str, str]:
-    """Every regular file of the case, by its content."""
+    """Every regular file of the case, by its content; one that is huge by its size and date."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        if (about := path.stat()).st_size <= MOST_DIGESTED
+        else f"{about.st_size} {about.st_mtime_ns}"
         for path in sorted(Path().rglob("*"))
         if path.is_file() and not path.is_symlink()
     }
@@ -122,7 +132,7 @@ def _check_inputs(before: dict[str, str], case: Case, code: int) -> None:
     """Inputs are as they were; nothing of ours is left lying."""
     after = _digests()
     for name, digest in before.items():
-        if after.get(name) != digest:
+        if after.get(name) != digest and not re.match(case.changes, name):
             raise AssertionError(f"{name} was changed by {case.words} (exit {code})")
     litter = [name for name in after if "/.npembed-" in f"/{name}"]
     if litter:
