@@ -77,6 +77,25 @@ def test_turns_are_counted_at_the_end_and_upright_applies_them(here: Path, weigh
     assert open_corpus("out").index["width"].to_pylist() == [60, 60, 40, 60, 60]
 
 
+def test_what_a_library_says_of_a_damaged_picture_is_not_on_the_screen(
+    here: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libtiff writes it straight to the error stream; a worker has none."""
+    for name in ("good", "bad"):
+        (here / name).mkdir()
+        Image.fromarray(synthetic_picture(60, 40)).save(here / name / "a.tiff", compression="tiff_lzw")
+    damaged = bytearray((here / "bad/a.tiff").read_bytes())
+    damaged[20:40] = b"\xff" * 20
+    (here / "bad/a.tiff").write_bytes(damaged)
+    made = ("corpus", "good", "bad", "out", "--weights", weights, "--until", "hidden", "--vector", "mean", "--workers", 1)
+    assert npembed(*made).code == 1
+    new = here / "new.tiff"
+    new.write_bytes(damaged)
+    for words in (("corpus", "search", "out", new), ("embed", new), ("explain", new), ("rules", "--pixels", new)):
+        assert_refused(npembed(*words), r"new\.tiff cannot be read as an image")
+    assert capfd.readouterr().err == ""
+
+
 def test_globs_choose_and_all_well_is_exit_0(here: Path, weights: Path) -> None:
     Image.new("RGB", (9, 9)).save(here / "p/more.png")
     words = ("--weights", weights, "--include", "*.png", "--exclude", "empty*", "--workers", 1)

@@ -22,7 +22,7 @@ from npembed.cli import common
 from npembed.cli.weights import WeightsOption
 from npembed.families import MINICPM_V_2_6
 from npembed.files import check_output, replacing
-from npembed.images import Turn
+from npembed.images import Turn, silent_libraries
 from npembed.reading import is_here
 from npembed.weights.source import public
 
@@ -243,9 +243,9 @@ def search(
     neighbours = find(there, _vector_of(there, picture, weights, max_pixels), k)
     _print_neighbours(neighbours, picture)
     if html_file is not None:
-        page = search_page(
-            neighbours, picture, f"Most like {_shown(picture)}", source or (), there.manifest["settings"]["upright"]
-        )
+        upright = there.manifest["settings"]["upright"]
+        with silent_libraries():
+            page = search_page(neighbours, picture, f"Most like {_shown(picture)}", source or (), upright)
         with replacing(html_file) as beside:
             beside.write_text(page, encoding="utf-8", errors="backslashreplace")
         common.say(f"The page is {html_file}")
@@ -276,7 +276,8 @@ def _vector_of(there: "Corpus", picture: str, weights: str | None, max_pixels: i
     if weights_digest(model) != there.manifest["weights"]["sha256"]:
         raise ValueError(f"corpus: {given or 'the random weights'} are not the weights that {there.shown} was made with")
     assert content is not None
-    vector: Array = vector_of(content, picture, model, settings)
+    with silent_libraries():
+        vector: Array = vector_of(content, picture, model, settings)
     return vector
 
 

@@ -10,7 +10,7 @@ from npembed import MINICPM_V_2_6
 from npembed.cli.corpus import SourceOption
 from npembed.cli.weights import WeightsOption, load_weights, weight_files
 from npembed.files import check_output, replacing
-from npembed.images import read_image
+from npembed.images import read_image, silent_libraries
 from npembed.pages.page import check_extra
 from npembed.weights.source import public
 
@@ -74,7 +74,8 @@ def _page(
         raise ValueError(f"explain: --until {until} needs --weights")
     model = None if weights is None else load_weights(weights, until)[0]
     config = model.config if model else MINICPM_V_2_6 if family is None else pages.default_config(family)
-    picture, turn, _ = read_image(image or pages.SAMPLE, upright=upright)
+    with silent_libraries():
+        picture, turn, _ = read_image(image or pages.SAMPLE, upright=upright)
     subject = Subject(
         picture=picture,
         name=str(image) if image else "",
@@ -128,7 +129,10 @@ def corpus_page(
 
     target = check_output(output, PAGES)
     check_extra()
-    write_page(target, page(open_corpus(folder), source or ()), f"the corpus {folder}")
+    there = open_corpus(folder)
+    with silent_libraries():
+        text = page(there, source or ())
+    write_page(target, text, f"the corpus {folder}")
 
 
 def report_html(outcomes: "Sequence[Outcome]", verdict: str, subject: str, arrays: Arrays = dict) -> str:

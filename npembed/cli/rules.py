@@ -14,7 +14,7 @@ from rich.text import Text
 
 from npembed.cli.common import show
 from npembed.cli.explain import check_page, write_pixel_rules, write_rules
-from npembed.images import read_image
+from npembed.images import read_image, silent_libraries
 from npembed.pixels.differences import TABLE_HEAD as PIXEL_HEAD
 from npembed.pixels.differences import (
     compare_pixel_rules,
@@ -84,7 +84,8 @@ def _pixel_rules(
     from npembed.pages.explain import SAMPLE
 
     target = None if html is None else check_page(html, [picture] if picture else [])
-    found, name = read_image(picture or SAMPLE).picture, str(picture or "the sample picture")
+    with silent_libraries():
+        found, name = read_image(picture or SAMPLE).picture, str(picture or "the sample picture")
     if target is not None:
         write_pixel_rules(target, found, name)
         return

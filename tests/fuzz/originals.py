@@ -202,8 +202,9 @@ def in_this_process() -> Iterator[None]:
     def run_groups(
         client: Any, job: Job, groups: Mapping[int, Sequence[Item]], done: Callable[[Mapping[str, int]], None]
     ) -> dict[int, str]:
-        for number, items in groups.items():
-            done(compute_group(job, number, items))
+        with silent_libraries():  # as in a worker
+            for number, items in groups.items():
+                done(compute_group(job, number, items))
         return {}
 
     stand_ins = {"cluster": lambda *_: nullcontext((None, "")), "run_groups": run_groups, "check_extras": lambda *_: None}
