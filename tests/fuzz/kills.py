@@ -21,10 +21,10 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 class Command:
-    """A command that writes one thing, and how to tell that the thing is whole."""
+    """A command that writes one thing, and how to tell that the thing is whole; `anew` if it replaces none that is there."""
 
-    def __init__(self, words: list[str], target: str, whole: Callable[[Path], object]) -> None:
-        self.words, self.target, self.whole = words, target, whole
+    def __init__(self, words: list[str], target: str, whole: Callable[[Path], object], anew: bool = False) -> None:
+        self.words, self.target, self.whole, self.anew = words, target, whole, anew
 
 
 def commands(originals: Originals) -> list[Command]:
@@ -34,7 +34,7 @@ def commands(originals: Originals) -> list[Command]:
         Command(["embed", "p.png", "--weights", tiny, "-o", "o.npz", "--until", "tokens"], "o.npz", load_tensors),
         Command(["golden", "check", pack, outputs, "--json", "r.json"], "r.json", lambda path: json.loads(path.read_text())),
         Command(["golden", "check", pack, outputs, "--html", "r.html"], "r.html", _whole_page),
-        Command(["golden", "write", "pack"], "pack", read_pack),
+        Command(["golden", "write", "pack"], "pack", read_pack, anew=True),
     ]
 
 
@@ -117,6 +117,7 @@ class _Site:
 
     def kill(self, sent: signal.Signals, rng: random.Random) -> tuple[int, list[str]]:
         """One signal at a random moment of a run, and what is wrong then and after the next run."""
+        self._make_room()
         before = set(os.listdir(self.place))  # what an earlier SIGKILL left lies there until a run comes so far that it sweeps
         child = _start(self.command.words, self.place)
         time.sleep(rng.uniform(0, 1.1 * self.seconds))  # when it comes does not matter
@@ -130,12 +131,19 @@ class _Site:
         if sent != signal.SIGKILL:
             faults += self._litter(before)
         elif rng.random() < 0.2:
+            self._make_room()
             next_run = _ended(_start(self.command.words, self.place))
             faults += self._faults() + self._litter() + ([] if next_run in (0, 1) else [f"the next run ends with {next_run}"])
         return code, faults
 
+    def _make_room(self) -> None:
+        if self.command.anew:
+            shutil.rmtree(self.place / self.command.target, ignore_errors=True)
+
     def _faults(self) -> list[str]:
         target = self.place / self.command.target
+        if self.command.anew and not target.exists():
+            return []
         try:
             self.command.whole(target)
         except ValueError as error:
