@@ -39,6 +39,8 @@ from npembed.positions import (
 )
 from npembed.resampler import resample
 from npembed.stages import run
+from npembed.video.choosing import choose_frames
+from npembed.video.rules import TIME_RULES
 
 if _typing.TYPE_CHECKING:
     from npembed import weights as weights
@@ -76,6 +78,7 @@ __all__ = [
     "MINICPM_V_2_6",
     "PIXEL_RULES",
     "RULES",
+    "TIME_RULES",
     "Config",
     "Model",
     "SlicingConfig",
@@ -83,6 +86,7 @@ __all__ = [
     "boundaries",
     "bucket_coords",
     "bucketize",
+    "choose_frames",
     "embed",
     "encode",
     "flattened_position_ids",

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from npembed.pixels import PILLOW, PixelRule, get_pixel_rule
 from npembed.typing import Array, Floats, Ids, Shapes, Size
+from npembed.video.choices import Choice
 from npembed.words import brief, did_you_mean
 
 
@@ -202,6 +203,8 @@ class Family(ABC):
         The position rule of its own code; None where its positions follow no rule.
     frames : bool
         Whether its connector takes groups of frames, each with its time.
+    choice : Choice or None
+        How it chooses frames of a video; None for a family that takes no videos.
     pixel_rules : tuple of str
         The rules of `PIXEL_RULES` by which released software makes pixels for it; the default first.
     one_size : bool
@@ -224,6 +227,7 @@ class Family(ABC):
     owns: tuple[str, ...]
     rule: str | None = "arange"
     frames: bool = False
+    choice: Choice | None = None
     pixel_rules: tuple[str, ...] = (PILLOW,)
     one_size: bool = False
     gguf: GgufNames | None = None

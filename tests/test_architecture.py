@@ -37,9 +37,10 @@ def sources() -> Sources:
 FLOORS = (
     ("typing", "arguments", "reading", "stops", "words"),
     ("patches", "padding", "attention", "images", "interpolate"),
-    ("pixels.*",),
+    ("pixels.*", "video", "video.choices", "video.rules"),
     ("family",),
     ("config",),
+    ("video.choosing",),
     ("beside", "files"),
     ("positions.*",),
     ("model",),

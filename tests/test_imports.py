@@ -60,7 +60,8 @@ called = {
     "run": run(strips, sizes, model), "FAMILIES": FAMILIES, "token_places": token_places([1, 5, 5], 5, [2]),
     "merge_patches": merge_patches(np.ones((1, 4, 16)), [[4, 4]], random_model(merging, until="tokens")),
     "random_model": model, "Model": model, "Config": tiny, "SlicingConfig": tiny.slicing, "VisionConfig": tiny.vision,
-    "MINICPM_V_2_6": MINICPM_V_2_6, "RULES": RULES, "FAMILIES": FAMILIES,
+    "MINICPM_V_2_6": MINICPM_V_2_6, "RULES": RULES, "PIXEL_RULES": PIXEL_RULES, "TIME_RULES": TIME_RULES,
+    "choose_frames": choose_frames(90, 30.0, FAMILIES["minicpm-v-4.5"].small()),
     "run": run(strips, sizes, model),
 }
 for rule in RULES:

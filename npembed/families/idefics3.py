@@ -20,6 +20,7 @@ from npembed.model import Model, as_model
 from npembed.pixels import PixelRule
 from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
 from npembed.typing import Floats, Ids, Pixels, Shapes, Size
+from npembed.video.choices import SPREAD
 from npembed.words import brief
 
 if TYPE_CHECKING:
@@ -434,6 +435,7 @@ class SmolVLM(Idefics3):
 
     key, title, model_types = "smolvlm", "SmolVLM", ("smolvlm",)
     processor, keeps_one = "SmolVLMImageProcessor", True
+    choice = SPREAD
 
     def presets(self) -> Mapping[str, Idefics3Config]:
         tiling = TilingConfig(longest_edge=2048, max_image_size=512)

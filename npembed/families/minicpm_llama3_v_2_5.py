@@ -126,5 +126,14 @@ class MiniCPMLlama3V(MiniCPMV):
 
 
 FAMILIES: tuple[Family, ...] = (
-    MiniCPMLlama3V("minicpm-v-2.5", "MiniCPM-Llama3-V 2.5", "minicpmv", 2.5, query_num=96, embed_dim=4096, use_image_id=False),
+    MiniCPMLlama3V(
+        "minicpm-v-2.5",
+        "MiniCPM-Llama3-V 2.5",
+        "minicpmv",
+        2.5,
+        query_num=96,
+        embed_dim=4096,
+        use_image_id=False,
+        choice=None,
+    ),
 )

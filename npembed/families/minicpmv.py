@@ -25,6 +25,7 @@ from npembed.stages import (
     tokens_stage,
 )
 from npembed.typing import Ids, Size
+from npembed.video.choices import EACH_SECOND, IN_GROUPS, Choice
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,11 @@ class MiniCPMV(SiglipTower):
         *,
         checked: str = _OWN_CODE,
         frames: bool = False,
+        choice: Choice | None = EACH_SECOND,
         **released: Any,
     ) -> None:
         self.key, self.title, self.model_types, self.versions = key, title, (model_type,), (version,)
-        self.checked, self.frames, self.released = checked, frames, released
+        self.checked, self.frames, self.choice, self.released = checked, frames, choice, released
 
     def read_config(self, top: Json, preprocessor: Json) -> Config:
         """The sizes that config.json and preprocessor_config.json state; else the release's own (SPEC 1, 13)."""
@@ -306,10 +308,25 @@ FAMILIES: tuple[Family, ...] = (
     MiniCPMV("minicpm-v-2.6", "MiniCPM-V 2.6", "minicpmv", 2.6),
     MiniCPMV("minicpm-v-4.0", "MiniCPM-V 4.0", "minicpmv", 4.0, embed_dim=2560, checked=f"{_SAME_CODE}, other sizes"),
     MiniCPMV(
-        "minicpm-v-4.5", "MiniCPM-V 4.5", "minicpmv", 4.5, embed_dim=4096, frames=True, checked=f"{_OWN_CODE}; frames too"
+        "minicpm-v-4.5",
+        "MiniCPM-V 4.5",
+        "minicpmv",
+        4.5,
+        embed_dim=4096,
+        frames=True,
+        choice=IN_GROUPS,
+        checked=f"{_OWN_CODE}; frames too",
     ),
     MiniCPMV("minicpm-o-2.6", "MiniCPM-o 2.6", "minicpmo", 2.6, checked=f"{_SAME_CODE}; pictures only"),
-    MiniCPMV("minicpm-o-4.5", "MiniCPM-o 4.5", "minicpmo", 4.5, embed_dim=4096, checked=f"{_OWN_CODE}; pictures only"),
+    MiniCPMV(
+        "minicpm-o-4.5",
+        "MiniCPM-o 4.5",
+        "minicpmo",
+        4.5,
+        embed_dim=4096,
+        choice=IN_GROUPS,
+        checked=f"{_OWN_CODE}; pictures only",
+    ),
 )
 
 MINICPM_V_2_6 = Config()

@@ -36,6 +36,7 @@ from npembed.stages import (
     tokens_stage,
 )
 from npembed.typing import Array, Ids, Shapes, Size
+from npembed.video.choices import SECONDS_AND_CANVASES, Choice
 from npembed.words import brief
 
 MODES = ("16x", "4x")
@@ -174,6 +175,7 @@ class MiniCPMV46(SiglipTower):
     prefix = "model.vision_tower."
     owns = ("model.vision_tower.", "model.merger.")
     rule = "quotient"
+    choice: Choice | None = SECONDS_AND_CANVASES
     pixel_rules = tuple(PIXEL_RULES)
     gguf: GgufNames | None = GgufNames(
         projector="minicpmv4_6", names=tower_names("model.vision_tower.") | _WINDOW_MERGER | _MERGER
@@ -312,6 +314,7 @@ class MiniCPMOCR(MiniCPMV46):
 
     key, title, model_types = "minicpm-ocr", "MiniCPM-OCR in fixed mode", ("minicpm_ocr",)
     gguf = None
+    choice = None
     checked = (
         "transformers 5.23.0, its modules; the cutting with MiniCPM-V 4.6's PIL image processor, because its own has none, and "
         "by the pixel rule torchvision with its own"
