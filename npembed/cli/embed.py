@@ -20,6 +20,7 @@ from npembed.family import Family, Slices
 from npembed.files import SUFFIXES, check_output, save_tensors
 from npembed.images import read_image, silent_libraries
 from npembed.model import Model
+from npembed.pixels import PILLOW, get_pixel_rule
 from npembed.pooling import unit_length
 from npembed.positions.rules import get_rule
 from npembed.stages import companions, join
@@ -40,6 +41,9 @@ def embed(
         str | None,
         typer.Option(metavar="NAME", help="The position rule; the family's own by default. npembed rules lists them."),
     ] = None,
+    pixels: Annotated[
+        str, typer.Option(metavar="RULE", help="Whose resize and normalising; npembed rules --pixels lists them.")
+    ] = PILLOW,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Ends in .safetensors (the default) or .npz.")
     ] = None,
@@ -66,7 +70,9 @@ def embed(
     target = check_output(output or f"{known_stage(until)}.safetensors", SUFFIXES, inputs)
     if rule is not None:
         get_rule(rule, "embed")
+    get_pixel_rule(pixels, "embed")
     model, origin = model_of(weights, until)
+    model.config.family.pixel_rule(pixels, "embed")
     if max_slices is not None:
         model = Model(model.config.with_max_slices(max_slices, "embed"), model.weights)
     if normalize:
@@ -77,11 +83,13 @@ def embed(
         say("With random weights the numbers mean nothing; --weights SOURCE takes a checkpoint's.")
     refuse_too_many(paths, model, until)
     with bar_over(until, len(paths)) as progress:
-        results = list(_embed_pictures(paths, model, until, rule, upright, max_pixels, progress, strict or len(paths) == 1))
+        strict = strict or len(paths) == 1
+        results = list(_embed_pictures(paths, model, until, rule, pixels, upright, max_pixels, progress, strict))
     if not results:
         raise ValueError(f"embed: none of the {len(paths)} pictures could be computed; nothing is saved")
     about = _metadata(until, rule, model, origin, [result.path for result in results])
     about |= {"max_slices": str(max_slices)} if max_slices is not None else {}
+    about |= {"pixels": pixels} if pixels != PILLOW else {}
     failed = len(paths) - len(results)
     tensors = _tensors(results, model, until, rule)
     if normalize:
@@ -149,6 +157,7 @@ def _embed_pictures(
     model: Model,
     until: str,
     rule: str | None,
+    pixels: str,
     upright: bool,
     max_pixels: int | None,
     progress: "Bar",
@@ -157,7 +166,7 @@ def _embed_pictures(
     """The results of those that can be computed; the others are named, or with `strict` are an error."""
     for path in paths:
         try:
-            yield _embed_picture(path, model, until, rule, upright, max_pixels, progress)
+            yield _embed_picture(path, model, until, rule, pixels, upright, max_pixels, progress)
         except (ValueError, TypeError, OSError, MemoryError) as error:
             if strict:
                 raise
@@ -166,14 +175,21 @@ def _embed_pictures(
 
 
 def _embed_picture(
-    path: Path, model: Model, until: str, rule: str | None, upright: bool, max_pixels: int | None, progress: "Bar"
+    path: Path,
+    model: Model,
+    until: str,
+    rule: str | None,
+    pixels: str,
+    upright: bool,
+    max_pixels: int | None,
+    progress: "Bar",
 ) -> _Result:
     """One picture through the stages, and its line on the screen."""
     start = time.perf_counter()
     with _naming(path):
         with silent_libraries():
             picture, turn, pages = read_image(path, upright=upright, most_pixels=max_pixels)
-            slices = model.config.family.cut(picture, model.config)
+            slices = model.config.family.cut(picture, model.config, pixels)
         size = picture.size
         del picture  # before the stages: it may be large
         with np.errstate(over="ignore", invalid="ignore"):  # the next line refuses what came out wrong
