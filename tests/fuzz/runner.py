@@ -92,7 +92,8 @@ def _child(seed: int, number: int, folder: Path, originals: Originals, kinds: di
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.chdir(folder / "in")
-    before, seen = _digests(), []
+    before = _digests()
+    seen: list[str] = []
     if case.secrets is not None:
         seen = watch(folder, frozenset(map(os.path.realpath, case.secrets)), case.hosts)
     code = case.run()

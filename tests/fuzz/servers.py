@@ -5,6 +5,7 @@ import os
 import random
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from npembed.cli import run
@@ -70,9 +71,10 @@ class _Altering(fake_hub._Handler):
     rng: random.Random
     share: float
 
-    def _answer(self, *words, **named):
+    def _answer(self, *words: Any, **named: Any) -> None:
         if self.rng.random() >= self.share:
-            return super()._answer(*words, **named)
+            super()._answer(*words, **named)
+            return
         stream, self.wfile = self.wfile, io.BytesIO()
         try:
             super()._answer(*words, **named)
@@ -80,7 +82,6 @@ class _Altering(fake_hub._Handler):
             answer, self.wfile = self.wfile.getvalue(), stream
         self.close_connection = True
         stream.write(altered(self.rng, answer))
-        return None
 
 
 def altered(rng: random.Random, answer: bytes) -> bytes:
