@@ -1,4 +1,4 @@
-"""`npembed embed --pixels`: embeddings of the pixels that a rule makes, and the rules that are refused."""
+"""`npembed embed` and `corpus` with `--pixels`: numbers of the pixels that a rule makes, and the rules that are refused."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import npembed.corpus as npembed_corpus
 from npembed import FAMILIES, embed, load_model, random_model, slice_image
 from tests.command_line import assert_refused, done_well, metadata, npembed, saved
 from tests.synthetic import synthetic_picture
@@ -18,7 +19,7 @@ PICTURE = synthetic_picture(90, 60)
 def folder(tmp_path: Path) -> Path:
     """A small checkpoint of SigLIP, and a picture."""
     family = FAMILIES["siglip"]
-    model = random_model(family.small())
+    model = random_model(family.small(), until="pooled")
     for name, content in zip(("config.json", "preprocessor_config.json"), family.as_json(model.config), strict=True):
         (tmp_path / name).write_text(json.dumps(content))
     save_file(dict(model.weights), tmp_path / "model.safetensors")
@@ -36,6 +37,21 @@ def test_embeddings_are_of_the_pixels_that_the_rule_makes(folder: Path) -> None:
     assert (found["pillow"] != found["torchvision"]).any()
     assert metadata(folder / "torchvision.safetensors")["pixels"] == "torchvision"
     assert "pixels" not in metadata(folder / "pillow.safetensors")
+
+
+def test_a_corpus_is_made_by_the_rule_and_keeps_to_it(folder: Path) -> None:
+    out, words = folder / "out", ("--weights", folder, "--workers", 1, "--until", "embeddings")
+    done_well(npembed("corpus", folder / "picture.png", out, *words, "--pixels", "torchvision"))
+    made = npembed_corpus.open(out)
+    assert made.manifest["settings"]["pixels"] == "torchvision"
+    model = load_model(folder)
+    expected = embed(*slice_image(PICTURE, model.config, "torchvision"), model)
+    found = made[str(folder / "picture.png")]["embeddings"]
+    assert np.array_equal(found.reshape(expected.shape), expected)
+    assert_refused(npembed("corpus", folder / "picture.png", out, *words), "was made with pixels 'torchvision', not 'pillow'")
+    assert_refused(
+        npembed("corpus", folder / "picture.png", folder / "b", "--pixels", "torchvision"), "has no pixel rule torch"
+    )
 
 
 def test_a_rule_that_is_not_there_is_refused(folder: Path) -> None:

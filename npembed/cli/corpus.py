@@ -23,6 +23,7 @@ from npembed.cli.weights import WeightsOption
 from npembed.families import MINICPM_V_2_6
 from npembed.files import check_output, replacing
 from npembed.images import Turn, silent_libraries
+from npembed.pixels import PILLOW
 from npembed.reading import is_here
 from npembed.weights.source import public
 
@@ -69,6 +70,7 @@ def make(
     ] = "",
     normalize: Annotated[bool, typer.Option("--normalize", help="Make vectors of unit length.")] = False,
     rule: Annotated[str | None, typer.Option(metavar="NAME", help="The position rule; the family's own by default.")] = None,
+    pixels: Annotated[str, typer.Option(metavar="RULE", help="Whose resize and normalising; npembed rules --pixels.")] = PILLOW,
     max_slices: Annotated[int | None, typer.Option(metavar="N", min=1, help="The most slices of a picture.")] = None,
     dtype: Annotated[str, typer.Option(metavar="TYPE", help="To store: float32 or float16; the model's by default.")] = "",
     pages: Annotated[str, typer.Option(metavar="first|all", help="Of files with several pages or frames.")] = "first",
@@ -92,7 +94,7 @@ def make(
         raise ValueError("corpus: --workers and --scheduler exclude each other")
     until = until or _default_stage(weights, vector)
     settings = Settings(
-        until, vector, normalize, dtype, max_slices, rule, pages, upright, max_pixels, shard_size
+        until, vector, normalize, dtype, max_slices, rule, pages, upright, max_pixels, shard_size, pixels
     )  # what is wrong with them is said before the weights are read
     model, origin = _model(weights, settings)
     common.say(_heading(model, settings, origin))

@@ -11,6 +11,7 @@ import numpy as np
 from npembed import arguments
 from npembed.family import Family, Stage
 from npembed.model import Model
+from npembed.pixels import PILLOW, get_pixel_rule
 from npembed.positions.rules import get_rule
 
 WHO = "corpus"
@@ -45,6 +46,8 @@ class Settings:
         A picture of more is a failed row.
     shard_mb : int
         Of 10**6 bytes: no shard is larger, unless one picture is.
+    pixels : str
+        The pixel rule.
     """
 
     until: str = "embeddings"
@@ -57,6 +60,7 @@ class Settings:
     upright: bool = False
     max_pixels: int = MOST_PIXELS
     shard_mb: int = SHARD_MB
+    pixels: str = PILLOW
 
     def __post_init__(self) -> None:
         for name, known in (("vector", ("", "mean")), ("dtype", ("", "float32", "float16")), ("pages", ("first", "all"))):
@@ -69,6 +73,7 @@ class Settings:
             arguments.as_count(self.max_slices, "max_slices", WHO)
         if self.rule is not None:
             get_rule(self.rule, WHO)
+        get_pixel_rule(self.pixels, WHO)
 
     @property
     def name(self) -> str:
@@ -85,6 +90,7 @@ def default_until(family: Family, vector: str = "") -> str:
 def check_stage(settings: Settings, family: Family) -> Stage:
     """The last stage, if the family has it and what is asked of it makes sense."""
     stage = family.stage(settings.until, WHO)
+    family.pixel_rule(settings.pixels, WHO)
     if settings.vector and (stage.sizes is None or stage.name == family.vision_stages[0].name):
         names = " or ".join(s.name for s in family.vision_stages[1:] if s.sizes is not None)
         raise ValueError(f"{WHO}: --vector mean goes with --until {names}; got {stage.name}")
@@ -141,7 +147,7 @@ def numbers_digest(made: Mapping[str, Any]) -> str:
 def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], shown: str) -> None:
     """An error if a corpus was made with something else than what is asked for now."""
     for field in fields(Settings):
-        old, new = before["settings"].get(field.name), now["settings"][field.name]
+        old, new = before["settings"].get(field.name, field.default), now["settings"][field.name]
         if old != new:
             raise ValueError(f"{WHO}: {shown} was made with {field.name} {old!r}, not {new!r}; give another OUT")
     for name in ("family", "rule", "dtype", "config", "preprocessor"):

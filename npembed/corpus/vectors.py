@@ -52,7 +52,8 @@ class Packed:
 def vector_of(content: bytes, name: str, model: Model, settings: Settings) -> Array:
     """(D,): the vector of the first picture in a file's bytes, in the type that is stored."""
     with closing(frames_of(content, name, settings)) as frames:
-        [packed] = compute([model.config.family.cut(next(frames)[0], model.config)], model, settings)
+        slices = model.config.family.cut(next(frames)[0], model.config, settings.pixels)
+        [packed] = compute([slices], model, settings)
     vector: Array = packed.parts[0][0].astype(stored_type(model, settings))
     return vector
 

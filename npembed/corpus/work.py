@@ -185,7 +185,7 @@ def _cut(item: Item, config: FamilyConfig, settings: Settings) -> Iterator[_Cut]
         row |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for picture, turn in frames_of(content, "it", settings):
             row |= {"width": picture.width, "height": picture.height, "turn": turn.value or None}
-            slices = config.family.cut(picture, config)
+            slices = config.family.cut(picture, config, settings.pixels)
             yield _Cut(row, slices, time.perf_counter() - start)
             del slices
             row, start = row | {"frame": row["frame"] + 1, "width": None, "height": None, "turn": None}, time.perf_counter()
