@@ -449,7 +449,7 @@ BAD_WEIGHTS = [
         "w/other-family",
         r"model_type 'idefics9', which is not supported; supported are .* \(in w/other-family\)",
     ),
-    bad("w/version-text", r"model_type 'minicpmv' and version '2\.6'; supported are the numbers 2\..* \(in w/version-text\)"),
+    bad("w/version-text", r"model_type 'minicpmv' and version 'v2\.6'; supported are the numbers 2\..* \(in w/version-text\)"),
     bad("w/no-type", r"config\.json has no model_type, so its family is not known; supported are MiniCPM-V 2\.6"),
     bad("w/other-act", r"hidden_act of vision_config is 'gelu'; supported is 'gelu_pytorch_tanh' \(in w/other-act\)"),
     bad("w/unread", r"w/unread has vpm\.head\.probe, which no stage of MiniCPM-V 2\.6 reads; so it is refused"),

@@ -60,7 +60,7 @@ def bad_checkpoints(folder: Path) -> None:
     checkpoint(folder / "config-list", first, config="[]")
     checkpoint(folder / "config-size", first, config={"vision_config": {"hidden_size": 0}})
     checkpoint(folder / "other-family", first, config={"model_type": "idefics9"})
-    checkpoint(folder / "version-text", first, config={"version": "2.6"})
+    checkpoint(folder / "version-text", first, config={"version": "v2.6"})
     checkpoint(folder / "no-type", first, config={"model_type": None})
     checkpoint(folder / "other-act", first, config={"vision_config": {"hidden_act": "gelu"}})
     checkpoint(folder / "unread", first | {"vpm.head.probe": np.ones(3, dtype=np.float32)})
