@@ -4,14 +4,17 @@ import asyncio
 import importlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import Any
 
+from npembed import stops
 from npembed.corpus.settings import WHO
 from npembed.corpus.sources import Item
 from npembed.corpus.work import MUST_AGREE, Job, compute_group, let_go, own_folder, try_picture, versions
@@ -98,8 +101,10 @@ def cluster(workers: int | None, scheduler: str | None, dashboard: bool = False)
     with (
         dask.config.set(own),
         _own_environment(dask.config.get(FOR_WORKERS)),
+        stops.held_back(),  # what Dask begins or ends can be stopped nowhere in between
         _local(distributed, workers, dashboard) as local,
         distributed.Client(local, set_as_default=False) as client,
+        stops.let_through(),
     ):
         yield client, local.dashboard_link if dashboard else ""
 
@@ -110,21 +115,31 @@ def _local(distributed: Any, workers: int | None, dashboard: bool) -> Any:
     All of it talks by TLS on loopback, with keys that are made anew and that nobody else has. Each process has a server of
     pages as well, which asks for no key: it is closed, but for the dashboard.
     """
-    local = distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        host=LOOPBACK,
-        security=distributed.Security.temporary(),
-        memory_limit=None,
-        dashboard_address=f"{LOOPBACK}:0",
-        scheduler_kwargs={"dashboard": dashboard},
-        silence_logs=logging.CRITICAL,
-        preload=PRELOAD,
-    )
+    options = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "memory_limit": None, "preload": PRELOAD}
+    options |= {"host": LOOPBACK, "security": distributed.Security.temporary()}
+    options |= {"dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": dashboard}}
+    try:
+        with _interrupt_blocked():
+            local = distributed.LocalCluster(**options, silence_logs=logging.CRITICAL)
+    except RuntimeError as error:
+        raise ValueError(f"{WHO}: the workers cannot be started: {error}") from None
     if not dashboard:
         local.sync(_close_pages, local.scheduler)
     return local
+
+
+@contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal: no thread or process that is started within gets it; the run ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # whoever starts it lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def _close_pages(server: Any) -> None:
@@ -161,19 +176,27 @@ def _hush() -> None:
 
 @contextmanager
 def _answering(distributed: Any, scheduler: str) -> Iterator[Any]:
-    try:
+    with _no_answer_in_words(scheduler):
         asyncio.run(asyncio.wait_for(_asked(distributed, scheduler), SECONDS_TO_ANSWER))
-        client = distributed.Client(scheduler, timeout=SECONDS_TO_ANSWER, set_as_default=False)
+    with stops.held_back():
+        with _no_answer_in_words(scheduler):
+            client = distributed.Client(scheduler, timeout=SECONDS_TO_ANSWER, set_as_default=False)
+        with client, stops.let_through():
+            try:
+                client.wait_for_workers(1, timeout=SECONDS_TO_ANSWER)
+            except TimeoutError:
+                raise ValueError(f"{WHO}: the scheduler {scheduler} has no workers") from None
+            _refuse_versions(client)
+            yield client
+
+
+@contextmanager
+def _no_answer_in_words(scheduler: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # what is there need not be a scheduler
         why = " ".join(str(error).split()) or f"no word in {SECONDS_TO_ANSWER} s"
         raise ValueError(f"{WHO}: the scheduler {scheduler} does not answer: {why}") from None
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=SECONDS_TO_ANSWER)
-        except TimeoutError:
-            raise ValueError(f"{WHO}: the scheduler {scheduler} has no workers") from None
-        _refuse_versions(client)
-        yield client
 
 
 async def _asked(distributed: Any, scheduler: str) -> Any:
