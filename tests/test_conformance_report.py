@@ -1,7 +1,6 @@
 """Comparing two results, and the report in its three forms."""
 
 import json
-from html.parser import HTMLParser
 
 import ml_dtypes
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from npembed import Config
 from npembed.conformance import Outcome, Status, compare
 from npembed.conformance.outcome import around, describe, text_diff
-from npembed.conformance.report import as_html, as_text, counts, golden_text, json_text
+from npembed.conformance.report import as_text, counts, golden_text, json_text
 
 OUTCOMES = [
     Outcome("bucketize", Status.PASS, "109 inputs"),
@@ -112,38 +111,6 @@ def test_the_json_holds_what_is_known() -> None:
     assert report["outcomes"][0] == {"name": "bucketize", "status": "pass", "summary": "109 inputs"}
     assert report["outcomes"][2]["worst"] == "infinite"
     assert json.loads(json_text(OUTCOMES[:2], "", ""))["passed"] is True
-
-
-class _Page(HTMLParser):
-    """The tags that are open, the text, and every attribute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.attributes: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [name for name, _ in attrs]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
-def test_the_page_is_whole_self_contained_and_escaped() -> None:
-    text = as_html(OUTCOMES, "It departs.", "<my port>")
-    page = _Page()
-    page.feed(text)
-    assert page.open == []
-    assert {"src", "href"} & set(page.attributes) == set()
-    assert "://" not in text
-    words = " ".join(page.words)
-    assert all(part in words for part in ("<my port>", "element [0] is 1 <b>", "[1 & 2]", "bias", "not provided"))
 
 
 def test_values_are_described_for_a_person() -> None:

@@ -1,8 +1,8 @@
-"""The commands that write pages: `npembed explain`, `npembed rules` with --html, and the reports of ports."""
+"""The commands that write pages: `npembed explain`, `npembed rules` with --html, and `npembed corpus page`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import typer
 
@@ -13,13 +13,6 @@ from npembed.files import check_output, replacing
 from npembed.images import read_image, silent_libraries
 from npembed.pages.page import check_extra
 from npembed.weights.source import public
-
-if TYPE_CHECKING:
-    from npembed.conformance.outcome import Outcome
-    from npembed.conformance.results import Results
-
-Arrays: TypeAlias = "Callable[[], Mapping[str, Results]]"
-"""Gives the arrays of failures by their names; called only if they are drawn."""
 
 DEFAULT = Path("explain.html")
 PAGES = (".html", ".htm")
@@ -133,19 +126,6 @@ def corpus_page(
     with silent_libraries():
         text = page(there, source or ())
     write_page(target, text, f"the corpus {folder}")
-
-
-def report_html(outcomes: "Sequence[Outcome]", verdict: str, subject: str, arrays: Arrays = dict) -> str:
-    """The kit's report as a page; without the extra `pages` a plain table, and a line that says so."""
-    try:
-        from npembed.pages.report import report_page
-
-        return report_page(outcomes, verdict, subject, arrays())
-    except ImportError as error:
-        from npembed.conformance.report import as_html
-
-        print(f"{error}, for a page with a matrix and pictures; this one is a table", flush=True)
-        return as_html(outcomes, verdict, subject)
 
 
 def write_page(target: Path, page: str, what: str) -> None:

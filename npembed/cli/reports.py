@@ -1,6 +1,6 @@
 """What `golden check` and `check` share: their options, and the report in each form."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from npembed.cli.common import say, show
-from npembed.cli.explain import report_html
 from npembed.files import check_output, replacing, same_file
+from npembed.pages.page import check_extra
 
 if TYPE_CHECKING:
-    from npembed.cli.explain import Arrays
     from npembed.conformance.outcome import Outcome
+    from npembed.conformance.results import Results
 
 
 JsonOption: TypeAlias = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")]
@@ -46,6 +46,8 @@ def check_reports(json_file: Path | None, html_file: Path | None, inputs: Sequen
             check_output(file, inputs=inputs)
     if json_file is not None and html_file is not None and same_file(json_file, html_file):
         raise ValueError(f"--json {json_file} and --html {html_file} are the same file")
+    if html_file is not None:
+        check_extra()
 
 
 def report_on(
@@ -54,17 +56,20 @@ def report_on(
     json_file: Path | None,
     html_file: Path | None,
     more: str = "",
-    arrays: "Arrays" = dict,
+    arrays: "Callable[[], Mapping[str, Results]]" = dict,
     as_text: "Callable[[Sequence[Outcome], str], str] | None" = None,
 ) -> None:
-    """The report in each form that is asked for; exit 1 if anything failed or could not be judged."""
+    """The report in each form that is asked for; exit 1 if anything failed or could not be judged.
+
+    `arrays` gives those of failures, which a page draws, by the names of their outcomes.
+    """
     from npembed.conformance import report
     from npembed.conformance.outcome import failed, unjudged
 
     wrong, unread = failed(outcomes), unjudged(outcomes)
     found = "departs from" if wrong else "was not wholly compared with" if unread else "agrees with"
     verdict = f"{subject} {found} the reference: {report.counts(outcomes)}. {more}".strip()
-    for file, text in ((json_file, report.json_text), (html_file, partial(report_html, arrays=arrays))):
+    for file, text in ((json_file, report.json_text), (html_file, partial(_page, arrays))):
         if file is not None:
             replaced = file.exists()
             with replacing(file) as beside:
@@ -74,3 +79,9 @@ def report_on(
     show((as_text or report.as_text)(outcomes, verdict))
     if wrong or unread:
         raise typer.Exit(1)
+
+
+def _page(arrays: "Callable[[], Mapping[str, Results]]", outcomes: "Sequence[Outcome]", verdict: str, subject: str) -> str:
+    from npembed.pages.report import report_page
+
+    return report_page(outcomes, verdict, subject, arrays())

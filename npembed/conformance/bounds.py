@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from npembed.arguments import as_tgt_sizes
+from npembed.conformance.filling import edited, model_at
 from npembed.conformance.half import RUNS, half_distance, half_run
 from npembed.model import Model
 from npembed.padding import pad_pixel_values
@@ -128,25 +129,23 @@ def patch_conv_scale(pixel_values: Floats, weight: Floats, bias: Floats | None) 
 
 def embed_scale(strips: Sequence[Any], tgt_sizes: Any, model: Model, rule: str | None = None) -> Scale:
     """For `embed`: (B, Lmax, D); n = C*P*P + 3. For a model of any family."""
-    vision, family = model.config.vision, model.config.family
-    kernels = family.kernels(model).reshape(-1, vision.num_channels, vision.patch_size, vision.patch_size)
-    bias = model.weights[f"{model.tower}embeddings.patch_embedding.bias"]
-    conv = patch_conv_scale(pad_pixel_values(strips), kernels, bias)
-    table = family.positions(model, as_tgt_sizes(tgt_sizes, "embed_scale"), rule) - bias.astype(np.float64)
-    positions = np.abs(table)  # (B, Lmax, D)
-    largest = np.abs(model.weights[f"{model.tower}embeddings.position_embedding.weight"]).max()
+    family, vision, bias = model.config.family, model.config.vision, f"{model.tower}embeddings.patch_embedding.bias"
+    exact = model_at(model, "float64")
+    kernels = family.kernels(exact).reshape(-1, vision.num_channels, vision.patch_size, vision.patch_size)
+    conv = patch_conv_scale(pad_pixel_values(strips), kernels, exact.weights[bias])
+    unbiased = edited(exact, {bias: np.zeros_like})
+    positions = np.abs(family.positions(unbiased, as_tgt_sizes(tgt_sizes, "embed_scale"), rule))  # (B, Lmax, D)
+    largest = float(np.abs(exact.weights[f"{model.tower}embeddings.position_embedding.weight"]).max())
+    magnitude, underflow, steps = (  # (B, D, 1, Lmax) -> (B, Lmax, D)
+        np.asarray(array)[:, :, 0].swapaxes(1, 2) for array in (conv.magnitude, conv.underflow, conv.steps)
+    )
     return Scale(
         conv.terms + 1,
-        _sequence(conv.magnitude) + positions,
-        _sequence(conv.underflow) + 2 * FLOAT16_UNDERFLOW,
+        magnitude + positions,
+        underflow + 2 * FLOAT16_UNDERFLOW,
         stores=2,
-        steps=_sequence(np.asarray(conv.steps)) + UNIT_ROUNDOFF["int8"] * float(largest),
+        steps=steps + UNIT_ROUNDOFF["int8"] * largest,
     )
-
-
-def _sequence(conv: Floats) -> Floats:
-    """(B, D, 1, Lmax) -> (B, Lmax, D)."""
-    return conv[:, :, 0, :].swapaxes(1, 2)
 
 
 def stage_allowed(in_float32: Floats, in_float64: Floats, precision: str = "float32") -> Floats:

@@ -7,21 +7,18 @@ from typing import Any
 import numpy as np
 
 from npembed.conformance.bounds import (
-    FLOAT16_UNDERFLOW,
     HALF_TYPES,
     UNIT_ROUNDOFF,
     WIDE,
     Scale,
+    embed_scale,
     half_allowed,
-    patch_conv_scale,
     stage_allowed,
 )
-from npembed.conformance.filling import edited, model_at
 from npembed.conformance.in_order import in_order, plain
 from npembed.family import Promise, Stage
 from npembed.model import Model
-from npembed.padding import pad_pixel_values
-from npembed.typing import Array, Floats, Ids
+from npembed.typing import Array
 
 EQUAL: dict[str, Any] = {"kind": "equal"}
 
@@ -128,7 +125,7 @@ def _equal(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
 
 def _componentwise(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
     strips, tgt_sizes = stage.arguments(values, model)[:2]
-    scale = _embedding_scale(strips, tgt_sizes, model, values.get("rule"))
+    scale = embed_scale(strips, tgt_sizes, model, values.get("rule"))
     tolerance = {
         "kind": "componentwise",
         "terms": scale.terms,
@@ -140,21 +137,6 @@ def _componentwise(stage: Stage, values: Mapping[str, Any], model: Model) -> Ans
         for array in (scale.magnitude, np.asarray(scale.steps))
     )
     return answer(stage, stage.call(values, in_order(model, "float64")), tolerance, magnitude=magnitude, steps=steps)
-
-
-def _embedding_scale(strips: Sequence[Floats], tgt_sizes: Ids, model: Model, rule: str | None) -> Scale:
-    """For any family's embeddings: (B, Lmax, D); n = C*P*P + 3."""
-    family, vision, name = model.config.family, model.config.vision, f"{model.tower}embeddings.patch_embedding.bias"
-    exact = model_at(model, "float64")
-    kernels = family.kernels(exact).reshape(-1, vision.num_channels, vision.patch_size, vision.patch_size)
-    conv = patch_conv_scale(pad_pixel_values(strips), kernels, exact.weights[name])
-    positions = np.abs(family.positions(edited(exact, {name: np.zeros_like}), tgt_sizes, rule))  # (B, Lmax, D)
-    largest = float(np.abs(exact.weights[f"{model.tower}embeddings.position_embedding.weight"]).max())
-    magnitude, underflow, steps = (
-        np.asarray(array)[:, :, 0].swapaxes(1, 2) for array in (conv.magnitude, conv.underflow, conv.steps)
-    )
-    steps = steps + UNIT_ROUNDOFF["int8"] * largest
-    return Scale(conv.terms + 1, magnitude + positions, underflow + 2 * FLOAT16_UNDERFLOW, stores=2, steps=steps)
 
 
 def _distance(stage: Stage, values: Mapping[str, Any], model: Model) -> Answer:
