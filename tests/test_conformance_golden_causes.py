@@ -14,7 +14,8 @@ import pytest
 import npembed
 from npembed import FAMILIES
 from npembed.conformance import Outcome, Pack, check_function, check_outputs, failed, first_departing, read_pack, write_pack
-from npembed.conformance.golden.cases import CASES, MORE_STAGES
+from npembed.conformance.golden.cases import CASES
+from npembed.conformance.golden.more_stages import MORE_STAGES
 from npembed.conformance.suspects import SUSPECTS
 from npembed.files import save_tensors
 from npembed.model import Model

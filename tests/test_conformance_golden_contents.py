@@ -19,9 +19,10 @@ import pytest
 import npembed
 from npembed import FAMILIES
 from npembed.conformance import Pack, check_outputs, failed, first_departing, read_pack, write_pack
-from npembed.conformance.golden.cases import CASES, MORE_STAGES
+from npembed.conformance.golden.cases import CASES
 from npembed.conformance.golden.contents import digest, manifest_digest
 from npembed.conformance.golden.flat import read_flat
+from npembed.conformance.golden.more_stages import MORE_STAGES
 from npembed.conformance.in_order import in_order, plain, product
 from npembed.files import load_tensors, save_tensors
 from npembed.model import Model

@@ -116,7 +116,7 @@ class Scale:
         return np.asarray(bound + self.underflow if precision in ("float16", "int8") else bound)
 
 
-def patch_conv_scale(pixel_values: Floats, weight: Floats, bias: Floats | None) -> Scale:
+def patch_conv_scale(pixel_values: Floats, weight: Floats, bias: Floats | None = None) -> Scale:
     """For `patch_conv`: (B, D, H//P, W//P); n = C*P*P + 2."""
     pixels, kernels = (np.abs(np.asarray(array, dtype=np.float64)) for array in (pixel_values, weight))
     offsets = None if bias is None else np.abs(np.asarray(bias, dtype=np.float64))

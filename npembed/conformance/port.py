@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from npembed import FAMILIES, MINICPM_V_2_6
 from npembed.conformance.bounds import check_precision
+from npembed.conformance.golden.answered import public_name
 from npembed.conformance.isolation import IsolatedPort
 from npembed.conformance.outcome import Outcome, Status
 from npembed.conformance.probes import CHECKS, FunctionCheck, family_checks
@@ -20,11 +22,6 @@ from npembed.words import raised
 
 EXAMPLES = 100
 """Drawn inputs per function, beside the fixed ones."""
-
-STAGES = {"pixel_values": "pad_pixel_values", "patch_attn_mask": "patch_attention_mask", "embeddings": "embed"}
-"""The public function of a stage, where the stage has another name."""
-STAGES |= {"hidden": "encode", "tokens": "resample", "text": "image_placeholder", "image_bound": "image_bounds"}
-STAGES |= {"inputs_embeds": "scatter_image_embeds", "sliced_strips": "slice_image", "sliced_tgt_sizes": "slice_image"}
 
 
 def load_port(name: str) -> ModuleType:
@@ -110,7 +107,7 @@ def check_port(
     ['pass', 'pass']
     """
     checks = checks_of(family)
-    looked_at, required = named(stage, checks), set(named(require, checks))
+    looked_at, required = named(stage, checks, family), set(named(require, checks, family))
     names = [name for name in checks if name in required or name in (looked_at or checks)]
     if not required and not any(callable(getattr(port, checks[name].attribute, None)) for name in names):
         raise ValueError(f"check: the port has none of the public functions {', '.join(names)}")
@@ -118,21 +115,15 @@ def check_port(
     return [check_function(port, name, rule=rule, family=family, **options) for name in names]
 
 
-def named(names: Iterable[str], checks: Mapping[str, FunctionCheck]) -> list[str]:
-    """The functions that these names stand for, or an error that lists those there are."""
-    functions = {name: name if name in checks else _of_stage(name, checks) for name in names}
+def named(names: Iterable[str], checks: Mapping[str, FunctionCheck], family: str | None) -> list[str]:
+    """The functions that these names, their own or their stages', stand for, or an error that lists those there are."""
+    stages = MINICPM_V_2_6.family.stages if family is None else FAMILIES[family].stages
+    own = {stage.name: public_name(stage) for stage in stages} | {name: name for name in checks}
+    functions = {name: own.get(name, name) for name in names}
     unknown = sorted(name for name, function in functions.items() if function not in checks)
     if unknown:
         raise ValueError(f"check: no public function is called {', '.join(unknown)}; there are {', '.join(checks)}")
     return list(functions.values())
-
-
-def _of_stage(name: str, checks: Mapping[str, FunctionCheck]) -> str:
-    """The function of a stage; tokens, and the vector of a picture, are made by the last one of a family's own."""
-    function = STAGES.get(name, name)
-    if name in ("tokens", "pooled") and function not in checks:
-        return next((own for own, check in checks.items() if check.signed and own != "encode"), name)
-    return function
 
 
 def check_function(

@@ -46,8 +46,9 @@ def port_tests(port: Any, *, timeout: float | None = None, **options: Any) -> Ca
     subject = port
     if isinstance(port, str):
         subject = load_port(port) if timeout is None else IsolatedPort(port, timeout=timeout)
-    checks = checks_of(options.get("family"))
-    looked_at, required = named(options.pop("stage", ()), checks), named(options.pop("require", ()), checks)
+    family = options.get("family")
+    checks = checks_of(family)
+    looked_at, required = (named(options.pop(option, ()), checks, family) for option in ("stage", "require"))
     names = [name for name in checks if name in required or name in (looked_at or checks)]
 
     @pytest.mark.parametrize("function", names)

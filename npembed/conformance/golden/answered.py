@@ -1,7 +1,7 @@
 """A case of a golden pack, and what a port's files give for it: a port in files is read."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from npembed.files import load_tensors
 from npembed.model import Model
 from npembed.typing import Array
 from npembed.weights import read_config
+
+Function = Callable[..., Any]
 
 
 class AnsweredCase:
@@ -83,7 +85,7 @@ class AnsweredCase:
             answer = answer_of(answer.stage, self.values, self.model)
         at = max({precision or "float32", str(came.dtype)} & set(UNIT_ROUNDOFF), key=UNIT_ROUNDOFF.__getitem__)
         distant = answer.stage.promise is Promise.DISTANCE
-        call = self.as_function(answer.stage).call
+        _, call = self.as_function(answer.stage)
         return Tried(
             given=self,
             args=answer.stage.arguments(self.values, self.model) if distant else (),
@@ -98,30 +100,13 @@ class AnsweredCase:
             size=came.size,
         )
 
-    def as_function(self, stage: Stage) -> "StageFunction":
-        """How the stage is made of a function that a port has; its ids of the family's own."""
-        if stage.name == "position_ids":
-            return StageFunction("position_ids", positions.family_ids(self.model.config.family), _numbered)
-        return _FUNCTIONS.get(stage.name) or StageFunction(stage.function.__name__, stage.function, partial(_called, stage))
-
-
-@dataclass(frozen=True)
-class StageFunction:
-    """How a stage is made of a function.
-
-    Attributes
-    ----------
-    name : str
-        The function's, by which its suspects are found.
-    base : callable
-        The function.
-    call : callable
-        (function, case, what came) -> the stage's result by it.
-    """
-
-    name: str
-    base: Callable[..., Any]
-    call: Callable[[Callable[..., Any], AnsweredCase, Array], Any]
+    def as_function(self, stage: Stage) -> "tuple[Function, Callable[[Function, AnsweredCase, Array], Any]]":
+        """The function of which the stage is made, and how: (function, case, what came) -> the stage's result by it."""
+        name = public_name(stage)
+        base = getattr(npembed, name) if stage.name in _PUBLIC else stage.function
+        if stage.name == "position_ids":  # the family's own, as a function that a port has
+            base = positions.family_ids(self.model.config.family)
+        return base, _CALLS.get(name, partial(_called, stage))
 
 
 LARGE_MODEL = 10_000_000
@@ -138,7 +123,7 @@ def as_packed(value: Any) -> Array:
     return np.frombuffer(value.encode(), dtype=np.uint8) if isinstance(value, str) else np.asarray(value)
 
 
-def _called(stage: Stage, function: Callable[..., Any], case: AnsweredCase, _: Array) -> Any:
+def _called(stage: Stage, function: Function, case: AnsweredCase, _: Array) -> Any:
     """With the stage's own arguments, as a port is called: without a rule where it is the family's."""
     model, asked = case.model, None if case.rule == case.model.config.family.rule else case.rule
     if stage.promise is not Promise.EQUAL and is_small(model):
@@ -146,13 +131,13 @@ def _called(stage: Stage, function: Callable[..., Any], case: AnsweredCase, _: A
     return replace(stage, function=function).call({**case.values, "rule": asked}, model)
 
 
-def _numbered(function: Callable[..., Any], case: AnsweredCase, _: Array) -> Any:
+def _numbered(function: Function, case: AnsweredCase, _: Array) -> Any:
     side = case.model.config.vision.num_patches_per_side
     masked = {"mask": case.values["patch_mask"]} if "patch_mask" in case.values else {}
     return function(case.values["tgt_sizes"], side, rule=case.rule, **masked)
 
 
-def _every_bucket(function: Callable[..., Any], case: AnsweredCase, came: Array) -> Any:
+def _every_bucket(function: Function, case: AnsweredCase, came: Array) -> Any:
     """n after n; up to the first that is not what came, because there are half a million buckets."""
     side, found, start = int(case.values["num_patches_per_side"]), [], 0
     for n in case.values["num_patches"].tolist():
@@ -163,7 +148,7 @@ def _every_bucket(function: Callable[..., Any], case: AnsweredCase, came: Array)
     return np.concatenate(found)
 
 
-def _text(function: Callable[..., Any], case: AnsweredCase, _: Array) -> Any:
+def _text(function: Function, case: AnsweredCase, _: Array) -> Any:
     """By the grid that is given, or by that of the picture, whose slices then say how many tokens there are."""
     values, config = case.values, case.model.config
     number = int(values["image_id"]) if "image_id" in values else None
@@ -172,19 +157,21 @@ def _text(function: Callable[..., Any], case: AnsweredCase, _: Array) -> Any:
     return function(config.family.cut(values["picture"], config).grid, number, config, values["sliced_tgt_sizes"])
 
 
-def _sliced(function: Callable[..., Any], case: AnsweredCase, came: Array) -> Any:
+def _sliced(function: Function, case: AnsweredCase, came: Array) -> Any:
     strips, tgt_sizes = function(case.values["picture"], config=case.model.config)
     return tgt_sizes if came.ndim == 2 else np.concatenate(strips, axis=-1)
 
 
-_FUNCTIONS: Mapping[str, StageFunction] = {
-    "sliced_tgt_sizes": StageFunction("slice_image", npembed.slice_image, _sliced),
-    "sliced_strips": StageFunction("slice_image", npembed.slice_image, _sliced),
-    "masked_position_ids": StageFunction("position_ids", npembed.position_ids, _numbered),
-    "bucket_coords": StageFunction("bucket_coords", npembed.bucket_coords, _every_bucket),
-    "text": StageFunction("image_placeholder", npembed.image_placeholder, _text),
-}
-"""The stages that are not a public function's result as it stands."""
+_CALLS = {"slice_image": _sliced, "position_ids": _numbered, "bucket_coords": _every_bucket, "image_placeholder": _text}
+
+_PUBLIC = {"sliced_tgt_sizes": "slice_image", "sliced_strips": "slice_image", "text": "image_placeholder"}
+_PUBLIC |= {"position_ids": "position_ids", "masked_position_ids": "position_ids", "bucket_coords": "bucket_coords"}
+"""The stages that are not a public function's result as it stands: the function of each."""
+
+
+def public_name(stage: Stage) -> str:
+    """The name of the function that gives a stage, by which a port may provide it."""
+    return _PUBLIC.get(stage.name, stage.function.__name__)
 
 
 @lru_cache(maxsize=8)

@@ -1,112 +1,68 @@
 """The cases of a golden pack: which slices, filled with what, through which model."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from npembed.conformance.filling import edited, peaked, with_dropped_layer
-from npembed.conformance.golden.case import BASE, MOST_PATCHES, Case, picture
-from npembed.family import Family, Promise, Stage
+from npembed.conformance.golden.more_stages import BUCKET_COORDS, FRAME_TOKENS, MASKED_IDS
+from npembed.family import Family, Stage
 from npembed.model import Model
-from npembed.positions import bucket_coords, position_ids
-from npembed.resampler import resample, resampler_shapes
-from npembed.typing import Array, Ids
+from npembed.positions import position_ids
+from npembed.typing import Pixels, Size
 from npembed.weights import random_model
 
+MAX_PATCHES = 1024
+"""n of the tensor that holds the buckets of every n."""
 
-def _every_bucket(num_patches: Ids, side: Any, rule: str) -> Array:
-    """The buckets of each n, end to end, in the smallest unsigned type that holds them, because there are half a million."""
-    buckets = np.concatenate([bucket_coords(n, side, rule) for n in num_patches])
-    return buckets.astype(np.min_scalar_type(int(buckets.max())))
-
-
-BUCKET_COORDS = Stage(
-    name="bucket_coords",
-    function=_every_bucket,
-    takes=("num_patches", "num_patches_per_side", "rule"),
-    by_rule=True,
-    axes="(M*(M+1)/2,)",
-    about="the row, or column, of the position table for each of n patches: of n = 1, then of n = 2, and so on, end to end; "
-    "those of n begin at n*(n-1)/2",
-)
-"""Every n in one tensor; any integer type will do in a port."""
+BASE = "small"
+"""The name of the family's own small config; the others are its `variants`."""
 
 
-MASKED_IDS = Stage(
-    name="masked_position_ids",
-    function=position_ids,
-    takes=("tgt_sizes", "G", "rule", "patch_mask"),
-    by_rule=True,
-    axes="(B, H*W)",
-    about="for each patch its row of the position table, at its place on a canvas of H x W places, row by row; 0 elsewhere",
-)
-"""Ids where a mask says where the patches are: not at the first places of a row."""
+@dataclass(frozen=True)
+class Case:
+    """What one case is made of.
 
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class _OfGroups(Stage):
-    """A stage whose function takes groups of times, which a pack holds as two tensors."""
-
-    def arguments(self, values: Mapping[str, Any], model: Any) -> list[Any]:
-        return [values["frame_hidden"], values["tgt_sizes"], model, groups_of(values)]
-
-
-FRAME_TOKENS = _OfGroups(
-    name="frame_tokens",
-    function=resample,
-    takes=("frame_hidden", "tgt_sizes", "model", "frame_times", "frame_groups"),
-    arrays=resampler_shapes,
-    companions=lambda tgt_sizes, config: {"token_counts": np.zeros(0, dtype=np.int64)},
-    promise=Promise.DISTANCE,
-    axes="(N, Q, E)",
-    about="the vision tokens of each group of frames, whose patches share them; a picture is a group of its own",
-)
-"""Tokens of groups of frames, for a family that takes them."""
-
-MORE_STAGES = (BUCKET_COORDS, MASKED_IDS, FRAME_TOKENS)
-"""Beside those of the families."""
-
-
-def groups_of(values: Mapping[str, Any]) -> list[list[int]]:
-    """The times of each group's frames, from the tensors of a pack.
-
-    Examples
-    --------
-    >>> groups_of({"frame_times": np.array([-1, 0, 5]), "frame_groups": np.array([1, 2])})
-    [[-1], [0, 5]]
+    Attributes
+    ----------
+    name : str
+    about : str
+        What it is there to show.
+    sizes : tuple of (int, int)
+        Rows and columns of patches per slice; a family with other slices takes sizes near these.
+    kind : str
+        What fills the strips: one of the `KINDS`.
+    model : str
+        One of the packs' own models.
+    picture : (int, int)
+        Width and height in pixels of the picture that is sliced.
+    stages_of : callable
+        family -> its stages, in order; all of the family's unless it says otherwise.
+    needs : callable
+        (case, config) -> whether it says something of that config's family at all.
     """
-    ends = np.cumsum(values["frame_groups"])[:-1]
-    return [group.tolist() for group in np.split(values["frame_times"], ends)]
+
+    name: str
+    about: str
+    sizes: tuple[Size, ...] = ()
+    kind: str = "mixed"
+    model: str = BASE
+    picture: Size = (40, 30)
+    stages_of: Callable[[Family], tuple[Stage, ...]] = field(default=lambda family: family.stages)
+    needs: Callable[["Case", Any], bool] = field(default=lambda case, config: True)
 
 
-def bucket_of(index: int) -> tuple[int, int]:
-    """An element of the stage `bucket_coords` -> n, and the patch of n.
-
-    Examples
-    --------
-    >>> [bucket_of(index) for index in (0, 1, 2, 3, 5)]
-    [(1, 0), (2, 0), (2, 1), (3, 0), (3, 2)]
-    """
-    before = (math.isqrt(8 * index + 1) - 1) // 2
-    return before + 1, index - before * (before + 1) // 2
-
-
-def _alone(stage: Stage) -> Callable[[Family], tuple[Stage, ...]]:
-    """That stage."""
-    return lambda family: (stage,)
-
-
-def _vision(family: Family) -> tuple[Stage, ...]:
-    """Those that read arrays."""
-    return family.vision_stages
+def picture(case: Case) -> Pixels:
+    """uint8 (H, W, 3): channel c at (x, y) is (7x + 13y + 50c + x*y // 97) mod 256."""
+    width, height = case.picture
+    y, x = np.mgrid[:height, :width]
+    return np.stack([(7 * x + 13 * y + 50 * c + x * y // 97) % 256 for c in range(3)], axis=-1).astype(np.uint8)
 
 
 def _reading(name: str) -> Callable[[Family], tuple[Stage, ...]]:
-    """Those of them that read what has that name, which the case gives."""
+    """The stages that read what has that name, which the case itself gives."""
     return lambda family: tuple(stage for stage in family.vision_stages if name in stage.reads)
 
 
@@ -119,27 +75,13 @@ def _is_cut(case: Case, config: Any) -> bool:
     return config.family.cut(picture(case), config).grid is not None
 
 
-def _takes_frames(case: Case, config: Any) -> bool:
-    return bool(config.family.frames)
-
-
-def _by_slices(case: Case, config: Any) -> bool:
-    """Whether the family's ids are by rows and columns of each slice, which a mask may place."""
-    family, sizes = config.family, np.array([(2, 3), (1, 4), (33, 2)])
+def _numbers_rows(config: Any, *sizes: Size) -> bool:
+    """Whether the family numbers the patches of such slices by their rows and columns, as `position_ids` does."""
+    family, tgt_sizes = config.family, np.array(sizes)
     if family.rule is None:
         return False
-    plain = position_ids(sizes, config.vision.num_patches_per_side, family.rule)
-    return np.array_equal(family.position_ids(sizes, config, family.rule), plain)
-
-
-def _by_crops(case: Case, config: Any) -> bool:
-    """Whether the family numbers the patches of a slice crop by crop."""
-    family, one, more = config.family, np.array([(32, 32)]), np.array([(33, 2)])
-    if family.rule is None:
-        return False
-    plain = partial(position_ids, num_patches_per_side=config.vision.num_patches_per_side, rule=family.rule)
-    alike = [np.array_equal(family.position_ids(sizes, config, family.rule), plain(sizes)) for sizes in (one, more)]
-    return alike == [True, False]
+    plain = position_ids(tgt_sizes, config.vision.num_patches_per_side, family.rule)
+    return np.array_equal(family.position_ids(tgt_sizes, config, family.rule), plain)
 
 
 def _has_padding(case: Case, config: Any) -> bool:
@@ -209,23 +151,23 @@ CASES = (
     ),
     Case(
         "every-n",
-        f"the buckets of every number of patches from 1 to {MOST_PATCHES}, in one tensor",
-        stages_of=_alone(BUCKET_COORDS),
+        f"the buckets of every number of patches from 1 to {MAX_PATCHES}, in one tensor",
+        stages_of=lambda family: (BUCKET_COORDS,),
         needs=_has_rule,
     ),
     Case(
         "masked",
         "patches at the places of a mask on a canvas, not at the first places",
         ((2, 3), (4, 2), (3, 1)),
-        stages_of=_alone(MASKED_IDS),
-        needs=_by_slices,
+        stages_of=lambda family: (MASKED_IDS,),
+        needs=lambda case, config: _numbers_rows(config, (2, 3), (1, 4), (33, 2)),
     ),
     Case(
         "peaked",
         "attention so sharp that its powers overflow unless the largest score is taken off first",
         ((2, 3), (1, 2)),
         model="peaked",
-        stages_of=_vision,
+        stages_of=lambda family: family.vision_stages,
     ),
     Case(
         "nan-in-embeddings",
@@ -245,15 +187,15 @@ CASES = (
         "whole-crops",
         "a slice of whole crops, of which nothing is masked",
         ((32, 32),),
-        stages_of=_vision,
-        needs=_by_crops,
+        stages_of=lambda family: family.vision_stages,
+        needs=lambda case, config: _numbers_rows(config, (32, 32)) and not _numbers_rows(config, (33, 2)),
     ),
     Case(
         "frames",
         "groups of a video's frames, whose patches share the tokens of their group",
         ((2, 3), (2, 3), (1, 2), (3, 2), (3, 2), (3, 2)),
-        stages_of=_alone(FRAME_TOKENS),
-        needs=_takes_frames,
+        stages_of=lambda family: (FRAME_TOKENS,),
+        needs=lambda case, config: config.family.frames,
     ),
 )
 
@@ -268,18 +210,13 @@ def cases_of(family: Family, given: Model | None = None) -> tuple[Case, ...]:
             continue
         config = models[case.model] if given is None else given.config
         fitting = _with_picture_for(case, config)
-        if not (fitting.needs(fitting, config) and _has_arrays_for(fitting, family, given)):
-            continue
-        shown = _shown(fitting, config)
-        if shown not in seen:
+        can_be_computed = any(given is None or not given.missing(stage) for stage in fitting.stages_of(family))
+        sizes = frozenset(family.case_sizes(case.sizes, config)) if case.sizes else ()
+        shown = (sizes, case.kind, case.model, fitting.picture, case.stages_of)  # another case may come to the same
+        if fitting.needs(fitting, config) and can_be_computed and shown not in seen:
             seen.add(shown)
             cases.append(fitting)
     return tuple(cases)
-
-
-def _has_arrays_for(case: Case, family: Family, given: Model | None) -> bool:
-    """Whether any stage of the case can be computed."""
-    return any(given is None or not given.missing(stage) for stage in case.stages_of(family))
 
 
 NOT_FOR_GIVEN = ("varied", "same-width", "peaked")
@@ -299,12 +236,6 @@ def _with_picture_for(case: Case, config: Any) -> Case:
     return case
 
 
-def _shown(case: Case, config: Any) -> Any:
-    """What makes a case differ from another, once the family has made its own sizes of the case's."""
-    sizes = frozenset(config.family.case_sizes(case.sizes, config)) if case.sizes else ()
-    return sizes, case.kind, case.model, case.picture, case.stages_of
-
-
 def own_configs(family: Family) -> Mapping[str, Any]:
     """The configs of the packs' own models, by name."""
     small = family.small()
@@ -314,16 +245,12 @@ def own_configs(family: Family) -> Mapping[str, Any]:
 PEAK = 100.0
 """How many times as large the queries of "peaked" are."""
 
-_EDITS: Mapping[str, Callable[[Model], Model]] = {
-    "patch14": lambda model: edited(model, {f"{model.tower}embeddings.patch_embedding.weight": np.abs}),
-    "peaked": lambda model: Model(model.config, peaked(model, PEAK)),
-}
-"""What is changed in some models' random arrays: the kernels of "patch14" are positive, so that its sums are of one sign."""
-
 
 def own_model(name: str, family: Family) -> Model:
     """One of the packs' own models."""
     config = own_configs(family)[name]
     model = random_model(config, seed=1, until=family.vision_stages[-1].name)
     model = Model(config, with_dropped_layer(config, model.weights, seed=1))
-    return _EDITS[name](model) if name in _EDITS else model
+    if name == "patch14":  # positive kernels, so that its sums are of one sign
+        return edited(model, {f"{model.tower}embeddings.patch_embedding.weight": np.abs})
+    return Model(config, peaked(model, PEAK)) if name == "peaked" else model

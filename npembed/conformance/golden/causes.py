@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from npembed.conformance.golden.answered import as_packed, is_small
+from npembed.conformance.golden.answered import as_packed, is_small, public_name
 from npembed.conformance.suspects import explain, suspects_of
 from npembed.conformance.tried import Tried
 from npembed.family import Stage
@@ -51,7 +51,7 @@ def _faults(stage: Stage, rule: str | None) -> Iterator[tuple[str, Fault]]:
 def _suspected(stage: Stage, ordered: Sequence[Tried]) -> list[str]:
     """The suspects of the stage's function that explain every case: one, or several at once if the model is small."""
     first = ordered[0].given
-    function = first.as_function(stage)
+    base, _ = first.as_function(stage)
     small = all(is_small(one.given.model) for one in ordered)
-    found = explain.explanations(ordered, suspects_of(function.name, first.rule), function.base, together=small)
+    found = explain.explanations(ordered, suspects_of(public_name(stage), first.rule), base, together=small)
     return [explain.words(faults) for faults in found]

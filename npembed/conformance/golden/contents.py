@@ -15,8 +15,7 @@ import numpy as np
 
 import npembed
 from npembed.conformance.golden.answers import Answer, case_answers
-from npembed.conformance.golden.case import Case
-from npembed.conformance.golden.cases import cases_of, own_configs, own_model
+from npembed.conformance.golden.cases import Case, cases_of, own_configs, own_model
 from npembed.conformance.golden.flat import write_flat
 from npembed.conformance.golden.inputs import case_inputs
 from npembed.conformance.golden.readme import readme

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npembed.conformance.filling import fill, sizes_of
-from npembed.conformance.golden.case import MOST_PATCHES, Case, picture
+from npembed.conformance.golden.cases import MAX_PATCHES, Case, picture
 from npembed.family import Stage
 from npembed.model import Model
 from npembed.typing import Array, Ids
@@ -173,7 +173,7 @@ INPUTS: dict[str, Input] = {
     "frame_groups": Input(
         "(N,)", "how many frames each group has, in order", lambda case, model: np.array([len(group) for group in GROUPS])
     ),
-    "num_patches": Input("(M,)", "n = 1 ... M", lambda case, model: np.arange(1, MOST_PATCHES + 1)),
+    "num_patches": Input("(M,)", "n = 1 ... M", lambda case, model: np.arange(1, MAX_PATCHES + 1)),
     "num_patches_per_side": Input(
         "()",
         "G, the rows of the position table per side",

@@ -12,8 +12,8 @@ from typing import Any
 
 from npembed import families, stops
 from npembed.conformance.golden.answers import Answer
-from npembed.conformance.golden.cases import MORE_STAGES
 from npembed.conformance.golden.contents import FORMAT, GIVEN, MANIFEST, SCHEMA, manifest_digest, write_contents
+from npembed.conformance.golden.more_stages import MORE_STAGES
 from npembed.family import Family
 from npembed.files import load_tensors, resolved
 from npembed.model import Model

@@ -6,8 +6,8 @@ from string import Template
 from typing import Any
 
 from npembed.conformance.bounds import DISTANCE_FLOOR, DISTANCE_MULTIPLE, HALF_FLOOR, HALF_MULTIPLE, WIDE
-from npembed.conformance.golden.cases import MORE_STAGES
 from npembed.conformance.golden.inputs import INPUTS
+from npembed.conformance.golden.more_stages import MORE_STAGES
 from npembed.families import get_family
 from npembed.family import Stage
 

@@ -10,9 +10,9 @@ from npembed.conformance import aggregate, signed
 from npembed.conformance.bounds import HALF_TYPES, MANY, check_precision
 from npembed.conformance.compare import Departure, compare
 from npembed.conformance.golden.answered import AnsweredCase
-from npembed.conformance.golden.cases import BUCKET_COORDS, bucket_of
 from npembed.conformance.golden.causes import cause
 from npembed.conformance.golden.contents import GIVEN
+from npembed.conformance.golden.more_stages import BUCKET_COORDS, bucket_of
 from npembed.conformance.golden.pack import Pack, one_line
 from npembed.conformance.outcome import SEPARATOR, WITHIN_HALF, Outcome, Status, around, failed, text_diff
 from npembed.conformance.suspects import SUSPECTS

@@ -4,7 +4,7 @@ Everything is read off the family's stages and its small config: which sizes it 
 looking.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -16,12 +16,12 @@ import npembed
 from npembed.config import VisionConfig
 from npembed.conformance import strategies as draw
 from npembed.conformance.probes import embeddings, images, tower
-from npembed.conformance.probes.probe import Call, FunctionCheck, call, fill, half_sums, in_float64, sizes_of
+from npembed.conformance.probes.probe import Call, FunctionCheck, call, half_sums, in_float64, sizes_of
 from npembed.conformance.suspects.positions import family_ids
 from npembed.families import get_family
 from npembed.family import Family, Promise, Stage
 from npembed.model import Model
-from npembed.typing import Array, Size
+from npembed.typing import Size
 
 SMALL_SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (1, 5))
 """Of slices, in the family's units."""
@@ -63,7 +63,8 @@ def variants(key: str) -> tuple[dict[str, Any], ...]:
     if family.one_size:  # each slice would take all of the table's patches, so that a small table does for every change
         sides, tied = [], {"image_size": 5 * patch, "size": (5 * patch, 5 * patch)}
     changes = [{}, *({name: value, **tied} for name, value in _other_values(config)), *sides]
-    return tuple(change for change in changes if _is_config(key, change))
+    build = partial(draw.family_model, key, family.vision_stages[-1].name)
+    return tuple(change for change in changes if _accepts(build, call(**change)))
 
 
 def _other_values(config: Any) -> Iterator[tuple[str, Any]]:
@@ -82,15 +83,6 @@ def _simple(value: Any) -> tuple[Any, ...]:
     return (2 * value, value + 1) if isinstance(value, int) else ()
 
 
-def _is_config(key: str, change: Mapping[str, Any]) -> bool:
-    family = get_family(key, "check")
-    try:
-        draw.family_model(key, family.vision_stages[-1].name, **change)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
 @cache
 def sizes_for(model: Model) -> tuple[Size, ...]:
     """Rows and columns of slices that the model takes, smallest first: found by trying."""
@@ -101,7 +93,8 @@ def sizes_for(model: Model) -> tuple[Size, ...]:
 
 
 def _takes(model: Model, size: Size) -> bool:
-    values: dict[str, Any] = {"strips.*": [_strip(model, size)], "tgt_sizes": sizes_of(size)}
+    strips, tgt_sizes, _ = embeddings.strips_call(model, "mixed", size).args
+    values: dict[str, Any] = {"strips.*": strips, "tgt_sizes": tgt_sizes}
     try:
         for stage in model.config.family.vision_stages:
             values[stage.name] = stage.call(values, model)
@@ -110,14 +103,8 @@ def _takes(model: Model, size: Size) -> bool:
     return True
 
 
-def _strip(model: Model, size: Size) -> Array:
-    vision = model.config.vision
-    return fill("mixed", vision.num_channels, vision.patch_size, size[0] * size[1] * vision.patch_size)
-
-
-def _models(family: Family, until: str, *changes: dict[str, Any]) -> Iterator[Model]:
-    for change in changes or variants(family.key):
-        yield draw.family_model(family.key, until, **change)
+def _models(family: Family, until: str) -> Iterator[Model]:
+    return (draw.family_model(family.key, until, **change) for change in variants(family.key))
 
 
 @cache
@@ -182,7 +169,7 @@ def _embedding(family: Family) -> FunctionCheck:
     return FunctionCheck(
         name="embed",
         sweep=partial(_embedding_sweep, family, until),
-        cases=partial(_embedding_cases, family, until),
+        cases=partial(embeddings.cases, partial(_drawn_models, family, until), partial(_drawn_sizes, family)),
         allowed=embeddings.allowed,
         hint=half_sums,
         by_rule=family.rule is not None,
@@ -198,20 +185,9 @@ def _embedding_sweep(family: Family, until: str) -> Iterator[Call]:
             yield from (embeddings.strips_call(model, kind, *sizes) for sizes in _batches(whole))
     plain = draw.family_model(family.key, until)
     for n in draw.parting_sizes():
-        if _embeds(plain, (1, n)):
-            yield embeddings.strips_call(plain, "mixed", (1, n))
-
-
-def _embeds(model: Model, size: Size) -> bool:
-    try:
-        npembed.embed([_strip(model, size)], sizes_of(size), model)
-    except ValueError:
-        return False
-    return True
-
-
-def _embedding_cases(family: Family, until: str) -> st.SearchStrategy[Call]:
-    return embeddings.cases(lambda: _drawn_models(family, until), lambda: _drawn_sizes(family))
+        one = embeddings.strips_call(plain, "mixed", (1, n))
+        if _accepts(npembed.embed, one):
+            yield one
 
 
 def _drawn_models(family: Family, until: str) -> st.SearchStrategy[Any]:
@@ -232,72 +208,39 @@ def _drawn_sizes(family: Family) -> st.SearchStrategy[Any]:
 
 def _distant(family: Family, stage: Stage) -> FunctionCheck:
     assert stage.promise is Promise.DISTANCE
-    places = partial(_places, stage) if stage.sizes is not None and not stage.compares_padding else None
+    compared = stage.sizes is not None and not stage.compares_padding
+    models, read = partial(_drawn_models, family, family.vision_stages[-1].name), _places_before(family, stage)
     return tower.check_of(
         stage.function.__name__,
         stage.function,
-        partial(_distant_sweep, family, stage),
-        partial(_distant_cases, family, stage),
-        places,
+        partial(_distant_sweep, family, read),
+        partial(tower.cases, models, partial(_drawn_sizes, family), read),
+        partial(tower.places_of, places=stage.sizes_of) if compared else None,
     )
 
 
-def _places(stage: Stage, call: Call) -> Array:
-    """bool (B, L'): the places of the stage's results."""
-    _, tgt_sizes, model = call.args
-    return npembed.patch_attention_mask(stage.sizes_of(tgt_sizes, model.config))[:, 0]
-
-
-def _before(family: Family, stage: Stage, model: Model, sizes: list[Size]) -> Array:
-    """Rows and columns of the places that the stage reads."""
+def _places_before(family: Family, stage: Stage) -> tower.Places:
+    """The places that the stage reads."""
     stages = family.vision_stages
-    earlier = stages[stages.index(stage) - 1]
-    return earlier.sizes_of(sizes_of(*sizes), model.config)
+    return stages[stages.index(stage) - 1].sizes_of
 
 
-def _distant_call(family: Family, stage: Stage, model: Model, kind: str, sizes: list[Size]) -> Call:
-    longest = int(_before(family, stage, model, sizes).prod(axis=1).max())
-    return call(fill(kind, len(sizes), longest, model.config.vision.hidden_size), sizes_of(*sizes), model)
-
-
-def _distant_sweep(family: Family, stage: Stage) -> Iterator[Call]:
-    last = family.vision_stages[-1].name
+def _distant_sweep(family: Family, read: tower.Places) -> Iterator[Call]:
+    made, last = partial(tower.stage_call, read=read), family.vision_stages[-1].name
     for number, model in enumerate(_models(family, last)):
         batches = _batches(model)
-        for sizes in [*batches, *_unmasked(model)] if number == 0 else batches[-2:]:
-            yield _distant_call(family, stage, model, "mixed", sizes)
-        yield _distant_call(family, stage, model, "faint", batches[0])
+        square = [] if number or sizes_for(model) else _of_pictures(model, 5, 5)  # of which nothing is masked
+        yield from (made(model, "mixed", *sizes) for sizes in [*batches[-2 if number else 0 :], *square])
+        yield made(model, "faint", *batches[0])
     fewest = variants(family.key)[1]
     for peak in (3.0, 10.0, 100.0):
         model = draw.family_model(family.key, last, peak=peak, **fewest)
-        yield from (_distant_call(family, stage, model, "mixed", sizes) for sizes in _batches(model)[-3:])
+        yield from (made(model, "mixed", *sizes) for sizes in _batches(model)[-3:])
     plain = draw.family_model(family.key, last)
     for sizes in _batches(plain)[-2:]:
-        one = _distant_call(family, stage, plain, "mixed", sizes)
         if len(sizes) > 1 and np.array_equal(family.places(sizes_of(*sizes)), sizes_of(*sizes)):
-            yield _empty_padding(one, _before(family, stage, plain, sizes))
-    yield in_float64(_distant_call(family, stage, plain, "mixed", _batches(plain)[0]))
-
-
-def _unmasked(model: Model) -> list[list[Size]]:
-    """The slices of a square picture, of which nothing is masked, where slices belong together."""
-    return [] if sizes_for(model) else _of_pictures(model, 5, 5)
-
-
-def _empty_padding(one: Call, before: Array) -> Call:
-    """The call with NaN in the padded places, which are not to be read."""
-    x, *rest = one.args
-    real = npembed.patch_attention_mask(before)[:, 0, :, None]
-    return Call((np.where(real, x, np.float32(np.nan)), *rest))
-
-
-@st.composite
-def _distant_cases(drawn: st.DrawFn, family: Family, stage: Stage) -> Call:
-    model = drawn(_drawn_models(family, family.vision_stages[-1].name))
-    sizes = [(int(h), int(w)) for h, w in drawn(_drawn_sizes(family))]
-    longest = int(_before(family, stage, model, sizes).prod(axis=1).max())
-    shape = (len(sizes), longest, model.config.vision.hidden_size)
-    return call(drawn(draw.floats(shape, kinds=tower.INEXACT)), sizes_of(*sizes), model)
+            yield tower.with_empty_padding(made(plain, "mixed", *sizes), read)
+    yield in_float64(made(plain, "mixed", *_batches(plain)[0]))
 
 
 # Groups of frames
@@ -327,7 +270,7 @@ def _frame_sweep(family: Family, stage: Stage) -> Iterator[Call]:
 
 
 def _frame_call(family: Family, stage: Stage, model: Model, kind: str, sizes: list[Size], times: list[list[int]]) -> Call:
-    one = _distant_call(family, stage, model, kind, sizes)
+    one = tower.stage_call(model, kind, *sizes, read=_places_before(family, stage))
     return Call((*one.args, times))
 
 

@@ -45,10 +45,6 @@ def _bounds_sweep() -> Iterator[Call]:
     yield refused(np.array([290, 294, 291, 294, 293]), STARTS, ENDS)  # nothing opens the last
 
 
-def _bounds_cases() -> st.SearchStrategy[Call]:
-    return draw.token_sequences().map(lambda drawn: call(drawn.input_ids, drawn.start_ids, drawn.end_ids))
-
-
 def _scatter_sweep() -> Iterator[Call]:
     yield call(fill("ones", 3, 1), fill("ramp", 1, 1, 1) * 2, np.array([[1, 2]]))
     yield call(fill("ones", 5, 2), fill("ramp", 1, 2, 2) * 2, np.array([[1, 3]]))
@@ -68,6 +64,10 @@ def _scatter_cases(drawn: st.DrawFn) -> Call:
 
 CHECKS = (
     FunctionCheck(name="image_placeholder", sweep=_text_sweep, cases=_text_cases),
-    FunctionCheck(name="image_bounds", sweep=_bounds_sweep, cases=_bounds_cases),
+    FunctionCheck(
+        name="image_bounds",
+        sweep=_bounds_sweep,
+        cases=lambda: draw.token_sequences().map(lambda drawn: call(drawn.input_ids, drawn.start_ids, drawn.end_ids)),
+    ),
     FunctionCheck(name="scatter_image_embeds", sweep=_scatter_sweep, cases=_scatter_cases),
 )

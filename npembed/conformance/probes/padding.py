@@ -24,22 +24,22 @@ def _pad_sequence_cases(drawn: st.DrawFn) -> Call:
     return call(sequences, batch_first=drawn(st.booleans()), padding_value=value, padding_side=side)
 
 
-def _strip_calls() -> Iterator[Call]:
-    yield call([fill("ones", 1, 1, 1), fill("ones", 1, 1, 2)])
-    yield call([fill("ramp", 3, 2, 4), fill("ramp", 3, 2, 2)])
-
-
-def _strip_cases() -> st.SearchStrategy[Call]:
-    return draw.tgt_sizes(max_patches=12).flatmap(draw.strips).map(call)
-
-
-def _size_sweep() -> Iterator[Call]:
-    for sizes in ([(1, 1)], [(1, 2)], [(2, 1)], [(1, 2), (1, 1)], [(2, 3), (3, 1)]):
-        yield call(sizes_of(*sizes))
-
+STRIPS = (
+    call([fill("ones", 1, 1, 1), fill("ones", 1, 1, 2)]),
+    call([fill("ramp", 3, 2, 4), fill("ramp", 3, 2, 2)]),
+)
+SIZES = ([(1, 1)], [(1, 2)], [(2, 1)], [(1, 2), (1, 1)], [(2, 3), (3, 1)])
 
 CHECKS = (
     FunctionCheck(name="pad_sequence", sweep=_pad_sequence_sweep, cases=_pad_sequence_cases),
-    FunctionCheck(name="pad_pixel_values", sweep=_strip_calls, cases=_strip_cases),
-    FunctionCheck(name="patch_attention_mask", sweep=_size_sweep, cases=lambda: draw.tgt_sizes(max_patches=24).map(call)),
+    FunctionCheck(
+        name="pad_pixel_values",
+        sweep=lambda: STRIPS,
+        cases=lambda: draw.tgt_sizes(max_patches=12).flatmap(draw.strips).map(call),
+    ),
+    FunctionCheck(
+        name="patch_attention_mask",
+        sweep=lambda: (call(sizes_of(*sizes)) for sizes in SIZES),
+        cases=lambda: draw.tgt_sizes(max_patches=24).map(call),
+    ),
 )

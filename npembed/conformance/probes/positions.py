@@ -28,10 +28,6 @@ def counts() -> list[int]:
     return sorted({*SWEEP, *draw.parting_sizes(SIDE, FAR), LAST})
 
 
-def _bits_sweep() -> Iterator[Call]:
-    yield from map(call, counts())
-
-
 def _count_cases(most: int) -> Callable[[], st.SearchStrategy[Call]]:
     return lambda: st.one_of(draw.sides(512), st.integers(1, most)).map(call)
 
@@ -59,10 +55,6 @@ def _bucket_sweep() -> Iterator[Call]:
     yield from (call(n, side) for side in (1, 2, 7, 27, 64) for n in (1, 2, 7, 27, 58, 70))
 
 
-def _bucket_cases() -> st.SearchStrategy[Call]:
-    return st.builds(call, draw.sides(1024), st.sampled_from((SIDE, 64, 32, 27, 26)) | st.integers(1, 256))
-
-
 def _ids_sweep() -> Iterator[Call]:
     for n in counts():
         yield call(sizes_of((1, n)), SIDE)
@@ -88,10 +80,6 @@ def _flattened_sweep() -> Iterator[Call]:
     yield call(sizes_of((28, 37), (39, 26)), SIDE)
 
 
-def _flattened_cases() -> st.SearchStrategy[Call]:
-    return st.builds(call, draw.tgt_sizes(max_patches=256), st.integers(1, 100))
-
-
 def _rectangle_sweep() -> Iterator[Call]:
     for h, w in ((1, 1), (1, 2), (2, 1), (2, 3)):
         mask = np.zeros((1, 3, 4), dtype=np.bool_)
@@ -100,15 +88,6 @@ def _rectangle_sweep() -> Iterator[Call]:
     yield call(np.array([[[True, True], [False, False]], [[True, False], [True, False]]]))
     yield refused(np.array([[[True, True], [True, False]]]))
     yield refused(np.array([[[False, True], [False, True]]]))
-
-
-def _random_calls() -> Iterator[Call]:
-    yield from (call(n, m) for n, m in ((1, 1), (3, 3), (1, 2), (40, 2000)))
-    yield refused(3, 2)
-
-
-def _random_cases() -> st.SearchStrategy[Call]:
-    return st.integers(1, 50).flatmap(lambda m: st.builds(call, st.integers(1, m), st.just(m)))
 
 
 def _examine_random(call: Call, result: Any) -> Departure | None:
@@ -126,12 +105,27 @@ def _examine_random(call: Call, result: Any) -> Departure | None:
 
 
 CHECKS = (
-    FunctionCheck(name="boundaries", sweep=_bits_sweep, cases=_count_cases(1024), by_rule=True),
-    FunctionCheck(name="fractional_coords", sweep=_bits_sweep, cases=_count_cases(32_768), by_rule=True),
+    FunctionCheck(name="boundaries", sweep=lambda: map(call, counts()), cases=_count_cases(1024), by_rule=True),
+    FunctionCheck(name="fractional_coords", sweep=lambda: map(call, counts()), cases=_count_cases(32_768), by_rule=True),
     FunctionCheck(name="bucketize", sweep=_bucketize_sweep, cases=_bucketize_cases),
-    FunctionCheck(name="bucket_coords", sweep=_bucket_sweep, cases=_bucket_cases, by_rule=True),
+    FunctionCheck(
+        name="bucket_coords",
+        sweep=_bucket_sweep,
+        cases=lambda: st.builds(call, draw.sides(1024), st.sampled_from((SIDE, 64, 32, 27, 26)) | st.integers(1, 256)),
+        by_rule=True,
+    ),
     FunctionCheck(name="position_ids", sweep=_ids_sweep, cases=_ids_cases, by_rule=True),
     FunctionCheck(name="tgt_sizes_from_mask", sweep=_rectangle_sweep, cases=lambda: draw.rectangles().map(call)),
-    FunctionCheck(name="flattened_position_ids", sweep=_flattened_sweep, cases=_flattened_cases, by_rule=True),
-    FunctionCheck(name="randomized_positions", sweep=_random_calls, cases=_random_cases, examine=_examine_random),
+    FunctionCheck(
+        name="flattened_position_ids",
+        sweep=_flattened_sweep,
+        cases=lambda: st.builds(call, draw.tgt_sizes(max_patches=256), st.integers(1, 100)),
+        by_rule=True,
+    ),
+    FunctionCheck(
+        name="randomized_positions",
+        sweep=lambda: (call(1, 1), call(3, 3), call(1, 2), call(40, 2000), refused(3, 2)),
+        cases=lambda: st.integers(1, 50).flatmap(lambda m: st.builds(call, st.integers(1, m), st.just(m))),
+        examine=_examine_random,
+    ),
 )

@@ -55,10 +55,6 @@ def refused(*args: Any, **kwargs: Any) -> Call:
 Allowed = Callable[[Call, str], Any]
 
 
-def _suits(call: Call, precision: str) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class FunctionCheck:
     """How one public function of a port is checked.
@@ -100,7 +96,7 @@ class FunctionCheck:
     places: Callable[[Call], Array] | None = None
     examine: Callable[[Call, Any], Departure | None] | None = None
     hint: Callable[[Call, str, Departure], list[str]] | None = None
-    suits: Callable[[Call, str], bool] = _suits
+    suits: Callable[[Call, str], bool] = field(default=lambda call, precision: True)
     by_rule: bool = False
     rule: str | None = "arange"
     signed: bool = False

@@ -13,9 +13,10 @@ from npembed.conformance.bounds import HALF_TYPES, WIDE, half_allowed, stage_all
 from npembed.conformance.compare import Departure
 from npembed.conformance.probes.probe import Call, FunctionCheck, at_dtype, call, fill, in_float64, sizes_of
 from npembed.model import Model
-from npembed.typing import Array
+from npembed.typing import Array, Ids, Size
 
-Stage = Callable[..., Array]
+Places = Callable[[Ids, Any], Ids]
+"""(tgt_sizes, config) -> rows and columns of the places of each slice."""
 
 INEXACT = ("mixed", "faint", "one sign")
 """What fills the inputs. On whole numbers and their like float32 can be exact by luck, and then it is no yardstick."""
@@ -52,29 +53,39 @@ def _fields(until: str) -> Iterator[Call]:
         yield with_empty_padding(stage_call(model, "mixed", (2, 3), (1, 2)))
 
 
-def stage_call(model: Model, kind: str, *sizes: tuple[int, int]) -> Call:
-    """Places for slices of those sizes, filled one way."""
-    longest = max(h * w for h, w in sizes)
-    return call(fill(kind, len(sizes), longest, model.config.vision.hidden_size), sizes_of(*sizes), model)
+def own_places(tgt_sizes: Ids, config: Any) -> Ids:
+    """The places of each slice, as most stages read and give them: its patches."""
+    return tgt_sizes
 
 
-def with_empty_padding(call: Call) -> Call:
+def stage_call(model: Model, kind: str, *sizes: Size, read: Places = own_places) -> Call:
+    """The call of a stage that reads these places, for slices of those sizes, filled one way."""
+    tgt_sizes = sizes_of(*sizes)
+    longest = int(read(tgt_sizes, model.config).prod(axis=1).max())
+    return call(fill(kind, len(sizes), longest, model.config.vision.hidden_size), tgt_sizes, model)
+
+
+def with_empty_padding(call: Call, read: Places = own_places) -> Call:
     """The call with NaN in the padded places, which are not to be read."""
-    x, tgt_sizes, *rest = call.args
-    padded = np.where(npembed.patch_attention_mask(tgt_sizes)[:, 0, :, None], x, np.float32(np.nan))
-    return Call((padded, tgt_sizes, *rest), call.kwargs)
+    x, *rest = call.args
+    return Call((np.where(places_of(call, read)[..., None], x, np.float32(np.nan)), *rest), call.kwargs)
 
 
 @st.composite
-def cases(drawn: st.DrawFn, models: Callable[[], st.SearchStrategy[Any]], sizes: Callable[[], st.SearchStrategy[Any]]) -> Call:
+def cases(
+    drawn: st.DrawFn,
+    models: Callable[[], st.SearchStrategy[Any]],
+    sizes: Callable[[], st.SearchStrategy[Any]],
+    read: Places = own_places,
+) -> Call:
     """Drawn places for a drawn model."""
     model = drawn(models())
     tgt_sizes = drawn(sizes())
-    shape = (len(tgt_sizes), int(tgt_sizes.prod(axis=1).max()), model.config.vision.hidden_size)
+    shape = (len(tgt_sizes), int(read(tgt_sizes, model.config).prod(axis=1).max()), model.config.vision.hidden_size)
     return call(drawn(draw.floats(shape, kinds=INEXACT)), tgt_sizes, model)
 
 
-def allowed(function: Stage, call: Call, precision: str) -> Array:
+def allowed(function: Callable[..., Array], call: Call, precision: str) -> Array:
     """By the distance of float32, or of runs in half precision, from float64 on this case."""
     x, tgt_sizes, model, *rest = call.args
     exact = function(at_dtype(x, "float64"), tgt_sizes, at_dtype(model, "float64"), *rest)
@@ -88,9 +99,9 @@ def suits(call: Call, precision: str) -> bool:
     return precision not in HALF_TYPES or call.args[2].config.vision.hidden_size >= WIDE
 
 
-def patches(call: Call) -> Array:
-    """bool (B, Lmax): where the patches are."""
-    return npembed.patch_attention_mask(call.args[1])[:, 0]
+def places_of(call: Call, places: Places = own_places) -> Array:
+    """bool (B, L'): where those places are."""
+    return npembed.patch_attention_mask(places(call.args[1], call.args[2].config))[:, 0]
 
 
 def only_padded(call: Call, dtype: str, departure: Departure) -> list[str]:
@@ -101,7 +112,7 @@ def only_padded(call: Call, dtype: str, departure: Departure) -> list[str]:
     return ["only slices shorter than the batch's longest differ: padded places take part in the attention's softmax"]
 
 
-def check_of(name: str, function: Stage, sweep: Any, drawn: Any, places: Any = None) -> FunctionCheck:
+def check_of(name: str, function: Callable[..., Array], sweep: Any, drawn: Any, places: Any = None) -> FunctionCheck:
     """The check of a stage whose result lies within a distance."""
     return FunctionCheck(
         name=name,
@@ -120,7 +131,7 @@ _SIZES = partial(draw.tgt_sizes, max_patches=24)
 
 CHECKS = (
     check_of(
-        "encode", npembed.encode, partial(_sweep, "hidden"), partial(cases, partial(draw.models, "hidden"), _SIZES), patches
+        "encode", npembed.encode, partial(_sweep, "hidden"), partial(cases, partial(draw.models, "hidden"), _SIZES), places_of
     ),
     check_of("resample", npembed.resample, partial(_sweep, "tokens"), partial(cases, partial(draw.models, "tokens"), _SIZES)),
 )
