@@ -170,7 +170,7 @@ BAD_GOLDEN = [
     bad("golden check pack pack --stage token", r"the pack has no stage 'token'; it has .*; did you mean 'tokens'\?"),
     bad("golden check pack pack --require token", r"the pack has no stage 'token'"),
     bad("golden check pack pack --rule exakt", r"rule must be one of .*; got 'exakt'"),
-    bad("golden check pack pack --expect none.json", r"--expect none\.json cannot be read: No such file"),
+    bad("golden check pack pack --expect none.json", r"--expect: none\.json is missing"),
     bad("golden check pack folder", r"golden check: folder has no file of any case: expected are one-patch\.safetensors"),
     bad("golden check pack pack --json none/report.json", r"the output's folder .*none does not exist"),
 ]

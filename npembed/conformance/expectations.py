@@ -1,12 +1,12 @@
 """Known departures: an earlier report, of which every failure is expected to stay as it is, no more and no less."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from npembed.conformance.outcome import Outcome, Status
+from npembed.reading import MOST_JSON, json_object, read_regular
 
 NEAR = 2.0
 """By what factor a known departure's size may differ from the earlier one: float results vary a little by machine."""
@@ -31,13 +31,7 @@ def read_expectations(path: str | Path) -> Expectations:
         A file that cannot be read, or is no such report.
     """
     who = f"--expect {path}"
-    try:
-        told = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{who} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{who} is not JSON, as a report written with --json is") from None
-    outcomes = told.get("outcomes") if isinstance(told, dict) else None
+    outcomes = json_object(read_regular(path, MOST_JSON, "--expect"), who).get("outcomes")
     if not isinstance(outcomes, list):
         raise ValueError(f"{who} has no outcomes; it must be a report written with --json")
     for number, outcome in enumerate(outcomes):

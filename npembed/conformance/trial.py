@@ -16,7 +16,7 @@ from npembed.conformance.compare import Departure, NotAnArray, as_array, dtype_o
 from npembed.conformance.expressions import call_text
 from npembed.conformance.outcome import WITHIN_HALF, Outcome, Status, describe, shown_around, text_diff
 from npembed.conformance.probes.probe import Call, FunctionCheck, copied, same
-from npembed.conformance.results import Results, results_of
+from npembed.conformance.results import results_of
 from npembed.conformance.suspects.explain import explanations, in_part, words
 from npembed.conformance.suspects.suspect import combined
 from npembed.conformance.tried import Tried, are_within_half
@@ -89,9 +89,9 @@ class Trial:
         if self.unread is not None:
             came, words = describe(self.unread.came), self._words(self.unread)
             return Outcome(self.check.name, Status.UNJUDGED, self.unread.unread, call=words, came=came)
-        found = self._signed()
-        if found is not None:
-            return found
+        pointed = self._pointed_to()
+        if pointed is not None:
+            return Outcome(self.check.name, Status.FAIL, pointed.summary, cause=pointed.cause)
         return Outcome(self.check.name, Status.PASS, f"{len(self.tries) + self.drawn} inputs")
 
     def keep(self, one: Tried) -> None:
@@ -132,7 +132,7 @@ class Trial:
             changed=changed is not None,
             dtype=dtype_of(came),
             precision=self._precision(call, dtype_of(came)),
-            size=_size(call),
+            size=_numbers((*call.args, *call.kwargs.values())),
         )
         try:
             one = replace(one, came=came if call.refused else without_tensors(came))
@@ -196,21 +196,28 @@ class Trial:
 
     def _failed(self, examples: int, number: int) -> Outcome:
         """The smallest failure, with its likely cause; and with that taken out, the next."""
-        smallest = self._smallest()
-        cause = CHANGING if self._changes(smallest) else self._cause(examples, number)
-        departure = smallest.departure
+        failures = [one for one in self.failures if not one.given.refused] or self.failures
+        # The fixed inputs rise; a drawn one may be smaller where the first of them is large
+        smallest = failures[0] if failures[0].size <= LARGE else min(failures, key=lambda one: one.size)
+        departure, came, expected = smallest.departure, smallest.came, smallest.expected
         assert departure is not None
+        cause = CHANGING if self._changes(smallest) else self._cause(examples, number)
+        known = self.check.examine is None and expected is not None
+        results = None
+        if known and departure.index is not None:
+            allowed = smallest.allowed(smallest.precision)
+            results = results_of(self.check.reference, smallest.args, came, expected, allowed, departure.path)
         return Outcome(
             self.check.name,
             Status.FAIL,
             departure.what,
             call=self._words(smallest),
-            came=None if smallest.came is None else shown_around(smallest.came, departure),
-            expected=self._expected_words(smallest, departure),
+            came=None if came is None else shown_around(came, departure),
+            expected=shown_around(expected, departure) if known else None,
             cause=cause or self._hint(smallest, departure),
             worst=departure.worst,
-            diff=self._text_diff(smallest),
-            results=self._results(smallest, departure),
+            diff=text_diff(came, expected) if isinstance(came, str) and isinstance(expected, str) else None,
+            results=results,
         )
 
     def _changes(self, one: Tried) -> bool:
@@ -225,29 +232,8 @@ class Trial:
         except (Exception, SystemExit):  # of another shape than the right result, say
             return False
 
-    def _text_diff(self, one: Tried) -> str | None:
-        """For two texts, the marks that differ."""
-        both_are_texts = isinstance(one.came, str) and isinstance(one.expected, str)
-        return text_diff(one.came, one.expected) if both_are_texts else None
-
-    def _results(self, one: Tried, departure: Departure) -> Results | None:
-        """The arrays of that failure, for a picture of where they differ."""
-        if one.came is None or one.expected is None or self.check.examine is not None or departure.index is None:
-            return None
-        return results_of(self.check.reference, one.args, one.came, one.expected, one.allowed(one.precision), departure.path)
-
-    def _smallest(self) -> Tried:
-        """The first of the fixed inputs, which rise; a drawn one where that is large; what was not refused only if alone."""
-        failures = [one for one in self.failures if not one.given.refused] or self.failures
-        return failures[0] if failures[0].size <= LARGE else min(failures, key=lambda one: one.size)
-
     def _words(self, one: Tried) -> str:
         return call_text(self.check.attribute, one.given.args, one.given.kwargs, self.module)
-
-    def _expected_words(self, one: Tried, departure: Departure) -> str | None:
-        if self.check.examine is not None or one.expected is None:
-            return None
-        return shown_around(one.expected, departure)
 
     def _cause(self, examples: int, number: int) -> str | None:
         """The faults that explain every input; each is tried on drawn inputs, too, as if it were right."""
@@ -272,16 +258,13 @@ class Trial:
         suspect, count = found
         function = suspect.fault(self.reference)
         rest = min((one for one in self.failures if not one.agrees(function)), key=lambda one: one.size)
+        departure = rest.differs_from(rest.gives(function)) if rest.is_judged else None
+        what = departure.what if departure is not None else "was not refused"
         return (
             f"no known cause explains every input. {suspect.in_full}: explains {count} of {len(self.failures)} failures; with "
-            f"it taken out, the smallest input that still departs is {self._words(rest)}: {self._what(rest, function)}"
+            f"it taken out, the smallest input that still departs is {self._words(rest)}: "
+            f"{what if rest.error is None else f'raised {raised(rest.error)}'}"
         )
-
-    def _what(self, one: Tried, function: Function) -> str:
-        if one.error is not None:
-            return f"raised {raised(one.error)}"
-        departure = None if one.given.refused else one.differs_from(one.gives(function))
-        return "was not refused" if departure is None else departure.what
 
     def _hint(self, one: Tried, departure: Departure) -> str | None:
         """What the place or the size of the difference suggests."""
@@ -289,11 +272,6 @@ class Trial:
         if are_within_half(self.failures):
             hints.append(WITHIN_HALF)
         return " or: ".join(hints) or None
-
-    def _signed(self) -> Outcome | None:
-        """In half precision: whether the errors of all inputs together point the way of a known fault."""
-        found = self._pointed_to()
-        return None if found is None else Outcome(self.check.name, Status.FAIL, found.summary, cause=found.cause)
 
     def _pointed_to(self) -> signed.Found | None:
         """The known fault that the errors in half precision point to."""
@@ -315,12 +293,8 @@ def _differ(one: Any, other: Any, allowed: Any, places: Array | None) -> bool:
     return bool((apart if places is None else apart & places[..., None]).any())
 
 
-def _size(call: Call) -> int:
-    """How much a reader of a call has before him: its numbers."""
-    return sum(map(_numbers, (*call.args, *call.kwargs.values())))
-
-
 def _numbers(value: Any) -> int:
+    """How much a reader of a value has before him."""
     if isinstance(value, np.ndarray):
         whole = int(np.abs(value).sum()) if value.dtype.kind == "i" and value.size <= 16 else 0
         return int(value.size) + whole
