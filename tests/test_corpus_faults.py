@@ -2,6 +2,8 @@
 
 import io
 import logging
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -344,3 +346,46 @@ def test_what_claims_to_be_huge_is_a_failed_row_and_the_others_are_computed(tmp_
     errors = [row["error"] for row in pq.read_table(tmp_path / "out/index.parquet").to_pylist()]
     sizes = ("6,442,450,944", "2,147,483,648", "1,099,511,627,776")
     assert errors == [None, *(f"it has {size} bytes; at most 1,073,741,824 are read" for size in sizes)]
+
+
+# OUT that goes away
+
+
+def unwritable(*_: object, **__: object) -> None:
+    raise OSError(30, "Read-only file system")
+
+
+@pytest.mark.parametrize("groups", [0, 1, 3])
+@pytest.mark.parametrize("fault", ["removed", "read-only"])
+def test_a_folder_that_goes_away_meanwhile_is_one_line(
+    groups: int, fault: str, pictures: Path, tmp_path: Path, small: Model, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first group, after it, and after the last one."""
+    out, done = tmp_path / "out", []
+
+    def spoil(*_: object) -> None:
+        if len(done) == groups and fault == "removed":
+            while out.exists():  # the worker may write in between
+                shutil.rmtree(out, ignore_errors=True)
+        elif len(done) == groups:
+            for name in ("open", "unlink", "mkdir", "replace"):
+                monkeypatch.setattr(os, name, unwritable)
+        done.append(1)
+
+    watch = Watcher(spoil, spoil)
+    with pytest.raises(ValueError, match=r"^corpus: [^\n]*(No such file or directory|Read-only file system|is gone)[^\n]*$"):
+        build([str(pictures)], str(out), small, settings=WANTED, scheduler=cluster.scheduler_address, watch=watch)
+    monkeypatch.undo()
+    wait_for(cluster)
+    assert out.exists() == (fault == "read-only"), "what was taken away is not made again"
+    again = build([str(pictures)], str(out), small, settings=WANTED, scheduler=cluster.scheduler_address)
+    assert (again.pictures, again.failed) == (40, 0)
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(
+    pictures: Path, tmp_path: Path, small: Model, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(place.os, "open", unwritable)
+    with pytest.raises(ValueError, match=r"^corpus: \S+/out cannot be written to: Read-only file system$"):
+        build([str(pictures)], str(tmp_path / "out"), small, settings=WANTED, scheduler=there)
