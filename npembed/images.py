@@ -359,7 +359,7 @@ def _orientation(picture: "Picture") -> int:
             return 0
     except Exception:  # it may hold anything, and Pillow stumbles over it
         return 0
-    return found if found in range(2, 9) else 1
+    return int(found) if found in range(2, 9) else 1
 
 
 def _is_whole(info: Mapping[Any, Any], tags: int) -> bool:
@@ -368,15 +368,15 @@ def _is_whole(info: Mapping[Any, Any], tags: int) -> bool:
         return tags > 0 or "Raw profile type exif" not in info
     data = re.sub(rb"^(Exif\0\0){1,2}", b"", info["exif"])
     order = {b"II": "<", b"MM": ">"}[data[:2]]
-    (start,) = struct.unpack_from(f"{order}I", data, 4)
-    (count,) = struct.unpack_from(f"{order}H", data, start)
-    return start + 2 + 12 * int(count) <= len(data)
+    start: int = struct.unpack_from(f"{order}I", data, 4)[0]
+    count: int = struct.unpack_from(f"{order}H", data, start)[0]
+    return start + 2 + 12 * count <= len(data)
 
 
 def _is_mapped(picture: "Picture") -> bool:
     """Whether Pillow may take the rows straight from the file if it had its name, in the width of the turned picture."""
-    tile = picture.tile if picture.format == "TIFF" else ()
-    return len(tile) == 1 and tile[0][0] == "raw" and tile[0][1] is not None and tile[0][1][2:] != picture.size
+    tile: Any = getattr(picture, "tile", ()) if picture.format == "TIFF" else ()
+    return bool(len(tile) == 1 and tile[0][0] == "raw" and tile[0][1] is not None and tile[0][1][2:] != picture.size)
 
 
 def _by_name(file: BinaryIO, number: int, most_pixels: int | None) -> "Picture":

@@ -187,9 +187,9 @@ def _tell(summary: "Summary", out: str, seconds: float) -> None:
         common.say(
             f"index.parquet says of each picture that failed why; npembed corpus page {shlex.quote(_shown(out))} lists them"
         )
-    for turn, words in TURNED.items():
+    for turn, became in TURNED.items():
         if count := summary.turns.get(turn):
-            common.say(f"{_are(count)} {words.format(whose='its' if count == 1 else 'their')}")
+            common.say(f"{_are(count)} {became.format(whose='its' if count == 1 else 'their')}")
     words = [f"{summary.kept} were there already"] if summary.kept else []
     words += [f"{summary.no_pictures} other files"] if summary.no_pictures else []
     words += [f"{summary.repeated} paths given again"] if summary.repeated else []

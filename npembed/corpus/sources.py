@@ -249,7 +249,8 @@ class _Walk:
 
     def _files_below(self, folder: str) -> Iterator[str]:
         """Through links to folders too, but not into one that is above, nor too often into the same."""
-        waiting, times = [(folder, (_identity(folder),))], Counter[_Identity | None]()
+        waiting: list[tuple[str, tuple[_Identity | None, ...]]] = [(folder, (_identity(folder),))]
+        times = Counter[_Identity | None]()
         while waiting:
             folder, above = waiting.pop()
             try:
@@ -410,7 +411,7 @@ def _tar_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[_Membe
     with tarfile.open(fileobj=_Bounded(file, MOST_HEADER), mode="r:") as archive:
         try:
             while member := archive.next():
-                archive.members = []  # where tarfile keeps all of them, with all that headers say of each
+                archive.members = []  # type: ignore[attr-defined]  # where tarfile keeps all of them, with all that headers say of each
                 if archive.offset <= member.offset:
                     raise tarfile.HeaderError("a size below nothing")  # with which it would go round in a circle
                 if member.issym() or member.islnk():
@@ -465,7 +466,7 @@ def _damaged_after(count: int) -> str:
 
 
 def _zip_members(file: BinaryIO, note: Callable[[str], None]) -> Iterator[_Member]:
-    with zipfile.ZipFile(_Bounded(file, MOST_FILE)) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(_Bounded(file, MOST_FILE)) as archive:
         _check_count(file, archive, note)
         for info in {info.filename: info for info in archive.infolist()}.values():
             if info.is_dir():
@@ -492,7 +493,7 @@ def _zip(where: str, stamp: str) -> zipfile.ZipFile:
     """An archive kept open: its directory is long to read."""
     file = _open(where)
     try:
-        archive = zipfile.ZipFile(_Bounded(file, MOST_FILE))  # type: ignore[arg-type]
+        archive = zipfile.ZipFile(_Bounded(file, MOST_FILE))
     except BaseException:
         file.close()
         raise

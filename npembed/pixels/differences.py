@@ -103,7 +103,7 @@ def compare_pixel_rules(picture: Any) -> list[PixelComparison]:
 
 
 def _normalised(pixels: Pixels, rule: PixelRule) -> Floats:
-    return rule.levels(HALVES, HALVES)[0][pixels]  # the same for each channel
+    return np.take(rule.levels(HALVES, HALVES)[0], pixels)  # the same for each channel
 
 
 def table_row(row: PixelComparison) -> tuple[str, ...]:

@@ -31,16 +31,18 @@ class LocalFiles:
         try:
             return read_regular(self.folder / name, most_bytes(name), WHO)
         except MissingFileError:
-            return self._nothing(name)
+            self._refuse_dangling(name)
+            return None
 
     def file(self, name: str) -> Ranged | None:
         """A large file; None if there is none."""
         try:
             return LocalFile(self.folder / name)
         except MissingFileError:
-            return self._nothing(name)
+            self._refuse_dangling(name)
+            return None
 
-    def _nothing(self, name: str) -> None:
+    def _refuse_dangling(self, name: str) -> None:
         """An error if there is a link all the same."""
         if os.path.islink(self.folder / name):
             raise ValueError(f"{WHO}: {self.address(name)} {DANGLING}") from None
