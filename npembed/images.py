@@ -359,7 +359,7 @@ def _orientation(picture: "Picture") -> int:
             return 0
     except Exception:  # it may hold anything, and Pillow stumbles over it
         return 0
-    return int(found) if found in range(2, 9) else 1
+    return found if found is not None and found in range(2, 9) else 1
 
 
 def _is_whole(info: Mapping[Any, Any], tags: int) -> bool:

@@ -115,7 +115,13 @@ def _local(distributed: Any, workers: int | None, dashboard: bool) -> Any:
     All of it talks by TLS on loopback, with keys that are made anew and that nobody else has. Each process has a server of
     pages as well, which asks for no key: it is closed, but for the dashboard.
     """
-    options = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "memory_limit": None, "preload": PRELOAD}
+    options: dict[str, Any] = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "processes": True,
+        "memory_limit": None,
+        "preload": PRELOAD,
+    }
     options |= {"host": LOOPBACK, "security": distributed.Security.temporary()}
     options |= {"dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": dashboard}}
     try:

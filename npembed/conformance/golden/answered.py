@@ -88,7 +88,7 @@ class AnsweredCase:
         _, call = self.as_function(answer.stage)
         return Tried(
             given=self,
-            args=answer.stage.arguments(self.values, self.model) if distant else (),
+            args=tuple(answer.stage.arguments(self.values, self.model)) if distant else (),
             gives=lambda function: as_packed(call(function, self, came)),
             expected=answer.value,
             allowed=answer.allowed,

@@ -129,7 +129,7 @@ def _stage(answer: Answer) -> dict[str, Any]:
         **_tensor(answer.value),
         "places": "all" if answer.counts is None else "patches",
         **({} if answer.counts is None else {"counts": answer.counts}),
-        "tolerance": answer.tolerance | ({"companions": companions} if companions else {}),
+        "tolerance": dict(answer.tolerance) | ({"companions": companions} if companions else {}),
     }
 
 
