@@ -11,7 +11,7 @@ import pytest
 import npembed
 from npembed import FAMILIES, cli, load_model, position_ids, random_model
 from npembed.conformance import IsolatedPort, Outcome, Status, check_function, check_outputs, compare
-from npembed.conformance.results import MOST, Results, results_of
+from npembed.conformance.results import MAX_NUMBERS, Results, results_of
 from npembed.files import load_tensors, save_tensors
 from npembed.pages.report import depends_on, error_units, golden_results, kinds_of, panels, report_page
 from npembed.patches import picture_to_strip
@@ -271,7 +271,7 @@ def test_what_makes_no_picture_is_left_out(came):
 
 
 def test_a_larger_result_than_a_page_holds_is_left_out():
-    large = np.zeros(MOST + 1)
+    large = np.zeros(MAX_NUMBERS + 1)
     assert results_of(position_ids, (), large, large, None, ()) is None
     assert results_of(position_ids, (), large[1:], large[1:], None, ()) is not None
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from npembed.typing import Array, Ids
 
-MOST = 500_000
+MAX_NUMBERS = 500_000
 """Numbers of a result that is kept for a picture, at most."""
 
 
@@ -69,7 +69,7 @@ def results_of(
         for number in path:
             came, expected = came[number], expected[number]
         one, other = _plain(came), _plain(expected)
-        if one is None or other is None or one.shape != other.shape or not 1 < one.size <= MOST:
+        if one is None or other is None or one.shape != other.shape or not 1 < one.size <= MAX_NUMBERS:
             return None
         limits = None if allowed is None else np.broadcast_to(np.asarray(allowed, dtype=np.float64), one.shape)
         if function.__name__ == "patch_conv":  # (B, D, H, W) -> (B, H*W, D), as the results of slices are

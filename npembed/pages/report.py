@@ -26,7 +26,7 @@ STANDS_FOR = {"strips.*": "sliced_strips", "tgt_sizes": "sliced_tgt_sizes", "vis
 PLACELESS = ("tokens", "pooled", "frame_tokens", "masked_position_ids")
 """Stages whose places are not the patches of a slice, row by row."""
 
-MOST_VALUES = 300_000
+MAX_VALUES = 300_000
 """Of an array that is drawn, at most."""
 
 CELLS = {"pass": "✓", "fail": "✗", "follows": "↳", "not provided": "·", "known departure": "≈", "not judged": "?"}
@@ -179,7 +179,7 @@ def _folded(rows: Sequence[tuple[str, Array]], size: tuple[int, ...] | None) -> 
     found = []
     for title, values in rows:
         h, w = size if size and size[0] * size[1] <= len(values) else (1, len(values))
-        if h * w > MOST_VALUES or h * w < 2:
+        if h * w > MAX_VALUES or h * w < 2:
             return []
         found.append(_panel(title, h, w, values[: h * w]))
     return _scaled(found)
@@ -215,7 +215,7 @@ def _pictures(results: Results, wrong: Floats) -> list[dict[str, Any]]:
     h, w = sizes[number].tolist()
     columns = slice(0, h * w * side) if came.ndim == 4 else slice(starts[number], starts[number + 1])
     strips = [(array[number] if came.ndim == 4 else array)[:, :, columns].astype(np.float64) for array in (came, expected)]
-    if strips[0].shape[-1] != h * w * side or h * w * side * side > MOST_VALUES:
+    if strips[0].shape[-1] != h * w * side or h * w * side * side > MAX_VALUES:
         return []
     one, other = (strip_to_picture(strip, (h, w)) for strip in strips)
     shown = [("came", one.mean(axis=0)), ("expected", other.mean(axis=0)), ("the difference", np.abs(one - other).max(axis=0))]

@@ -53,7 +53,7 @@ def write_contents(
         where = GIVEN if model is not None else f"models/{case.model}"
         described.append(_write_case(folder, case, where, models[where], rule))
         progress(done, len(cases))
-    told: dict[str, Any] = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "npembed": npembed.__version__,
         "numpy": np.__version__,
@@ -63,10 +63,10 @@ def write_contents(
         "cases": described,
     }
     (folder / SCHEMA.name).write_bytes(SCHEMA.read_bytes())
-    (folder / "README.md").write_text(readme(told), encoding="utf-8", newline="\n")
-    told["files"] = {path.relative_to(folder).as_posix(): digest(path.read_bytes()) for path in sorted(folder.rglob("*.*"))}
-    told["digest"] = manifest_digest(told)
-    (folder / MANIFEST).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(readme(manifest), encoding="utf-8", newline="\n")
+    manifest["files"] = {path.relative_to(folder).as_posix(): digest(path.read_bytes()) for path in sorted(folder.rglob("*.*"))}
+    manifest["digest"] = manifest_digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_models(folder: Path, family: Family, cases: tuple[Case, ...]) -> dict[str, Model]:
