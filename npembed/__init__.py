@@ -1,7 +1,7 @@
 """How a picture becomes embeddings in MiniCPM-V 2.6 and its NaViT-SigLIP relatives: the reference, in NumPy.
 
-The rooms in reading order: `images`, `pixels`, `padding`, `patches`, `positions`, `embeddings`, `attention`, `encoder`,
-`resampler`, `mergers`, `merge`: a function per step. `family`: the two records, stage and family. `stages`: the steps as
+The rooms in reading order: `images`, `pixels`, `padding`, `patches`, `positions`, `embeddings`, `arithmetic`, `encoder`,
+`resampler`, `mergers`, `merge`: a function per step. `family`: what a stage and a family are. `stages`: the steps as
 records, and `run`. `families`: a module per family. `frames`: a video's frames. `weights`: where arrays come from.
 `conformance`: the kit for ports. `cli`: the command line.
 """

@@ -61,7 +61,7 @@ def embed(strips: Iterable[ArrayLike], tgt_sizes: ArrayLike, model: Model, rule:
     result = config.family.positions(model, sizes, rule)  # (B, Lmax, D); in the padding nothing is added to it
     for places, strip in zip(result, pixels, strict=True):
         patches = strip_to_patches(strip.astype(model.dtype, copy=False))  # (L, C*P*P)
-        places[: len(patches)] += patches @ kernels.T
+        places[: len(patches)] += model.ops.product(patches, kernels.T)
     return result
 
 

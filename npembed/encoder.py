@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
-from npembed.attention import attend, gelu, layer_norm, linear
 from npembed.config import FamilyConfig
 from npembed.family import Step
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
@@ -109,7 +108,7 @@ def tower_layers(model: Model, numbers: Iterable[int]) -> list[Step]:
 def post_layernorm(model: Model) -> Step:
     """The layer norm after the last layer, as a step."""
     weight, bias = model.pair(f"{model.tower}post_layernorm")
-    return lambda x, size: (layer_norm(x, weight, bias, model.config.vision.layer_norm_eps), size)
+    return lambda x, size: (model.ops.layer_norm(x, weight, bias, model.config.vision.layer_norm_eps), size)
 
 
 def run_layer(x: Floats, model: Model, layer: str, attended: int | None = None) -> Floats:
@@ -117,14 +116,15 @@ def run_layer(x: Floats, model: Model, layer: str, attended: int | None = None) 
 
     Each place attends to all of its slice, or to the first `attended`.
     """
-    vision = model.config.vision
-    normed = layer_norm(x, *model.pair(f"{layer}.layer_norm1"), vision.layer_norm_eps)
-    queries, keys, values = (linear(normed, *model.pair(f"{layer}.self_attn.{name}_proj")) for name in "qkv")
+    vision, ops = model.config.vision, model.ops
+    normed = ops.layer_norm(x, *model.pair(f"{layer}.layer_norm1"), vision.layer_norm_eps)
+    queries, keys, values = (ops.linear(normed, *model.pair(f"{layer}.self_attn.{name}_proj")) for name in "qkv")
     of_slices = zip(queries, keys, values, strict=True)
-    mixed = np.stack([attend(q, k[:attended], v[:attended], vision.num_attention_heads) for q, k, v in of_slices])
-    x = x + linear(mixed, *model.pair(f"{layer}.self_attn.out_proj"))
-    normed = layer_norm(x, *model.pair(f"{layer}.layer_norm2"), vision.layer_norm_eps)
-    return x + linear(gelu(linear(normed, *model.pair(f"{layer}.mlp.fc1"))), *model.pair(f"{layer}.mlp.fc2"))
+    mixed = np.stack([ops.attend(q, k[:attended], v[:attended], vision.num_attention_heads) for q, k, v in of_slices])
+    x = ops.add(x, ops.linear(mixed, *model.pair(f"{layer}.self_attn.out_proj")))
+    normed = ops.layer_norm(x, *model.pair(f"{layer}.layer_norm2"), vision.layer_norm_eps)
+    inner = ops.gelu(ops.linear(normed, *model.pair(f"{layer}.mlp.fc1")))
+    return ops.add(x, ops.linear(inner, *model.pair(f"{layer}.mlp.fc2")))
 
 
 def layer_shapes(layer: str, width: int, inner: int) -> Shapes:

@@ -4,9 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
-from npembed.attention import gelu, gelu_erf, layer_norm, linear
 from npembed.config import FamilyConfig
-from npembed.family import Step
+from npembed.family import Family, Step
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.typing import Floats, Ids, Shapes, Size
 
@@ -50,45 +49,29 @@ def windows(x: Floats, size: Size) -> Floats:
     return grid.transpose(0, 2, 1, 3, 4).reshape(h * w // PLACES, PLACES, -1)
 
 
-def attend_in_windows(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
-    """(N, 4, D), (N, 4, D), (N, 4, D) -> (N, 4, D): what `attend` gives for each window by itself.
+class Merging(Family):
+    """A family that merges places by windows, after its tower and, in some configs, inside it."""
 
-    Examples
-    --------
-    >>> values = np.array([[[4.0], [8.0]], [[1.0], [3.0]]])
-    >>> attend_in_windows(np.zeros((2, 2, 1)), np.ones((2, 2, 1)), values, heads=1)[:, :, 0].tolist()
-    [[6.0, 6.0], [2.0, 2.0]]
-    """
-    count, places, width = queries.shape
-    q, k, v = (
-        x.reshape(count, places, heads, width // heads).transpose(0, 2, 1, 3) for x in (queries, keys, values)
-    )  # (N, heads, 4, D / heads)
-    scores = (q * (width // heads) ** -0.5) @ k.swapaxes(2, 3)  # (N, heads, 4, 4)
-    scores -= scores.max(axis=-1, keepdims=True)  # so that exp cannot overflow
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
-    result: Floats = scores @ v
-    return result.transpose(0, 2, 1, 3).reshape(count, places, width)
+    windows = staticmethod(windows)
 
+    def window_merger(self, model: Model) -> Step:
+        """The merger inside the tower, as a step: attention within each window, then an MLP from the window to one place."""
+        vision, ops, name = model.config.vision, model.ops, f"{model.tower}vit_merger"
 
-def window_merger(model: Model) -> Step:
-    """The merger inside the tower, as a step: attention within each window, then an MLP from the window to one place."""
-    vision, name = model.config.vision, f"{model.tower}vit_merger"
+        def step(x: Floats, size: Size) -> tuple[Floats, Size]:
+            (n, _, width), (h, w) = x.shape, size
+            x, size = x.reshape(-1, width), (n * h, w)  # one slice below the other: no window reaches from one into the next
+            normed = ops.layer_norm(x, *model.pair(f"{name}.layer_norm1"), vision.layer_norm_eps)
+            q, k, v = (self.windows(ops.linear(normed, *model.pair(f"{name}.self_attn.{part}_proj")), size) for part in "qkv")
+            attended = ops.attend_in_windows(q, k, v, vision.num_attention_heads)
+            attended = ops.linear(attended.reshape(x.shape), *model.pair(f"{name}.self_attn.out_proj"))
+            z = ops.add(self.windows(x, size), attended.reshape(-1, PLACES, width))  # (N, 4, D)
+            flat = ops.layer_norm(z.reshape(len(z), -1), *model.pair(f"{name}.pre_norm"), vision.layer_norm_eps)
+            inner = ops.gelu(ops.linear(flat, *model.pair(f"{name}.linear_1")))
+            merged = ops.add(ops.linear(inner, *model.pair(f"{name}.linear_2")), ops.mean(z, axis=1))
+            return merged.reshape(n, -1, width), (h // SIDE, w // SIDE)
 
-    def step(x: Floats, size: Size) -> tuple[Floats, Size]:
-        (n, _, width), (h, w) = x.shape, size
-        x, size = x.reshape(-1, width), (n * h, w)  # one slice below the other: no window reaches from one into the next
-        normed = layer_norm(x, *model.pair(f"{name}.layer_norm1"), vision.layer_norm_eps)
-        queries, keys, values = (windows(linear(normed, *model.pair(f"{name}.self_attn.{part}_proj")), size) for part in "qkv")
-        attended = attend_in_windows(queries, keys, values, vision.num_attention_heads)
-        attended = linear(attended.reshape(x.shape), *model.pair(f"{name}.self_attn.out_proj"))
-        z = windows(x, size) + attended.reshape(-1, PLACES, width)  # (N, 4, D)
-        flat = layer_norm(z.reshape(len(z), -1), *model.pair(f"{name}.pre_norm"), vision.layer_norm_eps)
-        inner = gelu(linear(flat, *model.pair(f"{name}.linear_1")))
-        merged = linear(inner, *model.pair(f"{name}.linear_2")) + z.mean(axis=1)
-        return merged.reshape(n, -1, width), (h // SIDE, w // SIDE)
-
-    return step
+        return step
 
 
 def window_merger_shapes(config: FamilyConfig) -> Shapes:
@@ -139,17 +122,19 @@ def merge_patches(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floa
     """
     who = "merge_patches"
     as_model(model, who).require("tokens", who, f"{MERGER}.linear_1.weight")
-    config = model.config
+    config, family, ops = model.config, model.config.family, model.ops
+    assert isinstance(family, Merging)
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
-    counts = divided(sizes, config.family.unit(config), who).prod(axis=1).tolist()
-    after = config.family.stage("hidden", who).sizes_of(sizes, config)  # (B, 2)
+    counts = divided(sizes, family.unit(config), who).prod(axis=1).tolist()
+    after = family.stage("hidden", who).sizes_of(sizes, config)  # (B, 2)
     given = arguments.as_patches(hidden, "hidden", after, config.vision.hidden_size, who, "hidden_sizes")
     result = np.zeros((len(sizes), max(counts), config.embed_dim), dtype=model.dtype)
     for tokens, places, size, count in zip(result, given, after.tolist(), counts, strict=True):
         x = places[: size[0] * size[1]].astype(model.dtype, copy=False)
-        flat = windows(x, size).reshape(count, -1)  # (count, 4D)
-        inner = gelu_erf(linear(layer_norm(flat, *model.pair(f"{MERGER}.pre_norm"), EPS), *model.pair(f"{MERGER}.linear_1")))
-        tokens[:count] = linear(inner, *model.pair(f"{MERGER}.linear_2"))
+        flat = family.windows(x, size).reshape(count, -1)  # (count, 4D)
+        normed = ops.layer_norm(flat, *model.pair(f"{MERGER}.pre_norm"), EPS)
+        inner = ops.gelu_erf(ops.linear(normed, *model.pair(f"{MERGER}.linear_1")))
+        tokens[:count] = ops.linear(inner, *model.pair(f"{MERGER}.linear_2"))
     return result
 
 

@@ -1,13 +1,15 @@
-"""A model: its sizes, and its arrays under the checkpoint's own names."""
+"""A model: its sizes, its arrays under the checkpoint's own names, and the arithmetic that it is computed with."""
 
 from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from npembed import arguments
+from npembed.arithmetic import EXACT, Arithmetic
 from npembed.config import FamilyConfig
 from npembed.family import Stage
 from npembed.typing import Floats, Shapes
@@ -47,6 +49,8 @@ class Model:
     weights : mapping of str to float array
         Under the names of SPEC 10 (`vpm....`, `resampler....`). float16 and bfloat16 are widened to float32; if one array
         is float64, all become float64. The arrays are shared, not copied, and read-only here.
+    ops : Arithmetic
+        What every step computes with; exact by default.
 
     Raises
     ------
@@ -65,6 +69,7 @@ class Model:
 
     config: FamilyConfig
     weights: dict[str, Floats]
+    ops: Arithmetic = EXACT
 
     def __post_init__(self) -> None:
         if not isinstance(self.config, FamilyConfig):
@@ -95,6 +100,12 @@ class Model:
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64: the type of every array, and of every result."""
         return next(iter(self.weights.values())).dtype if self.weights else np.dtype(np.float32)
+
+    def with_ops(self, ops: Arithmetic) -> Self:
+        """The model computed with another arithmetic; its arrays are the very same."""
+        other = copy(self)
+        object.__setattr__(other, "ops", ops)
+        return other
 
     def missing(self, stage: Stage) -> list[str]:
         """The names of the arrays that one stage reads and the model lacks."""

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
-from npembed.attention import attend, gelu, layer_norm, linear
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.typing import Floats, Shapes
 
@@ -48,20 +47,20 @@ def pool(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     """
     who = "pool"
     as_model(model, who).require("pooled", who)
-    vision, head = model.config.vision, f"{model.tower}head"
+    vision, ops, head = model.config.vision, model.ops, f"{model.tower}head"
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     given = arguments.as_patches(hidden, "hidden", sizes, vision.hidden_size, who)
     packed = model.weights[f"{head}.attention.in_proj_weight"], model.weights[f"{head}.attention.in_proj_bias"]
     to_queries, to_keys, to_values = zip(*(np.split(array, 3) for array in packed), strict=True)
-    queries = linear(model.weights[f"{head}.probe"][0], *to_queries)  # (1, D), the same for each picture
+    queries = ops.linear(model.weights[f"{head}.probe"][0], *to_queries)  # (1, D), the same for each picture
     result = np.empty((len(sizes), vision.hidden_size), dtype=model.dtype)
     for vector, patches, (h, w) in zip(result, given, sizes.tolist(), strict=True):
         x = patches[: h * w].astype(model.dtype, copy=False)  # (L, D)
-        attended = attend(queries, linear(x, *to_keys), linear(x, *to_values), vision.num_attention_heads)
-        y = linear(attended, *model.pair(f"{head}.attention.out_proj"))  # (1, D)
-        normed = layer_norm(y, *model.pair(f"{head}.layernorm"), vision.layer_norm_eps)
-        inner = gelu(linear(normed, *model.pair(f"{head}.mlp.fc1")))
-        vector[:] = (y + linear(inner, *model.pair(f"{head}.mlp.fc2")))[0]
+        attended = ops.attend(queries, ops.linear(x, *to_keys), ops.linear(x, *to_values), vision.num_attention_heads)
+        y = ops.linear(attended, *model.pair(f"{head}.attention.out_proj"))  # (1, D)
+        normed = ops.layer_norm(y, *model.pair(f"{head}.layernorm"), vision.layer_norm_eps)
+        inner = ops.gelu(ops.linear(normed, *model.pair(f"{head}.mlp.fc1")))
+        vector[:] = ops.add(y, ops.linear(inner, *model.pair(f"{head}.mlp.fc2")))[0]
     return result
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npembed import arguments
-from npembed.attention import attend, layer_norm, linear
+from npembed.family import Family
 from npembed.model import Model, as_model, linear_shapes, norm_shapes
 from npembed.typing import Floats, Shapes, Size
 from npembed.words import brief
@@ -77,6 +77,25 @@ def time_code(time: int, channels: int) -> NDArray[np.float32]:
     return np.zeros(channels, np.float32) if time == PICTURE else _waves(np.array([time], np.float32), channels)[0]
 
 
+class Resampling(Family):
+    """A family whose connector is the resampler: what its keys and values are made of."""
+
+    sincos_table = staticmethod(sincos_table)
+    time_code = staticmethod(time_code)
+
+    def keyed(self, places: Floats, size: Size, time: int, model: Model) -> tuple[Floats, Floats]:
+        """One slice's (K, D) -> (L, E) twice: what keys are made of, with place and time, and what values are made of."""
+        (h, w), wide, ops = size, model.config.embed_dim, model.ops
+        x = places[: h * w].astype(model.dtype, copy=False)  # (L, D)
+        if model.config.vision.hidden_size != wide:
+            x = ops.product(x, model.weights["resampler.kv_proj.weight"].T)  # (L, E)
+        x = ops.layer_norm(x, *model.pair("resampler.ln_kv"), EPS)
+        keyed = ops.add(x, self.sincos_table(h, w, wide))
+        if time != PICTURE:
+            ops.add(keyed, self.time_code(time, wide), out=keyed)
+        return keyed, x
+
+
 def resample(
     hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model, temporal_ids: Iterable[Iterable[int]] | None = None
 ) -> Floats:
@@ -125,37 +144,21 @@ def resample(
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
     given = arguments.as_patches(hidden, "hidden", sizes, model.config.vision.hidden_size, who)
     groups = [[PICTURE]] * len(sizes) if temporal_ids is None else _as_groups(temporal_ids, len(sizes), model, who)
-    _, to_keys, to_values = _in_projections(model)
-    queries = _queries(model)  # the same for each group
+    family, ops = model.config.family, model.ops
+    assert isinstance(family, Resampling)
+    to_queries, to_keys, to_values = _in_projections(model)
+    queries = ops.layer_norm(model.weights["resampler.query"], *model.pair("resampler.ln_q"), EPS)
+    queries = ops.linear(queries, *to_queries)  # (Q, E), the same for each group
     result = np.empty((len(groups), *queries.shape), dtype=model.dtype)
     slices = iter(zip(given, sizes.tolist(), strict=True))
     for tokens, times in zip(result, groups, strict=True):
-        keyed, plain = zip(*(_keyed(*next(slices), time, model) for time in times), strict=True)  # of each slice (L, E)
-        keys, values = linear(np.concatenate(keyed), *to_keys), linear(np.concatenate(plain), *to_values)
-        attended = attend(queries, keys, values, model.config.embed_dim // HEAD_DIM)  # (Q, E)
-        attended = linear(attended, *model.pair("resampler.attn.out_proj"))
-        attended = layer_norm(attended, *model.pair("resampler.ln_post"), EPS)
-        np.matmul(attended, model.weights["resampler.proj"], out=tokens)
+        keyed, plain = zip(*(family.keyed(*next(slices), time, model) for time in times), strict=True)  # of each slice (L, E)
+        keys, values = ops.linear(np.concatenate(keyed), *to_keys), ops.linear(np.concatenate(plain), *to_values)
+        attended = ops.attend(queries, keys, values, model.config.embed_dim // HEAD_DIM)  # (Q, E)
+        attended = ops.linear(attended, *model.pair("resampler.attn.out_proj"))
+        attended = ops.layer_norm(attended, *model.pair("resampler.ln_post"), EPS)
+        ops.product(attended, model.weights["resampler.proj"], out=tokens)
     return result
-
-
-def _queries(model: Model) -> Floats:
-    """(Q, E): the learned queries, normed and projected."""
-    to_queries, _, _ = _in_projections(model)
-    return linear(layer_norm(model.weights["resampler.query"], *model.pair("resampler.ln_q"), EPS), *to_queries)
-
-
-def _keyed(places: Floats, size: Size, time: int, model: Model) -> tuple[Floats, Floats]:
-    """One slice's (K, D) -> (L, E) twice: what keys are made of, with place and time, and what values are made of."""
-    (h, w), wide = size, model.config.embed_dim
-    x = places[: h * w].astype(model.dtype, copy=False)  # (L, D)
-    if model.config.vision.hidden_size != wide:
-        x = x @ model.weights["resampler.kv_proj.weight"].T  # (L, E)
-    x = layer_norm(x, *model.pair("resampler.ln_kv"), EPS)
-    keyed = x + sincos_table(h, w, wide)
-    if time != PICTURE:
-        keyed += time_code(time, wide)
-    return keyed, x
 
 
 def _as_groups(temporal_ids: Any, slices: int, model: Model, who: str) -> list[list[int]]:

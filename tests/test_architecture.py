@@ -16,6 +16,7 @@ from PIL import Image
 
 import npembed
 from npembed import FAMILIES, random_model
+from npembed.arithmetic import EXACT, Arithmetic
 from npembed.conformance import strategies as draw
 from npembed.conformance.strategies import small_model
 
@@ -36,7 +37,7 @@ def sources() -> Sources:
 
 FLOORS = (
     ("typing", "arguments", "reading", "stops", "words"),
-    ("patches", "padding", "attention", "images", "interpolate"),
+    ("patches", "padding", "arithmetic", "images", "interpolate"),
     ("pixels.*", "video", "video.choices", "video.rules"),
     ("family",),
     ("config",),
@@ -190,6 +191,20 @@ def test_a_circle_is_caught(module: str, line: str, found: set[str]) -> None:
 def test_a_relative_import_is_refused() -> None:
     with pytest.raises(AssertionError, match=r"npembed\.typing imports by a relative name"):
         planted("npembed.typing", "from . import model")
+
+
+# Nothing is patched at run time
+
+
+PATCHES = re.compile(r"unittest|\bmock\b|(?<!object\.__)\bsetattr\(|sys\.modules\[")
+
+
+def test_nothing_of_the_house_is_patched_at_run_time() -> None:
+    """A fault, a rounding run and a recording one are values, so that two of them can run in two threads."""
+    found = {module: PATCHES.findall(text) for module, text in sources().items() if PATCHES.search(text)}
+    assert found == {}
+    assert PATCHES.search("setattr(module, name, changed)")
+    assert not PATCHES.search('object.__setattr__(self, "weights", views)')
 
 
 # Each shape arrow is true
@@ -355,7 +370,7 @@ ROOMS = (
     "padding",
     "patches",
     "positions.ids",
-    "attention",
+    "arithmetic",
     "images",
     "interpolate",
     "pixels.resize",
@@ -377,7 +392,8 @@ def with_arrows() -> dict[str, tuple[Callable[..., Any], Arrow]]:
         module = importlib.import_module(f"npembed.{room}")
         own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
         found |= {name: value for name, value in own.items() if not name.startswith("_")}
-    functions = {name: value for name, value in found.items() if inspect.isfunction(value)}
+    found |= {name: getattr(EXACT, name) for name in vars(Arithmetic) if not name.startswith("_")}
+    functions = {name: value for name, value in found.items() if inspect.isroutine(value)}
     arrows = {name: arrow_of((function.__doc__ or "").split("\n")[0]) for name, function in functions.items()}
     return {name: (functions[name], arrow) for name, arrow in arrows.items() if arrow is not None}
 
@@ -422,6 +438,9 @@ CALLS: dict[str, list[Call]] = {
     "layer_norm": [Call((zeros(*shape, 4), zeros(4), zeros(4), 1e-6)) for shape in ((3,), (2, 3))],
     "linear": [Call((zeros(*shape, 4), zeros(5, 4), zeros(5))) for shape in ((3,), (2, 3))],
     "merge_patches": [Call((zeros(2, 8, 16), [[4, 8], [4, 4]], MERGING), {"most": 2, "E": 24})],
+    "product": [Call((zeros(3, 4), zeros(4, 5))), Call((zeros(2, 3, 4), zeros(2, 4, 5)))],
+    "rms_norm": [Call((zeros(*shape, 4), zeros(4), 1e-6)) for shape in ((3,), (2, 3))],
+    "silu": [Call((zeros(3, 4),))],
     "pad_pixel_values": [Call((STRIPS,), {"B": 3}), Call((STRIPS[1:2],), {"B": 1})],
     "patch_attention_mask": [Call((SIZES,), {"Lmax": LMAX})],
     "patch_conv": [Call((zeros(2, 3, 5, 7), zeros(6, 3, 2, 2), zeros(6)))],

@@ -531,10 +531,10 @@ def test_a_full_disk_leaves_the_old_file(suffix: str, here: Path, weights: Path)
 
 
 STOPS = [
-    ("npembed.families.cutting.cut", "embeddings"),
+    ("npembed.families.cutting.Slicing.sliced", "embeddings"),
     ("npembed.embeddings.strip_to_patches", "embeddings"),
-    ("npembed.encoder.attend", "hidden"),
-    ("npembed.resampler.attend", "tokens"),
+    ("npembed.arithmetic.Arithmetic.attend", "hidden"),
+    ("npembed.resampler.Resampling.keyed", "tokens"),
 ]
 
 

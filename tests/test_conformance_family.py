@@ -3,13 +3,14 @@
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import pytest
 
 import npembed
 from npembed import FAMILIES
+from npembed.arithmetic import EXACT
 from npembed.conformance import Status, check_function, check_port
 from npembed.conformance.port import checks_of
 from npembed.conformance.suspects import SUSPECTS
@@ -90,10 +91,11 @@ def test_post_layernorm_that_is_run_where_it_is_not_is_a_suspect_of_the_tower() 
 
 def window_merger_with(eps: float, x: Array, tgt_sizes: Array, model: Model) -> Array:
     """The tower, whose window merger alone has that eps: by another way than the suspect's."""
-    from npembed.attention import layer_norm
-
-    with mock.patch("npembed.mergers.layer_norm", lambda x, weight, bias, given: layer_norm(x, weight, bias, eps)):
-        return npembed.encode(x, tgt_sizes, model)
+    config: Any = model.config
+    merger = config.family.window_merger
+    other = EXACT.changed(layer_norm=lambda x, weight, bias, given: EXACT.layer_norm(x, weight, bias, eps))
+    family = config.family.changed(window_merger=lambda own: merger(own.with_ops(other)))
+    return npembed.encode(x, tgt_sizes, replace(model, config=replace(config, family=family)))
 
 
 def test_the_eps_of_the_window_mergers_norms_is_named_alone() -> None:
@@ -118,8 +120,7 @@ def test_attention_that_is_causal_where_nothing_is_masked_is_named() -> None:
     def encode(x: Array, tgt_sizes: Array, model: Model) -> Array:
         if (tgt_sizes % 32).any():
             return npembed.encode(x, tgt_sizes, model)
-        with mock.patch("npembed.encoder.attend", attend):
-            return npembed.encode(x, tgt_sizes, model)
+        return npembed.encode(x, tgt_sizes, model.with_ops(EXACT.changed(attend=attend)))
 
     whole = checks_of("phi-4-multimodal")["encode"]
     unmasked = next(number for number, call in enumerate(whole.calls) if not (call.args[1] % 32).any())

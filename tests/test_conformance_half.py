@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npembed
+from npembed.arithmetic import Arithmetic
 from npembed.conformance import Status, aggregate, bounds, check_function, signed
 from npembed.conformance.compare import Departure
-from npembed.conformance.half import half_run, quantised, rounded
+from npembed.conformance.half import half_run, quantised, rounded, rounding_arithmetic
 from npembed.conformance.probes import CHECKS, FunctionCheck
 from npembed.conformance.suspects.suspect import with_arrays
 from npembed.conformance.trial import Trial
@@ -54,6 +55,35 @@ def test_int8_weights_have_255_steps_a_row() -> None:
     steps = quantised(weight) / (np.abs(weight).max(axis=1, keepdims=True) / 127)
     np.testing.assert_allclose(steps, steps.round(), atol=1e-4)
     assert np.abs(steps).max() <= 127.001
+
+
+@pytest.mark.parametrize("name", [name for name, own in vars(Arithmetic).items() if callable(own) and not name.startswith("_")])
+def test_every_result_of_a_framework_is_rounded(name: str) -> None:
+    """Also of a function that is added to the arithmetic; attention's weights are for pages alone."""
+    if name in ("changed", "attention_weights"):
+        return
+    calls: list[int] = []
+    ops = rounding_arithmetic(lambda x: (calls.append(1), np.full_like(x, 7))[1])
+    x = np.random.default_rng(0).standard_normal((2, 4, 4)).astype(np.float32)
+    flat, row = x[0], x[0, 0]
+    args = {
+        "linear": (x, flat, row),
+        "layer_norm": (x, row, row, 1e-6),
+        "rms_norm": (x, row, 1e-6),
+        "attend": (flat, flat, flat, 2),
+        "attend_in_windows": (x, x, x, 2),
+        "product": (x, flat),
+        "add": (x, x),
+        "multiply": (x, x),
+        "sum": (x, 1),
+        "mean": (x, 1),
+    }.get(name, (flat,))
+    assert (getattr(ops, name)(*args) == 7).all()
+    assert calls
+    if name in ("product", "add", "multiply"):
+        out = np.zeros_like(x)
+        getattr(ops, name)(*args, out=out)
+        assert (out == 7).all()
 
 
 RIGHT = {"plain": Port, "reversed sums": ReversedPort, **UNUSUAL_PORTS}

@@ -2,6 +2,8 @@
 
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -413,3 +415,20 @@ def test_a_float32_failure_that_float16_may_have_says_so() -> None:
 
     cause = check_function(SimpleNamespace(encode=encode), "encode", examples=0).cause
     assert cause is None or "float16" in cause
+
+
+def test_two_checks_in_two_threads_give_what_they_give_alone() -> None:
+    """One tries every fault on a port that no known fault explains, and meanwhile the reference passes."""
+
+    def no_known_fault(*args):
+        return np.sin(npembed.merge_patches(*args))
+
+    check = partial(check_function, name="merge_patches", family="minicpm-v-4.6", examples=0)
+    port = SimpleNamespace(merge_patches=no_known_fault)
+    alone, right = check(port), []
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(check, port)
+        while not (beside.done() and right):
+            right.append(check(npembed).status)
+    assert beside.result() == alone
+    assert set(right) == {Status.PASS}

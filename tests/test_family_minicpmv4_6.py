@@ -25,12 +25,12 @@ from transformers.models.minicpmv4_7.processing_minicpmv4_7 import MiniCPMV4_7Pr
 
 import npembed
 from npembed import FAMILIES, image_placeholder, merge_patches, scatter_image_embeds, slice_image, token_places
-from npembed.attention import gelu, gelu_erf, layer_norm, linear
+from npembed.arithmetic import EXACT
 from npembed.conformance.bounds import stage_allowed
 from npembed.conformance.probes.probe import model_at
 from npembed.families.cutting import plan_slices
 from npembed.families.minicpmv4_6 import MergerConfig
-from npembed.mergers import MERGER, attend_in_windows, windows
+from npembed.mergers import MERGER, windows
 from npembed.weights import read_config
 
 torch.set_num_threads(1)  # its waiting threads and NumPy's would slow each other down
@@ -516,9 +516,9 @@ def test_counts_that_do_not_fit(counts, message):
 
 def test_the_erf_form_is_torch_s():
     x = np.linspace(-8, 8, 2001)[None].astype(np.float32)
-    assert np.abs(gelu_erf(x) - torch.nn.functional.gelu(torch.tensor(x)).numpy()).max() < 1e-6
-    assert gelu_erf(x).dtype == np.float32
-    assert 1e-4 < np.abs(gelu_erf(x) - gelu(x)).max() < 5e-4
+    assert np.abs(EXACT.gelu_erf(x) - torch.nn.functional.gelu(torch.tensor(x)).numpy()).max() < 1e-6
+    assert EXACT.gelu_erf(x).dtype == np.float32
+    assert 1e-4 < np.abs(EXACT.gelu_erf(x) - EXACT.gelu(x)).max() < 5e-4
 
 
 # configs
@@ -767,22 +767,23 @@ def merged(merging):
     return SimpleNamespace(model=model, sizes=sizes, arrays=arrays, exact=exact, allowed=allowed, strips=strips)
 
 
-def merger_with(cut=windows, act=gelu_erf, eps=1e-6):
+def merger_with(cut=windows, act=EXACT.gelu_erf, eps=1e-6):
     """A merger that takes its windows in another way, or has another activation."""
 
     def port(hidden, tgt_sizes, model):
         result = np.zeros((len(hidden), max(h * w // 16 for h, w in tgt_sizes), model.config.embed_dim))
         for row, places, (h, w) in zip(result, hidden, tgt_sizes.tolist(), strict=True):
             flat = cut(places[: h * w // 4].astype(np.float64), (h // 2, w // 2)).reshape(h * w // 16, -1)
-            inner = act(linear(layer_norm(flat, *model.pair(f"{MERGER}.pre_norm"), eps), *model.pair(f"{MERGER}.linear_1")))
-            row[: len(flat)] = linear(inner, *model.pair(f"{MERGER}.linear_2"))
+            normed = EXACT.layer_norm(flat, *model.pair(f"{MERGER}.pre_norm"), eps)
+            inner = act(EXACT.linear(normed, *model.pair(f"{MERGER}.linear_1")))
+            row[: len(flat)] = EXACT.linear(inner, *model.pair(f"{MERGER}.linear_2"))
         return result
 
     return port
 
 
 WRONG_MERGERS = {
-    "tanh for erf": merger_with(act=gelu),
+    "tanh for erf": merger_with(act=EXACT.gelu),
     "rows and columns of a window exchanged": merger_with(cut=lambda x, size: windows(x, size)[:, [0, 2, 1, 3]]),
     "rows and columns of the grid exchanged": merger_with(cut=lambda x, size: windows(x, size[::-1])),
     "four in a row for a window": merger_with(cut=lambda x, size: x.reshape(-1, 4, x.shape[1])),
@@ -900,7 +901,7 @@ def test_windows_are_squares_row_by_row(rows, columns):
 def test_attention_stays_in_its_window():
     draw = np.random.default_rng(3)
     q, k, v = (draw.standard_normal((3, 4, 8)) for _ in range(3))
-    came = attend_in_windows(q, k, v, heads=2)
+    came = EXACT.attend_in_windows(q, k, v, heads=2)
     split = [torch.tensor(x).unflatten(-1, (2, -1)).transpose(1, 2) for x in (q, k, v)]
     expected = torch.nn.functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2).numpy()
     assert np.abs(came - expected).max() < 1e-12

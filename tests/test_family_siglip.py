@@ -34,7 +34,7 @@ from npembed import (
     slice_image,
     stages,
 )
-from npembed.attention import attend, layer_norm, linear
+from npembed.arithmetic import EXACT
 from npembed.conformance.bounds import stage_allowed
 from npembed.families import siglip
 from npembed.pooling import pool, unit_length
@@ -587,12 +587,12 @@ def head(hidden: NDArray[Any], model: Model, *, query: Any = None, order: str = 
     vectors = []
     for x in hidden:
         probe = model.weights[f"{name}.probe"][0] if query is None else query(x)
-        q, k, v = (linear(y, weights[part], biases[part]) for part, y in zip("qkv", (probe, x, x), strict=True))
-        y = linear(attend(q, k, v, 3), *model.pair(f"{name}.attention.out_proj"))
-        inner = linear(layer_norm(y, *model.pair(f"{name}.layernorm"), 1e-6), *model.pair(f"{name}.mlp.fc1"))
+        q, k, v = (EXACT.linear(y, weights[part], biases[part]) for part, y in zip("qkv", (probe, x, x), strict=True))
+        y = EXACT.linear(EXACT.attend(q, k, v, 3), *model.pair(f"{name}.attention.out_proj"))
+        inner = EXACT.linear(EXACT.layer_norm(y, *model.pair(f"{name}.layernorm"), 1e-6), *model.pair(f"{name}.mlp.fc1"))
         tanh = np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3))
         inner = inner / 2 * (1 + (special.erf(inner / np.sqrt(2)) if erf else tanh))
-        vectors.append((y + linear(inner, *model.pair(f"{name}.mlp.fc2")))[0])
+        vectors.append((y + EXACT.linear(inner, *model.pair(f"{name}.mlp.fc2")))[0])
     return np.array(vectors)
 
 

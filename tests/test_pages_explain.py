@@ -13,12 +13,12 @@ from PIL import Image
 
 import npembed
 from npembed import FAMILIES, RULES, bucket_coords, cli, load_model, position_ids, random_model
-from npembed.attention import attend, attention_weights, layer_norm, linear
+from npembed.arithmetic import EXACT
 from npembed.families.idefics2 import perceive
 from npembed.families.phi4_multimodal import crops
 from npembed.images import Turn, read_image
 from npembed.pages import drawing, seen
-from npembed.pages.attention import chosen_places, stage_attention, tower_attention, watching
+from npembed.pages.attention import chosen_places, stage_attention, tower_attention, watched
 from npembed.pages.explain import SAMPLE, default_config, exact_bytes, explain
 from npembed.pages.page import escape_json, render
 from npembed.pages.rulers import ruler
@@ -212,8 +212,8 @@ def last_layer(x, model):
     """(L, D) -> queries and keys of the tower's last layer, from its weights."""
     numbers = [int(found[1]) for name in model.weights if (found := re.search(r"encoder\.layers\.(\d+)\.self_attn", name))]
     layer = f"{model.tower}encoder.layers.{max(numbers)}"
-    normed = layer_norm(x, *model.pair(f"{layer}.layer_norm1"), model.config.vision.layer_norm_eps)
-    return [linear(normed, *model.pair(f"{layer}.self_attn.{name}_proj")) for name in "qk"]
+    normed = EXACT.layer_norm(x, *model.pair(f"{layer}.layer_norm1"), model.config.vision.layer_norm_eps)
+    return [EXACT.linear(normed, *model.pair(f"{layer}.self_attn.{name}_proj")) for name in "qk"]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_towers_attention_is_the_last_layers(key):
         queries, keys = last_layer(x[0], model)
         for place, row in zip(looking[number], weights[number], strict=True):
             group = np.arange(length)
-            if family.groups is not None:  # Phi-4's crops attend to themselves; elsewhere keys may be padding's too
+            if family.groups(size) is not None:  # Phi-4's crops attend to themselves; elsewhere keys may be padding's too
                 (group,) = [each.ravel() for each in crops(size) if place in each]
                 keys_seen = keys[group]
             else:
@@ -266,13 +266,14 @@ def connector_keys(model, hidden, number, length):
         packed = model.weights[f"{head}.attention.in_proj_weight"], model.weights[f"{head}.attention.in_proj_bias"]
         to_queries, to_keys, _ = zip(*(np.split(array, 3) for array in packed), strict=True)
         probe = model.weights[f"{head}.probe"][0]
-        return linear(probe, *to_queries), linear(x, *to_keys), model.config.vision.num_attention_heads
+        return EXACT.linear(probe, *to_queries), EXACT.linear(x, *to_keys), model.config.vision.num_attention_heads
     packed = model.weights["resampler.attn.in_proj_weight"], model.weights["resampler.attn.in_proj_bias"]
     to_queries, to_keys, _ = zip(*(np.split(array, 3) for array in packed), strict=True)
-    queries = layer_norm(model.weights["resampler.query"], *model.pair("resampler.ln_q"), 1e-6)
-    x = layer_norm(x @ model.weights["resampler.kv_proj.weight"].T, *model.pair("resampler.ln_kv"), 1e-6)
+    queries = EXACT.layer_norm(model.weights["resampler.query"], *model.pair("resampler.ln_q"), 1e-6)
+    x = EXACT.layer_norm(x @ model.weights["resampler.kv_proj.weight"].T, *model.pair("resampler.ln_kv"), 1e-6)
     h, w = SIZES[number]
-    return linear(queries, *to_queries), linear(x + sincos_table(h, w, x.shape[1]), *to_keys), model.config.embed_dim // 128
+    keys = EXACT.linear(x + sincos_table(h, w, x.shape[1]), *to_keys)
+    return EXACT.linear(queries, *to_queries), keys, model.config.embed_dim // 128
 
 
 SIZES = [[2, 3], [1, 4]]
@@ -297,8 +298,7 @@ def test_the_perceivers_attention_is_its_last_layers():
     model = random_model(family.small(), until="tokens")
     hidden = np.random.default_rng(2).standard_normal((2, 6, model.config.vision.hidden_size)).astype(np.float32)
     noted = []
-    with watching(noted.append):
-        perceive(hidden, SIZES, model)
+    perceive(hidden, SIZES, watched(model, noted.append))
     depth = model.config.perceiver.resampler_depth
     assert len(noted) == 2 * depth
     weights = stage_attention("tokens", hidden, np.array(SIZES), model)
@@ -384,9 +384,9 @@ def test_attention_weights_are_the_softmax_and_what_attend_mixes_with():
     rng = np.random.default_rng(1)
     queries, keys, values = (rng.standard_normal((rows, 12)) for rows in (3, 10, 10))
     expected = softmax(queries, keys, 3)
-    np.testing.assert_allclose(attention_weights(queries, keys, 3), expected, rtol=1e-12)
+    np.testing.assert_allclose(EXACT.attention_weights(queries, keys, 3), expected, rtol=1e-12)
     np.testing.assert_allclose(
-        attend(queries, keys, np.tile(values[:, :4], 3), 3).reshape(3, 3, 4).mean(axis=1), expected @ values[:, :4]
+        EXACT.attend(queries, keys, np.tile(values[:, :4], 3), 3).reshape(3, 3, 4).mean(axis=1), expected @ values[:, :4]
     )
 
 

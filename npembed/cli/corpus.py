@@ -116,13 +116,12 @@ def _default_stage(weights: str | None, vector: str) -> str:
 def _model(weights: str | Path | None, settings: "Settings") -> "tuple[Model, str]":
     """The model with the most slices that is asked for, and where its weights come from in words."""
     from npembed.corpus.settings import check_stage
-    from npembed.model import Model
 
     common.known_stage(settings.until, "corpus")
     model, origin = common.model_of(weights, settings.until)
     check_stage(settings, model.config.family)
     if settings.max_slices is not None:
-        model = Model(model.config.with_max_slices(settings.max_slices, "corpus"), model.weights)
+        model = replace(model, config=model.config.with_max_slices(settings.max_slices, "corpus"))
     return model, origin
 
 

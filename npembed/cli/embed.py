@@ -74,7 +74,7 @@ def embed(
     model, origin = model_of(weights, until)
     model.config.family.pixel_rule(pixels, "embed")
     if max_slices is not None:
-        model = Model(model.config.with_max_slices(max_slices, "embed"), model.weights)
+        model = replace(model, config=model.config.with_max_slices(max_slices, "embed"))
     if normalize:
         _check_vectors(until, model.config.family)
     rule = rule or model.config.family.rule

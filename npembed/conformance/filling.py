@@ -41,15 +41,15 @@ def sizes_of(*sizes: tuple[int, int]) -> Ids:
     return np.array(sizes, dtype=np.int64)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def model_at(model: Model, dtype: str) -> Model:
     """The model with its arrays in another float type."""
-    return Model(model.config, {name: array.astype(dtype) for name, array in model.weights.items()})
+    return replace(model, weights={name: array.astype(dtype) for name, array in model.weights.items()})
 
 
 def edited(model: Model, changes: Mapping[str, Callable[[Array], Array]]) -> Model:
     """The model with some of its arrays changed."""
-    return Model(model.config, model.weights | {name: change(model.weights[name]) for name, change in changes.items()})
+    return replace(model, weights=model.weights | {name: change(model.weights[name]) for name, change in changes.items()})
 
 
 def peaked(model: Model, factor: float) -> dict[str, Floats]:

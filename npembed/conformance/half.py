@@ -8,14 +8,13 @@ of threads.
 """
 
 from collections.abc import Callable, Sequence
-from copy import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from npembed.conformance.in_order import InOrder, product
-from npembed.conformance.pieces import with_pieces
+from npembed.arithmetic import Arithmetic
+from npembed.conformance.in_order import IN_ORDER, product
 from npembed.model import Model
 from npembed.typing import Array, Floats
 
@@ -84,73 +83,41 @@ def quantised(weight: Floats, rng: np.random.Generator | None = None) -> Floats:
     return np.asarray(whole * step, dtype=weight.dtype)
 
 
-class _Rounded(np.ndarray[Any, Any]):
-    """An array whose every result, and what is made from it, is rounded."""
+ROUNDED_ONCE = "product linear layer_norm rms_norm attend_in_windows gelu gelu_erf add multiply sum".split()
+"""The functions of an arithmetic whose results alone are rounded; what the others compute on the way is rounded, too."""
 
-    round_result: Round
 
-    def __array_finalize__(self, origin: Any) -> None:
-        if origin is not None and hasattr(origin, "round_result"):
-            self.round_result = origin.round_result
+def rounding_arithmetic(rounding: Round) -> Arithmetic:
+    """A framework's arithmetic: each operation in float32, its products in one order, and then rounded."""
+    from scipy.special import expit
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
-        """NumPy's own function on plain arrays, then the rounding."""
-        rounding = next(value.round_result for value in (*inputs, *(out or ())) if isinstance(value, _Rounded))
-        result = _plain(getattr(ufunc, method)(*map(_ordered, inputs), **options))
+    return IN_ORDER.changed(
+        **{name: _once(getattr(IN_ORDER, name), rounding) for name in ROUNDED_ONCE},
+        attend=partial(_attend, rounding),
+        silu=lambda x: rounding(x * rounding(np.asarray(expit(x)))),
+        mean=lambda x, axis: rounding(rounding(x.sum(axis=axis)) / x.shape[axis]),
+    )
+
+
+def _once(function: Function, rounding: Round) -> Function:
+    def computed(*args: Any, out: Floats | None = None, **kwargs: Any) -> Floats:
+        result = rounding(function(*args, **kwargs))
         if out is not None:
-            _plain(out[0])[...] = _wrapped(result, rounding)
-            return out[0]
-        return _wrapped(result, rounding)
-
-
-def _plain(value: Any) -> Any:
-    return value.view(np.ndarray) if isinstance(value, (_Rounded, InOrder)) else value
-
-
-def _ordered(value: Any) -> Any:
-    """As `_plain`, but its products go by `product`."""
-    return np.asarray(_plain(value)).view(InOrder) if isinstance(value, np.ndarray) else value
-
-
-def _wrapped(result: Any, rounding: Round) -> Any:
-    if not isinstance(result, (np.ndarray, np.floating)) or np.asarray(result).dtype.kind != "f":
+            out[...] = result
         return result
-    return _marked(rounding(np.asarray(result)), rounding)
+
+    return computed
 
 
-def _marked(array: Array, rounding: Round) -> Any:
-    """An array that is rounded, whose results are to be."""
-    marked = array.view(_Rounded)
-    marked.round_result = rounding
-    return marked
-
-
-def _once(rounding: Round) -> Callable[[Function], Function]:
-    """A piece that computes in float32 and rounds its result."""
-
-    def change(function: Function) -> Function:
-        return lambda *args: _wrapped(_plain(function(*map(_ordered, args))), rounding)
-
-    return change
-
-
-def _attend(rounding: Round) -> Callable[[Function], Function]:
+def _attend(rounding: Round, queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
     """Scores, their scaling, the softmax and the products each rounded, as the plain attention of a framework does."""
-
-    def attend(queries: Floats, keys: Floats, values: Floats, heads: int) -> Any:
-        q, k, v = map(_plain, (queries, keys, values))
-        width, result = q.shape[1] // heads, np.empty_like(q)
-        for start in range(0, q.shape[1], width):
-            head = slice(start, start + width)
-            scores = rounding(rounding(product(q[:, head], k[:, head].T)) * np.float32(width**-0.5))
-            powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-            result[:, head] = product(rounding(powers / powers.sum(axis=1, keepdims=True)), v[:, head])
-        return _wrapped(result, rounding)
-
-    return lambda original: attend
-
-
-PIECES = ("linear", "layer_norm", "gelu", "gelu_erf")
+    width, result = queries.shape[1] // heads, np.empty_like(queries)
+    for start in range(0, queries.shape[1], width):
+        head = slice(start, start + width)
+        scores = rounding(rounding(product(queries[:, head], keys[:, head].T)) * np.float32(width**-0.5))
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        result[:, head] = product(rounding(powers / powers.sum(axis=1, keepdims=True)), values[:, head])
+    return rounding(result)
 
 
 def half_run(function: Function, args: Sequence[Any], precision: str, seed: int | None = None) -> Array:
@@ -161,23 +128,13 @@ def half_run(function: Function, args: Sequence[Any], precision: str, seed: int 
     def rounding(values: Floats) -> Floats:
         return rounded(values, kind, rng)
 
-    pieces = {f"npembed.attention.{name}": _once(rounding) for name in PIECES}
-    pieces |= {"npembed.attention.attend": _attend(rounding)}
-    pieces |= {"npembed.mergers.attend_in_windows": _once(rounding), "npembed.families.idefics2.rms_norm": _once(rounding)}
-    with with_pieces(pieces):
-        result = function(rounded(np.asarray(x), kind), tgt_sizes, _half_model(model, precision, seed, rounding), *rest)
-    return np.asarray(_plain(result))
-
-
-def _half_model(model: Model, precision: str, seed: int | None, rounding: Round) -> Model:
-    """The model with its arrays rounded to the type, whose results are rounded too."""
-    result = copy(_rounded_model(model, precision, seed if precision == "int8" else None))
-    object.__setattr__(result, "weights", {name: _marked(array, rounding) for name, array in result.weights.items()})
-    return result
+    in_type = _rounded_model(model, precision, seed if precision == "int8" else None).with_ops(rounding_arithmetic(rounding))
+    return np.asarray(function(rounded(np.asarray(x), kind), tgt_sizes, in_type, *rest))
 
 
 @lru_cache(maxsize=32)
 def _rounded_model(model: Model, precision: str, seed: int | None) -> Model:
+    """The model with its arrays rounded to the type."""
     arrays = {name: array.astype(np.float32) for name, array in model.weights.items()}
     if precision == "int8":
         rng = None if seed is None else np.random.default_rng(seed)

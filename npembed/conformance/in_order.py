@@ -1,15 +1,17 @@
 """A model whose products are summed in one order, however many threads the BLAS may use.
 
 A BLAS shares a large product among threads, and then the last bits of its sums depend on how many there are. Golden packs
-must not: they are computed with arrays that cut each product into tiles, too small to be shared, and add the tiles in order.
+must not: they are computed with an arithmetic that cuts each product into tiles, too small to be shared, and adds the tiles in
+order.
 """
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
+from npembed.arithmetic import Arithmetic
 from npembed.model import Model
-from npembed.typing import Array, Floats
+from npembed.typing import Floats
 
 TILE = 32
 """Rows and columns of a tile of the result."""
@@ -48,35 +50,19 @@ def _tiles(array: Floats, rows: int, columns: int) -> Floats:
     return np.ascontiguousarray(cut.swapaxes(-3, -2))
 
 
-class InOrder(np.ndarray[Any, Any]):
-    """An array whose matrix products, and those of what is made from it, go by `product`."""
+class InOrder(Arithmetic):
+    """Exact, but for its products, which go by `product`."""
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
-        """Every other function as NumPy has it, on the plain arrays."""
-        plain = [_plain(value) for value in inputs]
-        if ufunc is np.matmul and method == "__call__":
-            result = product(plain[0], plain[1])
-            if out is not None:
-                _plain(out[0])[...] = result
-        else:
-            outs = {} if out is None else {"out": tuple(map(_plain, out))}
-            result = getattr(ufunc, method)(*plain, **outs, **options)
+    def product(self, a: Floats, b: Floats, out: Floats | None = None) -> Floats:
+        result = product(a, b)
         if out is not None:
-            return out[0]
-        return result.view(InOrder) if isinstance(result, np.ndarray) else result
+            out[...] = result
+        return result
 
 
-def _plain(value: Any) -> Any:
-    return value.view(np.ndarray) if isinstance(value, InOrder) else value
+IN_ORDER = InOrder()
 
 
 def in_order(model: Model, dtype: str) -> Model:
     """The model in that float type, its products summed in one order."""
-    result = Model(model.config, {name: array.astype(dtype) for name, array in model.weights.items()})
-    object.__setattr__(result, "weights", {name: array.view(InOrder) for name, array in result.weights.items()})
-    return result
-
-
-def plain(array: Array) -> Array:
-    """What a stage gave, as a plain array."""
-    return np.asarray(_plain(array))
+    return replace(model, weights={name: array.astype(dtype) for name, array in model.weights.items()}, ops=IN_ORDER)

@@ -1,6 +1,7 @@
 """How MiniCPM-V's processors cut a picture into slices (SPEC 2); each family says how large its unit is."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import numpy as np
 
 from npembed import arguments
 from npembed.config import SlicingConfig
-from npembed.family import Slices
+from npembed.family import Family, Slices
 from npembed.images import as_rgb, cells, check_resize
 from npembed.pixels import PixelRule
 from npembed.typing import Floats, Ids, Pixels, Size
@@ -21,12 +22,16 @@ FILTER = "BICUBIC"
 """Pillow's name of the filter."""
 
 
-def _fit(length: float, unit: int) -> int:
+Fit = Callable[[float, int], int]
+BestGrid = Callable[[Size, SlicingConfig], Size | None]
+
+
+def fit(length: float, unit: int) -> int:
     """The multiple of `unit` nearest to `length`, at least one; a half goes to the even multiple."""
     return max(round(length / unit) * unit, unit)
 
 
-def _best_size(size: tuple[float, float], slicing: SlicingConfig, unit: int, *, upscale: bool) -> Size:
+def _best_size(size: tuple[float, float], slicing: SlicingConfig, unit: int, fit: Fit, *, upscale: bool) -> Size:
     """The size with about scale_resolution**2 pixels, the same aspect and whole units; a small picture keeps its own."""
     width, height = size
     resolution = slicing.scale_resolution
@@ -34,10 +39,10 @@ def _best_size(size: tuple[float, float], slicing: SlicingConfig, unit: int, *, 
         aspect = width / height
         height = int(resolution / math.sqrt(aspect))
         width = int(height * aspect)
-    return _fit(width, unit), _fit(height, unit)
+    return fit(width, unit), fit(height, unit)
 
 
-def _best_grid(size: Size, slicing: SlicingConfig) -> tuple[int, int] | None:
+def best_grid(size: Size, slicing: SlicingConfig) -> Size | None:
     """(columns, rows) of crops whose shape comes nearest to the picture's, or None where one slice is enough."""
     width, height = size
     ratio = width * height / (slicing.scale_resolution * slicing.scale_resolution)
@@ -84,7 +89,14 @@ class SlicePlan:
         return np.array([(height // self.patch_size, width // self.patch_size) for width, height in sizes], dtype=np.int64)
 
 
-def plan_slices(size: Size, slicing: SlicingConfig | None = None, unit: int | None = None) -> SlicePlan:
+def plan_slices(
+    size: Size,
+    slicing: SlicingConfig | None = None,
+    unit: int | None = None,
+    *,
+    fit: Fit = fit,
+    best_grid: BestGrid = best_grid,
+) -> SlicePlan:
     """(width, height) -> what upstream's image processor makes of a picture of that size.
 
     Parameters
@@ -95,6 +107,8 @@ def plan_slices(size: Size, slicing: SlicingConfig | None = None, unit: int | No
         MiniCPM-V 2.6's by default. Its `slice_mode` is not looked at.
     unit : int, optional
         Of which each side of a slice is a multiple, in pixels; the patch size by default.
+    fit, best_grid : callable
+        How lengths are rounded and grids are chosen; others than upstream's serve to find faults.
 
     Returns
     -------
@@ -119,25 +133,13 @@ def plan_slices(size: Size, slicing: SlicingConfig | None = None, unit: int | No
     height = arguments.as_count(size[1], "height", "plan_slices")
     slicing = slicing or SlicingConfig()
     unit = unit or slicing.patch_size
-    grid = _best_grid((width, height), slicing)
-    source_size = _best_size((width, height), slicing, unit, upscale=grid is None)
+    grid = best_grid((width, height), slicing)
+    source_size = _best_size((width, height), slicing, unit, fit, upscale=grid is None)
     if grid is None:
         return SlicePlan(None, source_size, None, slicing.patch_size)
     columns, rows = grid
-    cell = _best_size((_fit(width, columns) / columns, _fit(height, rows) / rows), slicing, unit, upscale=True)
+    cell = _best_size((fit(width, columns) / columns, fit(height, rows) / rows), slicing, unit, fit, upscale=True)
     return SlicePlan(grid, source_size, (cell[0] * columns, cell[1] * rows), slicing.patch_size)
-
-
-def cut(image: "Picture | Pixels", slicing: SlicingConfig, rule: PixelRule, unit: int | None = None) -> Slices:
-    """A picture -> the whole of it, then its crops, row by row; each resized from the original."""
-    picture = as_rgb(image)
-    plan = plan_slices(picture.size, slicing, unit)
-    arguments.as_tgt_sizes(plan.tgt_sizes, "slice_image")  # a thin picture makes slices that are too long
-    pixels = [rule.resize(picture, plan.source_size, FILTER)]
-    if plan.grid and plan.refine_size:
-        pixels += cells(rule.resize(picture, plan.refine_size, FILTER), *plan.grid)
-    strips = [rule.strip(piece, slicing.patch_size, slicing) for piece in pixels]
-    return Slices(strips, plan.tgt_sizes.copy(), grid_boxes(picture.size, plan.grid), plan.grid)
 
 
 def whole(image: "Picture | Pixels", slicing: SlicingConfig, rule: PixelRule) -> Slices:
@@ -163,3 +165,22 @@ def grid_boxes(size: Size, grid: Size | None) -> Floats:
     columns, rows = grid or (0, 0)
     cell = np.array([(c, r, c + 1, r + 1) for r in range(rows) for c in range(columns)]).reshape(-1, 4)
     return np.concatenate([[[0.0, 0.0, *size]], cell * np.tile(size, 2) / np.tile(grid or (1, 1), 2)])
+
+
+class Slicing(Family):
+    """A family that cuts pictures as MiniCPM-V's processors do."""
+
+    fit = staticmethod(fit)
+    best_grid = staticmethod(best_grid)
+    cells = staticmethod(cells)
+
+    def sliced(self, image: "Picture | Pixels", slicing: SlicingConfig, rule: PixelRule, unit: int | None = None) -> Slices:
+        """A picture -> the whole of it, then its crops, row by row; each resized from the original."""
+        picture = as_rgb(image)
+        plan = plan_slices(picture.size, slicing, unit, fit=self.fit, best_grid=self.best_grid)
+        arguments.as_tgt_sizes(plan.tgt_sizes, "slice_image")  # a thin picture makes slices that are too long
+        pixels = [rule.resize(picture, plan.source_size, FILTER)]
+        if plan.grid and plan.refine_size:
+            pixels += self.cells(rule.resize(picture, plan.refine_size, FILTER), *plan.grid)
+        strips = [rule.strip(piece, slicing.patch_size, slicing) for piece in pixels]
+        return Slices(strips, plan.tgt_sizes.copy(), grid_boxes(picture.size, plan.grid), plan.grid)

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
-from npembed.attention import attend
 from npembed.config import FamilyConfig, VisionConfig, check_counts, check_kinds, check_levels
 from npembed.families import idefics
 from npembed.families.idefics import FAKE, PLACE, TEXT, Idefics
 from npembed.families.keys import Json, Keys
+from npembed.families.tower import SMALL, UNEVEN
 from npembed.family import Family, Slices
 from npembed.images import as_rgb, as_rgb_on_white
 from npembed.model import Model, as_model
@@ -155,28 +155,13 @@ def _resized(pixels: Pixels, sizing: SizingConfig, rule: PixelRule) -> Pixels:
     return rule.resize(piece, resized_size(piece.size, sizing), FILTER)
 
 
-def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
-    """(L, E), (E,) -> (L, E): each row divided by the root of the mean of its squares, times weight.
-
-    Examples
-    --------
-    >>> rms_norm(np.array([[1.0, 7.0]]), np.array([1.0, 2.0]), eps=11.0)
-    array([[0.16666667, 2.33333333]])
-    """
-    result: Floats = x / np.sqrt(np.vecdot(x, x)[:, None] / x.shape[-1] + eps)
-    result *= weight
-    return result
-
-
 def gated(x: Floats, model: Model, name: str) -> Floats:
     """(L, K) -> (L, N): down(silu(gate(x)) * up(x)), with silu(y) = y / (1 + exp(-y)); no biases."""
-    from scipy.special import expit  # here, because SciPy takes longer to import than the rest of the package
-
-    gate, up, down = (model.weights[f"{name}.{part}_proj.weight"] for part in ("gate", "up", "down"))
-    opened = x @ gate.T
-    opened *= expit(opened)
-    opened *= x @ up.T
-    return np.asarray(opened @ down.T)
+    ops = model.ops
+    gate, up, down = (model.weights[f"{name}.{part}_proj.weight"].T for part in ("gate", "up", "down"))
+    opened = ops.silu(ops.product(x, gate))
+    ops.multiply(opened, ops.product(x, up), out=opened)
+    return ops.product(opened, down)
 
 
 def perceive(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
@@ -224,30 +209,24 @@ def perceive(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
         latents = learned
         for number in range(config.perceiver.resampler_depth):
             latents = _perceiver_layer(latents, context, model, f"{_PERCEIVER}.layers.{number}")
-        tokens[:] = rms_norm(latents, model.weights[f"{_PERCEIVER}.norm.weight"], config.perceiver.rms_norm_eps)
+        tokens[:] = model.ops.rms_norm(latents, model.weights[f"{_PERCEIVER}.norm.weight"], config.perceiver.rms_norm_eps)
     return result
 
 
 def _perceiver_layer(latents: Floats, context: Floats, model: Model, layer: str) -> Floats:
     """(Q, E), (L, E) -> (Q, E): latents + attention to context and latents, and to that + mlp(norm(it))."""
     config: Any = model.config
-    perceiver, weights = config.perceiver, model.weights
-    normed = rms_norm(latents, weights[f"{layer}.input_latents_norm.weight"], perceiver.rms_norm_eps)
-    looked_at = rms_norm(context, weights[f"{layer}.input_context_norm.weight"], perceiver.rms_norm_eps)
+    family, perceiver, weights, ops = config.family, config.perceiver, model.weights, model.ops
+    normed = ops.rms_norm(latents, weights[f"{layer}.input_latents_norm.weight"], perceiver.rms_norm_eps)
+    looked_at = ops.rms_norm(context, weights[f"{layer}.input_context_norm.weight"], perceiver.rms_norm_eps)
     looked_at = np.concatenate([looked_at, normed])  # (L + Q, E)
-    queries = normed @ weights[f"{layer}.self_attn.q_proj.weight"].T
-    keys, values = (_for_every_head(looked_at @ weights[f"{layer}.self_attn.{name}_proj.weight"].T, perceiver) for name in "kv")
-    attended = attend(queries, keys, values, perceiver.resampler_n_heads)
-    latents = latents + attended @ weights[f"{layer}.self_attn.o_proj.weight"].T
-    normed = rms_norm(latents, weights[f"{layer}.post_attention_layernorm.weight"], perceiver.rms_norm_eps)
-    return latents + gated(normed, model, f"{layer}.mlp")
-
-
-def _for_every_head(x: Floats, perceiver: PerceiverConfig) -> Floats:
-    """(L, kv heads * d) -> (L, heads * d): each head of keys or values, once for each query head that shares it."""
-    heads = x.reshape(len(x), perceiver.num_key_value_heads, perceiver.resampler_head_dim)
-    repeated = heads.repeat(perceiver.resampler_n_heads // perceiver.num_key_value_heads, axis=1)
-    return repeated.reshape(len(x), -1)
+    q, k, v, o = (weights[f"{layer}.self_attn.{name}_proj.weight"].T for name in "qkvo")
+    queries = ops.product(normed, q)
+    keys, values = (family.for_every_head(ops.product(looked_at, each), perceiver) for each in (k, v))
+    attended = ops.attend(queries, keys, values, perceiver.resampler_n_heads)
+    latents = ops.add(latents, ops.product(attended, o))
+    normed = ops.rms_norm(latents, weights[f"{layer}.post_attention_layernorm.weight"], perceiver.rms_norm_eps)
+    return ops.add(latents, gated(normed, model, f"{layer}.mlp"))
 
 
 _GATED = "model.connector.modality_projection"
@@ -340,18 +319,15 @@ class Idefics2(Idefics):
         return {"Idefics2 8B": Idefics2Config(vision, sizing, PerceiverConfig(), 4096, 14336, self)}
 
     def small(self) -> Idefics2Config:
-        vision = VisionConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
-        )
         perceiver = PerceiverConfig(
             resampler_n_latents=4, resampler_depth=2, resampler_n_heads=4, resampler_head_dim=6, num_key_value_heads=2
         )
-        return Idefics2Config(vision, SizingConfig(shortest_edge=14, longest_edge=50), perceiver, 24, 20, self)
+        return Idefics2Config(SMALL, SizingConfig(shortest_edge=14, longest_edge=50), perceiver, 24, 20, self)
 
     def variants(self) -> Mapping[str, Idefics2Config]:
         """Other sizes in each part, quarters, levels of each channel's own."""
         vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3)
-        sizing = SizingConfig(20, 60, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=True)
+        sizing = SizingConfig(20, 60, **UNEVEN, do_image_splitting=True)
         perceiver = PerceiverConfig(3, 3, 6, 8, num_key_value_heads=3, rms_norm_eps=1e-3)
         return {"varied": Idefics2Config(vision, sizing, perceiver, 20, 36, self)}
 
@@ -379,6 +355,12 @@ class Idefics2(Idefics):
             seen = np.array([w, h]) * patch_size / pieces[number].shape[1::-1]  # of the piece, by the patches
             box[2:] = box[:2] + (box[2:] - box[:2]) * seen
         return Slices(list(strips), tgt_sizes, boxes, (2, 2) if sizing.do_image_splitting else None)
+
+    def for_every_head(self, x: Floats, perceiver: PerceiverConfig) -> Floats:
+        """(L, kv heads * d) -> (L, heads * d): each head of keys or values, once for each query head that shares it."""
+        heads = x.reshape(len(x), perceiver.num_key_value_heads, perceiver.resampler_head_dim)
+        repeated = heads.repeat(perceiver.resampler_n_heads // perceiver.num_key_value_heads, axis=1)
+        return repeated.reshape(len(x), -1)
 
     def placeholder(self, grid: Size | None, image_id: int | None, config: Idefics2Config, tgt_sizes: Ids | None = None) -> str:
         """The text of one picture: its places between two marks; five times when split, with one mark between two of them.

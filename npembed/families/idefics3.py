@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from npembed.families import idefics
 from npembed.families.gguf import tower_names
 from npembed.families.idefics import FAKE, PLACE, TEXT, Idefics
 from npembed.families.keys import Json, Keys
+from npembed.families.tower import SMALL, UNEVEN
 from npembed.family import Family, GgufNames, Slices
 from npembed.images import as_rgb, as_rgb_on_white, cells
 from npembed.model import Model, as_model
@@ -279,8 +280,9 @@ def shuffle_and_project(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -
     projection = model.weights[_PROJECTION]
     result = np.zeros((len(sizes), counts.max(), config.embed_dim), dtype=model.dtype)
     for tokens, patches, size in zip(result, given, sizes.tolist(), strict=True):
-        squares = pixel_shuffle(patches[: size[0] * size[1]].astype(model.dtype, copy=False), size, config.scale_factor)
-        tokens[: len(squares)] = squares @ projection.T
+        x = patches[: size[0] * size[1]].astype(model.dtype, copy=False)
+        squares = config.family.pixel_shuffle(x, size, config.scale_factor)
+        tokens[: len(squares)] = model.ops.product(squares, projection.T)
     return result
 
 
@@ -341,6 +343,8 @@ class Idefics3(Idefics):
         INPUTS_EMBEDS_BY_COUNT,
     )
     processor, keeps_one = "Idefics3ImageProcessor", False
+    pixel_shuffle = staticmethod(pixel_shuffle)
+    cells = staticmethod(cells)
 
     def read_config(self, top: Json, preprocessor: Json) -> Idefics3Config:
         """The sizes that config.json and preprocessor_config.json give; else the class's own default (SPEC 13.6)."""
@@ -377,15 +381,13 @@ class Idefics3(Idefics):
         return {"Idefics3 8B": Idefics3Config(_SO400M, TilingConfig(), 2, 4096, self)}
 
     def small(self) -> Idefics3Config:
-        vision = VisionConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=108
-        )
+        vision = replace(SMALL, image_size=108)
         return Idefics3Config(vision, TilingConfig(longest_edge=80, max_image_size=40), 2, 24, self)
 
     def variants(self) -> Mapping[str, Idefics3Config]:
         """Other sizes in each part, a side that fills no patch, no tiles, levels of each channel's own."""
         vision = VisionConfig(32, 24, 3, 4, patch_size=4, image_size=280, layer_norm_eps=1e-3)
-        tiling = TilingConfig(70, 51, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), do_image_splitting=False)
+        tiling = TilingConfig(70, 51, **UNEVEN, do_image_splitting=False)
         return {"varied": Idefics3Config(vision, tiling, 3, 20, self)}
 
     def slices(self, image: "Picture | Pixels", config: Idefics3Config, rule: PixelRule) -> Slices:
@@ -395,7 +397,7 @@ class Idefics3(Idefics):
         plan = plan_tiles(picture.size, tiling)
         first = as_rgb(rule.resize(picture, plan.first_size, FILTER))
         second = rule.resize(first, plan.second_size, FILTER)
-        tiles = cells(second, *plan.grid) if plan.grid else []
+        tiles = self.cells(second, *plan.grid) if plan.grid else []
         tiles.append(rule.resize(as_rgb(second), (side, side), FILTER))
         kept = idefics.counting_pieces(tiles, tiling, rule, self.title, keeps_one=self.keeps_one)
         strips = [idefics.whole_patches(tiles[number], config.vision.patch_size, tiling, rule)[0] for number in kept]

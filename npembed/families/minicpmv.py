@@ -8,13 +8,13 @@ import numpy as np
 
 from npembed.config import SlicedConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
 from npembed.encoder import tower_shapes
-from npembed.families import cutting
+from npembed.families.cutting import Slicing, whole
 from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys, read_vision
-from npembed.families.tower import SiglipTower
+from npembed.families.tower import SMALL, UNEVEN, SiglipTower
 from npembed.family import Family, GgufNames, Slices, Stage
 from npembed.pixels import PixelRule
-from npembed.resampler import HEAD_DIM, resample, resampler_shapes
+from npembed.resampler import HEAD_DIM, Resampling, resample, resampler_shapes
 from npembed.stages import (
     BEFORE_THE_TOWER,
     EMBEDDINGS,
@@ -105,16 +105,12 @@ GGUF = GgufNames(
 
 _OWN_CODE = "the release's own processor and modules: sizes, pixels, ids and text equal, floats within the promise"
 
-_SMALL = VisionConfig(
-    hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=280
-)
-
 
 def _token_counts(tgt_sizes: Ids, config: Config) -> Ids:
     return np.full(len(tgt_sizes), config.query_num, dtype=np.int64)
 
 
-class MiniCPMV(SiglipTower):
+class MiniCPMV(Slicing, SiglipTower, Resampling):
     """MiniCPM-V 2.6 and what came of it: versions that differ in their sizes.
 
     Parameters
@@ -214,7 +210,7 @@ class MiniCPMV(SiglipTower):
 
     def small(self) -> Config:
         slicing = SlicingConfig(scale_resolution=16, patch_size=4)
-        return Config(vision=_SMALL, slicing=slicing, query_num=4, embed_dim=128, family=self)
+        return Config(vision=SMALL, slicing=slicing, query_num=4, embed_dim=128, family=self)
 
     def variants(self) -> Mapping[str, Config]:
         """Other sizes in each part: G of 27 and 12, no `kv_proj`, two heads in the resampler, levels of each channel's own."""
@@ -222,14 +218,14 @@ class MiniCPMV(SiglipTower):
         varied = replace(
             base,
             vision=VisionConfig(32, 48, 3, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3),
-            slicing=SlicingConfig(20, 4, 4, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+            slicing=SlicingConfig(20, 4, 4, **UNEVEN),
             query_num=3,
             embed_dim=256,
             drop_vision_last_layer=True,
             use_image_id=False,
         )
-        wide = replace(_SMALL, hidden_size=128, num_hidden_layers=1, num_attention_heads=4, patch_size=2, image_size=25)
-        large = replace(_SMALL, hidden_size=8, patch_size=14, image_size=980)
+        wide = replace(SMALL, hidden_size=128, num_hidden_layers=1, num_attention_heads=4, patch_size=2, image_size=25)
+        large = replace(SMALL, hidden_size=8, patch_size=14, image_size=980)
         return {
             "patch14": replace(base, vision=large, slicing=SlicingConfig(scale_resolution=56), query_num=2),
             "varied": varied,
@@ -243,7 +239,7 @@ class MiniCPMV(SiglipTower):
 
     def slices(self, picture: Any, config: Config, rule: PixelRule) -> Slices:
         """The whole picture and its crops; with `slice_mode` false the picture as it is."""
-        return (cutting.cut if config.slicing.slice_mode else cutting.whole)(picture, config.slicing, rule)
+        return (self.sliced if config.slicing.slice_mode else whole)(picture, config.slicing, rule)
 
     def placeholder(self, grid: Size | None, image_id: int | None, config: Config, tgt_sizes: Ids | None = None) -> str:
         """The text of one picture: its number, the whole of it, then rows of slices (SPEC 9)."""
@@ -271,12 +267,10 @@ def _read_slicing(config: Keys, processor: Keys) -> SlicingConfig:
             raise ValueError(f"norm_{name} and {other} of preprocessor_config.json differ; one of them must go")
         for value in spellings.values():
             sizes[name] = value
-    processor.fixed("do_resize", True)
-    processor.fixed("do_rescale", True)
-    processor.fixed("do_normalize", True)
-    processor.fixed("do_convert_rgb", True)
-    processor.fixed("do_center_crop", False)
-    processor.fixed("do_pad", False)
+    for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        processor.fixed(name, True)
+    for name in ("do_center_crop", "do_pad"):
+        processor.fixed(name, False)
     processor.fixed("resample", 3)
     processor.fixed("rescale_factor", 1 / 255, 0.00392156862745098)
     return SlicingConfig(**sizes)

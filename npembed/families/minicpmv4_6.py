@@ -9,19 +9,19 @@ import numpy as np
 from npembed import arguments
 from npembed.config import SlicedConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
 from npembed.encoder import tower_shapes
-from npembed.families import cutting
+from npembed.families.cutting import Slicing
 from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys, read_vision
-from npembed.families.tower import SiglipTower
+from npembed.families.tower import SMALL, UNEVEN, SiglipTower
 from npembed.family import Family, GgufNames, Slices, Stage, Step
 from npembed.images import as_rgb_on_white
 from npembed.mergers import (
     SIDE,
+    Merging,
     divided,
     merge_patches,
     merged_patches,
     merger_shapes,
-    window_merger,
     window_merger_shapes,
 )
 from npembed.model import Model
@@ -148,9 +148,7 @@ _MERGER = {
     "mm.down.*": "model.merger.mlp.0.linear_2.*",
 }
 
-_SMALL = VisionConfig(
-    hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, patch_size=4, image_size=280
-)
+_SMALL = replace(SMALL, num_hidden_layers=3)
 
 
 _OWN_CODE = (
@@ -158,7 +156,7 @@ _OWN_CODE = (
 )
 
 
-class MiniCPMV46(SiglipTower):
+class MiniCPMV46(Slicing, SiglipTower, Merging):
     """MiniCPM-V 4.6 and 4.7.
 
     Attributes
@@ -256,7 +254,7 @@ class MiniCPMV46(SiglipTower):
         varied = replace(
             base,
             vision=VisionConfig(32, 24, 4, 4, patch_size=4, image_size=108, layer_norm_eps=1e-3),
-            slicing=SlicingConfig(40, 4, 4, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+            slicing=SlicingConfig(40, 4, 4, **UNEVEN),
             embed_dim=20,
             downsample_mode="4x" if base.downsample_mode == "16x" else "16x",
             insert_layer_id=2,
@@ -273,14 +271,14 @@ class MiniCPMV46(SiglipTower):
     def slices(self, picture: Any, config: MergerConfig, rule: PixelRule) -> Slices:
         """The whole picture and its crops; with `slice_mode` false the whole alone, which is resized all the same."""
         slicing = config.slicing if config.slicing.slice_mode else replace(config.slicing, max_slice_nums=1)
-        return cutting.cut(as_rgb_on_white(picture), slicing, rule, config.unit * slicing.patch_size)
+        return self.sliced(as_rgb_on_white(picture), slicing, rule, config.unit * slicing.patch_size)
 
     def tower(self, model: Model) -> Sequence[Step]:
         """Every layer, with the window merger among them if the mode has it, then the last norm."""
         config, steps = model.config, [*super().tower(model)]
         assert isinstance(config, MergerConfig)
         if config.merges_inside:
-            steps.insert(config.insert_layer_id + 1, window_merger(model))
+            steps.insert(config.insert_layer_id + 1, self.window_merger(model))
         return steps
 
     def unit(self, config: MergerConfig) -> int:

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npembed import arguments
-from npembed.attention import gelu_erf, linear
 from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
 from npembed.embeddings import embedding_shapes
 from npembed.encoder import layer_shapes, run_layer, tower_shapes
 from npembed.families.keys import Json, Keys
+from npembed.families.tower import UNEVEN
 from npembed.family import Family, Slices, Stage, Step
 from npembed.images import as_rgb_on_white, check_resize
 from npembed.interpolate import shrink_bicubic
@@ -208,7 +208,8 @@ def _with_masked(model: Model) -> Step:
     first = model.weights[f"{model.tower}embeddings.position_embedding.weight"][0]
     config = cast(Config, model.config)
     white = fused_levels(config.mean, config.std)[:, 255].astype(model.dtype)  # (C,)
-    masked = kernels.sum(axis=(2, 3)) @ white + bias + first  # (D,)
+    ops = model.ops
+    masked = ops.add(ops.add(ops.product(ops.sum(kernels, axis=(2, 3)), white), bias), first)  # (D,)
     return lambda x, size: (np.concatenate([x, np.tile(masked, (len(x), len(crops(size)), 1))], axis=1), size)
 
 
@@ -289,7 +290,7 @@ def assemble(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     who = "assemble"
     as_model(model, who).require("tokens", who)
     sizes = arguments.as_tgt_sizes(tgt_sizes, who)
-    config = cast(Config, model.config)
+    config, ops = cast(Config, model.config), model.ops
     counts, even = _token_counts(sizes, config), _even(sizes, config)
     given = arguments.as_patches(hidden, "hidden", even, config.vision.hidden_size, who).astype(model.dtype, copy=False)
     between = model.weights[f"{CONNECTOR}global_img_feature_extensor"][0]  # (1, D)
@@ -297,8 +298,8 @@ def assemble(hidden: ArrayLike, tgt_sizes: ArrayLike, model: Model) -> Floats:
     for number, tokens in enumerate(result):
         whole, canvas = (_rows(given[b], even[b].tolist(), model) for b in (2 * number, 2 * number + 1))
         row = np.concatenate([canvas, between, whole])  # (Q, D)
-        inner = linear(row, *model.pair(f"{CONNECTOR}img_projection_up"))
-        tokens[: len(row)] = linear(gelu_erf(inner), *model.pair(f"{CONNECTOR}img_projection_down"))
+        inner = ops.gelu_erf(ops.linear(row, *model.pair(f"{CONNECTOR}img_projection_up")))
+        tokens[: len(row)] = ops.linear(inner, *model.pair(f"{CONNECTOR}img_projection_down"))
     return result
 
 
@@ -416,15 +417,13 @@ class Phi4Multimodal(Family):
         return {"Phi-4-multimodal": Config(family=self)}
 
     def small(self) -> Config:
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-        vision = VisionConfig(**sizes, patch_size=2, image_size=54)
+        vision = VisionConfig(16, 32, 3, 2, patch_size=2, image_size=54)
         return Config(vision=vision, embed_dim=24, crop_size=SIDE * 2, dynamic_hd=4, family=self)
 
     def variants(self) -> Mapping[str, Config]:
         """Other sizes in each part, levels of each channel's own."""
         vision = VisionConfig(32, 24, 4, 4, patch_size=2, image_size=140, layer_norm_eps=1e-3)
-        levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
-        return {"varied": Config(vision=vision, embed_dim=20, crop_size=SIDE * 2, dynamic_hd=6, **levels, family=self)}
+        return {"varied": Config(vision=vision, embed_dim=20, crop_size=SIDE * 2, dynamic_hd=6, **UNEVEN, family=self)}
 
     def unread(self, config: Config) -> Sequence[str]:
         """What a checkpoint saves of the tower and upstream never uses for pictures: later layers, the last norm, the head."""

@@ -10,7 +10,7 @@ import numpy as np
 from npembed.arguments import as_count
 from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_kinds, check_levels
 from npembed.families.keys import Json, Keys
-from npembed.families.tower import SiglipTower
+from npembed.families.tower import SMALL, UNEVEN, SiglipTower
 from npembed.family import Family, Promise, Slices, Stage
 from npembed.images import as_rgb_on_white
 from npembed.pixels import PIXEL_RULES, PixelRule
@@ -249,16 +249,13 @@ class Siglip(PictureTower):
         }
 
     def small(self) -> SiglipConfig:
-        vision = VisionConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=110
-        )
+        vision = replace(SMALL, image_size=110)
         return SiglipConfig(vision=vision, size=(110, 110), family=self)  # G = 27, and pixels that fill no patch, as in so400m
 
     def variants(self) -> Mapping[str, SiglipConfig]:
         """Other sizes in each part, another filter, levels of each channel's own."""
         vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=14, layer_norm_eps=1e-3)
-        levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
-        return {"varied": SiglipConfig(vision=vision, size=(14, 14), resample="BILINEAR", **levels, family=self)}
+        return {"varied": SiglipConfig(vision=vision, size=(14, 14), resample="BILINEAR", **UNEVEN, family=self)}
 
     def slices(self, picture: Any, config: SiglipConfig, rule: PixelRule) -> Slices:
         """A picture -> itself as the only slice, resized without regard to its aspect."""

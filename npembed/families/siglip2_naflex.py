@@ -28,6 +28,7 @@ from npembed.families.siglip import (
     vision_as_json,
     vision_part,
 )
+from npembed.families.tower import SMALL, UNEVEN
 from npembed.family import Family, Slices
 from npembed.images import as_rgb, as_rgb_on_white
 from npembed.model import Model
@@ -274,16 +275,13 @@ class Siglip2Naflex(PictureTower):
         }
 
     def small(self) -> NaflexConfig:
-        vision = VisionConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4, image_size=28
-        )
+        vision = replace(SMALL, image_size=28)
         return NaflexConfig(vision=vision, max_num_patches=40, family=self)
 
     def variants(self) -> Mapping[str, NaflexConfig]:
         """Other sizes in each part, another filter, levels of each channel's own."""
         vision = VisionConfig(32, 24, 3, 4, patch_size=2, image_size=24, layer_norm_eps=1e-3)
-        levels: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
-        return {"varied": NaflexConfig(vision=vision, max_num_patches=60, resample="BICUBIC", **levels, family=self)}
+        return {"varied": NaflexConfig(vision=vision, max_num_patches=60, resample="BICUBIC", **UNEVEN, family=self)}
 
     def slices(self, picture: Any, config: NaflexConfig, rule: PixelRule) -> Slices:
         """A picture -> itself as the only slice, resized to as many patches as fit."""

@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
+from npembed.config import VisionConfig
 from npembed.encoder import post_layernorm, tower_layers
 from npembed.family import Family, Step
 from npembed.model import Model
 from npembed.positions import position_ids
 from npembed.typing import Ids
+
+SMALL = VisionConfig(16, 32, 2, 2, patch_size=4, image_size=280)
+"""A tower of small sizes, with the table of 70 x 70 that most releases have."""
+
+UNEVEN: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+"""Levels of each channel's own."""
 
 
 class SiglipTower(Family):

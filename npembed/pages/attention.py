@@ -1,38 +1,32 @@
 """Which patches a stage looks at: the attention that a run used, and the patches that tokens are gathered from.
 
-Nothing here computes a stage a second time. While the stage runs, each call of `attend` is noted; `attention_weights` then
-gives the weights of the last one.
+Nothing here computes a stage a second time. It runs with an arithmetic that notes each call of `attend`; `attention_weights`
+then gives the weights of the last one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npembed.attention import attention_weights
-from npembed.conformance.pieces import with_pieces
+from npembed.arithmetic import EXACT
 from npembed.encoder import encode
 from npembed.model import Model
 from npembed.typing import Floats, Ids
 
 Attended = tuple[Floats, Floats, int]
-"""What one call of `attend` was given: its queries, its keys and how many heads."""
+"""What one call of `attend` gets: its queries, its keys and how many heads."""
 
 
-@contextmanager
-def watching(tell: Callable[[Attended], None]) -> Iterator[None]:
-    """Within, `tell` is given what each call of `attend` was."""
+def watched(model: Model, tell: Callable[[Attended], None]) -> Model:
+    """The model, of whose attention `tell` is given what each call attends with."""
+    attend = model.ops.attend
 
-    def watched(attend: Callable[..., Floats]) -> Callable[..., Floats]:
-        def noted(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
-            tell((queries, keys, heads))
-            return attend(queries, keys, values, heads)
+    def noted(queries: Floats, keys: Floats, values: Floats, heads: int) -> Floats:
+        tell((queries, keys, heads))
+        return attend(queries, keys, values, heads)
 
-        return noted
-
-    with with_pieces({"npembed.attention.attend": watched}):
-        yield
+    return model.with_ops(model.ops.changed(attend=noted))
 
 
 def tower_attention(
@@ -77,8 +71,7 @@ def tower_attention(
             layers[(done - 1) * len(layers) // total] = now.copy()
             now.clear()
 
-    with watching(now.append):
-        hidden = encode(embeddings, tgt_sizes, model, progress=stepped)
+    hidden = encode(embeddings, tgt_sizes, watched(model, now.append), progress=stepped)
     after = model.config.family.stage("hidden", "tower_attention").sizes_of(tgt_sizes, model.config)
     wanted = [None] * len(layers) if places is None else [np.asarray(each) for each in places]
     each = zip(layers, tgt_sizes.tolist(), after.tolist(), wanted, strict=True)
@@ -99,7 +92,7 @@ def _of_layer(calls: Sequence[Attended], groups: Sequence[Ids], looking: Ids | N
     for (queries, keys, heads), group in zip(calls, groups, strict=True):
         rows = np.flatnonzero(np.isin(looking, group))
         within = np.searchsorted(group, looking[rows])  # places of a group rise
-        weights[np.ix_(rows, group)] = attention_weights(queries[within], keys, heads)[:, : len(group)]
+        weights[np.ix_(rows, group)] = EXACT.attention_weights(queries[within], keys, heads)[:, : len(group)]
     return weights
 
 
@@ -135,13 +128,12 @@ def stage_attention(stage: str, hidden: Floats, tgt_sizes: Ids, model: Model) ->
     ((1, 729), 1.0)
     """
     family, calls = model.config.family, list[Attended]()
-    with watching(calls.append):
-        family.stage(stage, "stage_attention").call({"hidden": hidden, "tgt_sizes": tgt_sizes}, model)
+    family.stage(stage, "stage_attention").call({"hidden": hidden, "tgt_sizes": tgt_sizes}, watched(model, calls.append))
     if not calls:
         return None
     lengths = family.stage("hidden", "stage_attention").sizes_of(tgt_sizes, model.config).prod(axis=1).tolist()
     layers = len(calls) // len(lengths)  # as many in each slice
-    return [attention_weights(*calls[(number + 1) * layers - 1])[:, :length] for number, length in enumerate(lengths)]
+    return [EXACT.attention_weights(*calls[(number + 1) * layers - 1])[:, :length] for number, length in enumerate(lengths)]
 
 
 def chosen_places(sizes: Ids, most: int) -> tuple[list[Ids], list[Ids]]:

@@ -54,14 +54,6 @@ class PixelRule:
         return is_blank(pixels, self.levels(scale.mean, scale.std))
 
 
-def _as_pillow(picture: "Picture", size: Size, resample: str) -> Pixels:
-    return resize(picture, size, resample)
-
-
-def _plain_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    return levels(mean, std)
-
-
 def _as_torch(picture: "Picture", size: Size, resample: str) -> Pixels:
     if resample not in FILTERS:
         raise ValueError(
@@ -104,8 +96,8 @@ _TABLE = (
             "transformers before 5",
             "transformers 5 without torchvision, and its processors whose names end in Pil",
         ),
-        resize=_as_pillow,
-        levels=_plain_levels,
+        resize=resize,
+        levels=levels,
     ),
     PixelRule(
         name="torchvision",

@@ -198,14 +198,8 @@ def bucket_coords(num_patches: int, num_patches_per_side: int = 70, rule: str = 
 def _usable_buckets(num_patches: int, side: int, rule: Rule, who: str) -> Ids:
     """The buckets of one axis, if the rule gives n of them in [0, G-1]."""
     buckets = _buckets(num_patches, side, rule)
-    outside = buckets[(buckets < 0) | (buckets >= side)]
-    if len(buckets) == num_patches and not len(outside):
-        return buckets
-    given = f"bucket {outside[0]}, outside 0..{side - 1}," if len(outside) else f"{len(buckets)} buckets"
-    raise ValueError(
-        f"{who}: rule {brief(rule.name)}, as released, gives {given} for {num_patches} patches on a table of {side} per side; "
-        "no position id stands for that"
-    )
+    rule.check(buckets, num_patches, side, who)
+    return buckets
 
 
 def position_ids(

@@ -60,6 +60,17 @@ class Rule:
     buckets: Callable[[int, int], NDArray[np.int64]] | None = None
     sound: bool = True
 
+    def check(self, buckets: NDArray[np.int64], num_patches: int, side: int, who: str) -> None:
+        """An error unless these are n buckets in [0, G-1]."""
+        outside = buckets[(buckets < 0) | (buckets >= side)]
+        if len(buckets) == num_patches and not len(outside):
+            return
+        given = f"bucket {outside[0]}, outside 0..{side - 1}," if len(outside) else f"{len(buckets)} buckets"
+        raise ValueError(
+            f"{who}: rule {brief(self.name)}, as released, gives {given} for {num_patches} patches on a table of {side} per "
+            "side; no position id stands for that"
+        )
+
     @property
     def search_words(self) -> str:
         """How the bucket is found, in words."""
@@ -336,8 +347,10 @@ RULES: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in _TABLE
 """Each rule by its name; `arange`, the original, first."""
 
 
-def get_rule(name: str, who: str) -> Rule:
-    """The rule of this name, or an error that lists the known ones."""
+def get_rule(name: "str | Rule", who: str) -> Rule:
+    """The rule of this name, or a rule as it is, or an error that lists the known ones."""
+    if isinstance(name, Rule):
+        return name
     try:
         return RULES[name]
     except (KeyError, TypeError):

@@ -250,7 +250,7 @@ def own_model(name: str, family: Family) -> Model:
     """One of the packs' own models."""
     config = own_configs(family)[name]
     model = random_model(config, seed=1, until=family.vision_stages[-1].name)
-    model = Model(config, with_dropped_layer(config, model.weights, seed=1))
+    model = replace(model, weights=with_dropped_layer(config, model.weights, seed=1))
     if name == "patch14":  # positive kernels, so that its sums are of one sign
         return edited(model, {f"{model.tower}embeddings.patch_embedding.weight": np.abs})
-    return Model(config, peaked(model, PEAK)) if name == "peaked" else model
+    return replace(model, weights=peaked(model, PEAK)) if name == "peaked" else model

@@ -1,7 +1,7 @@
 """What a check of a public function is made of: inputs, the distance that is allowed, and the faults to suspect."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -15,7 +15,6 @@ from npembed.conformance.filling import edited as edited
 from npembed.conformance.filling import fill as fill
 from npembed.conformance.filling import model_at as model_at
 from npembed.conformance.filling import sizes_of as sizes_of
-from npembed.conformance.strategies import SmallModel
 from npembed.conformance.suspects import Suspect, suspects_of
 from npembed.model import Model
 from npembed.typing import Array
@@ -149,17 +148,10 @@ def _allowed(allowed: Allowed, call: Call, precision: str) -> Any:
     return allowed(call, precision)
 
 
-@lru_cache(maxsize=256)
-def _model_at(model: Model, dtype: str) -> Model:
-    """The model in another float type; one that shows how it is made still does."""
-    weights = {name: array.astype(dtype) for name, array in model.weights.items()}
-    return replace(model, weights=weights) if isinstance(model, SmallModel) else Model(model.config, weights)
-
-
 def at_dtype(value: Any, dtype: str) -> Any:
     """An argument with its floats in another type."""
     if isinstance(value, Model):
-        return _model_at(value, dtype)
+        return model_at(value, dtype)
     if isinstance(value, list):
         return [at_dtype(element, dtype) for element in value]
     return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value

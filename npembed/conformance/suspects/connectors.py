@@ -6,21 +6,18 @@ from typing import Any
 
 import numpy as np
 
-import npembed
-from npembed import mergers, pooling
+from npembed import mergers
 from npembed.conformance.suspects.suspect import (
     Fault,
     Function,
     Suspect,
     changed_arrays,
     changed_model,
-    piece,
+    method,
+    part,
     with_vision,
 )
 from npembed.conformance.suspects.tower import (
-    ATTEND,
-    GELU,
-    NORM,
     attend_with,
     causal_where,
     emptied,
@@ -37,11 +34,9 @@ from npembed.conformance.suspects.tower import (
     unbiased,
     without_norm,
 )
-from npembed.families import idefics2, idefics3, phi4_multimodal
+from npembed.families import phi4_multimodal
 from npembed.model import Model
 from npembed.typing import Array, Floats
-
-TABLE = "npembed.resampler.sincos_table"
 
 
 def _quarters(order: tuple[int, int, int, int]) -> Fault:
@@ -54,7 +49,7 @@ def _quarters(order: tuple[int, int, int, int]) -> Fault:
 
         return other
 
-    return piece(TABLE, change)
+    return method("sincos_table", change)
 
 
 def _clamped(table: Function) -> Function:
@@ -158,7 +153,7 @@ def _more_places(more: float) -> Fault:
 
                 return other
 
-            return piece("npembed.resampler._keyed", change)(function)(hidden, tgt_sizes, model, *rest)
+            return method("keyed", change)(function)(hidden, tgt_sizes, model, *rest)
 
         return faulty
 
@@ -175,7 +170,7 @@ def _masked_keys(function: Function) -> Function:
         results = []
         for own, size in zip(np.asarray(hidden), np.asarray(tgt_sizes), strict=True):
             added = np.arange(len(own)) < size.prod()
-            with_mask = piece(ATTEND, instead(partial(attend_with, added)))(_all_places(function))
+            with_mask = part("attend", instead(partial(attend_with, added)))(_all_places(function))
             results.append(with_mask(own[None], size[None], model, *rest))
         return np.concatenate(results)
 
@@ -212,52 +207,46 @@ def _first_frames(function: Function) -> Function:
     return faulty
 
 
-def _resample(kind: str, fault: Fault, effect: str = "", shipped: str = "") -> Suspect:
-    return Suspect(kind, npembed.resample, fault, effect, shipped)
-
-
 RESAMPLE = (
-    _resample("layer norms with eps 1e-5", norm_with(1e-5)),
-    _resample("layer norms with the vision tower's layer_norm_eps; the resampler's is 1e-6", _towers_eps),
-    _resample("eps 1e-5 in ln_q alone", norm_with(1e-5, "ln_q")),
-    _resample("eps 1e-5 in ln_kv alone", norm_with(1e-5, "ln_kv")),
-    _resample("eps 1e-5 in ln_post alone", norm_with(1e-5, "ln_post")),
-    _resample("the variance is the unbiased one", piece(NORM, unbiased)),
-    _resample("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
-    _resample("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
-    _resample("the query is not normed", without_norm("ln_q")),
-    _resample("ln_post is not run", without_norm("ln_post")),
-    _resample("ln_kv is not run", without_norm("ln_kv")),
-    _resample("keys and values are exchanged", _projections((0, 2, 1))),
-    _resample("queries and keys are exchanged in in_proj", _projections((1, 0, 2))),
-    _resample("proj is transposed", changed_arrays(np.transpose, "resampler.proj")),
-    _resample("sines and cosines are exchanged in the table of positions", _quarters((1, 0, 3, 2))),
-    _resample("rows and columns are exchanged in the table of positions", _quarters((2, 3, 0, 1))),
-    _resample("the table of positions has h and w exchanged", piece(TABLE, _turned_table)),
-    _resample("the table's frequencies are 10000**(-k / (E/2)), not E/4", piece(TABLE, _slow_waves)),
-    _resample("the table of positions is clamped at 70 rows and columns", piece(TABLE, _clamped)),
-    _resample("the keys have no positions", piece(TABLE, _no_table)),
-    _resample(
+    Suspect("layer norms with eps 1e-5", norm_with(1e-5)),
+    Suspect("layer norms with the vision tower's layer_norm_eps; the resampler's is 1e-6", _towers_eps),
+    Suspect("eps 1e-5 in ln_q alone", norm_with(1e-5, "ln_q")),
+    Suspect("eps 1e-5 in ln_kv alone", norm_with(1e-5, "ln_kv")),
+    Suspect("eps 1e-5 in ln_post alone", norm_with(1e-5, "ln_post")),
+    Suspect("the variance is the unbiased one", part("layer_norm", unbiased)),
+    Suspect("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
+    Suspect("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
+    Suspect("the query is not normed", without_norm("ln_q")),
+    Suspect("ln_post is not run", without_norm("ln_post")),
+    Suspect("ln_kv is not run", without_norm("ln_kv")),
+    Suspect("keys and values are exchanged", _projections((0, 2, 1))),
+    Suspect("queries and keys are exchanged in in_proj", _projections((1, 0, 2))),
+    Suspect("proj is transposed", changed_arrays(np.transpose, "resampler.proj")),
+    Suspect("sines and cosines are exchanged in the table of positions", _quarters((1, 0, 3, 2))),
+    Suspect("rows and columns are exchanged in the table of positions", _quarters((2, 3, 0, 1))),
+    Suspect("the table of positions has h and w exchanged", method("sincos_table", _turned_table)),
+    Suspect("the table's frequencies are 10000**(-k / (E/2)), not E/4", method("sincos_table", _slow_waves)),
+    Suspect("the table of positions is clamped at 70 rows and columns", method("sincos_table", _clamped)),
+    Suspect("the keys have no positions", method("sincos_table", _no_table)),
+    Suspect(
         "the positions are added to the values in place of the keys",
-        piece("npembed.resampler._keyed", _values_alone),
+        method("keyed", _values_alone),
         shipped="vLLM's and sglang's MiniCPM-V 4.5",
     ),
-    _resample("the positions are added to keys and values", piece("npembed.resampler._keyed", _values_too)),
-    _resample("padding takes part in the attention's softmax", _all_places),
-    _resample("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
-    _resample("the mask is one place short: the last patch is not attended to", piece(ATTEND, short_mask)),
-    _resample("the mask is one place long: the first padded place is attended to", _more_places(1)),
-    _resample("what stands in padded places is read: here NaN", reads_padding),
-    _resample("a boolean mask is added to the scores as a number", _masked_keys),
-    _resample(
-        "a boolean mask is added to the scores as a number, padding set to 0", lambda inner: emptied(_masked_keys(inner))
-    ),
-    _resample("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
-    _resample("the times of frames are not looked at", piece("npembed.resampler.time_code", _no_time)),
-    _resample("the frames of a group are numbered 0, 1, 2 in place of their times", _counted_times),
-    _resample("only the first frame of a group is looked at", _first_frames),
-    _resample("kv_proj is looked for where D = E, which has none", _always_kv_proj),
-    _resample("kv_proj is not looked for", _never_kv_proj),
+    Suspect("the positions are added to keys and values", method("keyed", _values_too)),
+    Suspect("padding takes part in the attention's softmax", _all_places),
+    Suspect("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
+    Suspect("the mask is one place short: the last patch is not attended to", part("attend", short_mask)),
+    Suspect("the mask is one place long: the first padded place is attended to", _more_places(1)),
+    Suspect("what stands in padded places is read: here NaN", reads_padding),
+    Suspect("a boolean mask is added to the scores as a number", _masked_keys),
+    Suspect("a boolean mask is added to the scores as a number, padding set to 0", lambda inner: emptied(_masked_keys(inner))),
+    Suspect("the softmax's maximum is not taken off its scores", part("attend", overflowing)),
+    Suspect("the times of frames are not looked at", method("time_code", _no_time)),
+    Suspect("the frames of a group are numbered 0, 1, 2 in place of their times", _counted_times),
+    Suspect("only the first frame of a group is looked at", _first_frames),
+    Suspect("kv_proj is looked for where D = E, which has none", _always_kv_proj),
+    Suspect("kv_proj is not looked for", _never_kv_proj),
 )
 
 
@@ -276,25 +265,19 @@ def _turned(shuffle: Function) -> Function:
     return lambda x, size, *rest: shuffle(x, size[::-1], *rest)
 
 
-def _merge(kind: str, fault: Fault, effect: str = "", shipped: str = "") -> Suspect:
-    return Suspect(kind, mergers.merge_patches, fault, effect, shipped)
-
-
 MERGE_PATCHES = (
-    _merge(
+    Suspect(
         "gelu in its tanh form, not the erf form",
-        piece("npembed.attention.gelu_erf", instead(gelu_tanh)),
+        part("gelu_erf", instead(gelu_tanh)),
         shipped="ports of MiniCPM-V 4.6",
     ),
-    _merge("gelu in its quick form, not the erf form", piece("npembed.attention.gelu_erf", instead(gelu_quick))),
-    _merge("h and w are exchanged in the windows", piece("npembed.mergers.windows", _turned), shipped="ports of MiniCPM-V 4.6"),
-    _merge("the places of a window go column by column", piece("npembed.mergers.windows", _by_columns)),
-    _merge("the layer norm has eps 1e-5", norm_with(1e-5)),
-    _merge("the layer norm is not run", without_norm("pre_norm")),
-    _merge("the variance is the unbiased one", piece(NORM, unbiased)),
+    Suspect("gelu in its quick form, not the erf form", part("gelu_erf", instead(gelu_quick))),
+    Suspect("h and w are exchanged in the windows", method("windows", _turned), shipped="ports of MiniCPM-V 4.6"),
+    Suspect("the places of a window go column by column", method("windows", _by_columns)),
+    Suspect("the layer norm has eps 1e-5", norm_with(1e-5)),
+    Suspect("the layer norm is not run", without_norm("pre_norm")),
+    Suspect("the variance is the unbiased one", part("layer_norm", unbiased)),
 )
-
-WINDOW_MERGER = "npembed.mergers.window_merger"
 
 
 def _without_step(make: Function) -> Function:
@@ -313,27 +296,24 @@ def _without_step(make: Function) -> Function:
 WINDOWS = (
     Suspect(
         "the window merger is left out: the mean of each window stays",
-        npembed.encode,
-        piece(WINDOW_MERGER, _without_step),
+        method("window_merger", _without_step),
         shipped="ports of MiniCPM-V 4.6",
     ),
-    Suspect("h and w are exchanged in the window merger", npembed.encode, piece("npembed.mergers.windows", _turned)),
-    Suspect("the places of a window go column by column", npembed.encode, piece("npembed.mergers.windows", _by_columns)),
+    Suspect("h and w are exchanged in the window merger", method("windows", _turned)),
+    Suspect("the places of a window go column by column", method("windows", _by_columns)),
     Suspect(
         "the window merger's norms have eps 1e-6, whatever the config says",
-        npembed.encode,
         norm_with(1e-6, r"vit_merger\.layer_norm1", r"vit_merger\.pre_norm"),
         shipped="mlx-vlm's MiniCPM-V 4.6",
     ),
-    Suspect("eps 1e-5 in the window merger's layer_norm1 alone", npembed.encode, norm_with(1e-5, r"vit_merger\.layer_norm1")),
-    Suspect("eps 1e-5 in the window merger's pre_norm alone", npembed.encode, norm_with(1e-5, r"vit_merger\.pre_norm")),
+    Suspect("eps 1e-5 in the window merger's layer_norm1 alone", norm_with(1e-5, r"vit_merger\.layer_norm1")),
+    Suspect("eps 1e-5 in the window merger's pre_norm alone", norm_with(1e-5, r"vit_merger\.pre_norm")),
 )
 """More suspects of the tower; where it has no window merger they change nothing."""
 
 CROPS = (
     Suspect(
         "the attention is causal where no patch of the batch is masked",
-        npembed.encode,
         causal_where(lambda tgt_sizes: not (tgt_sizes % phi4_multimodal.SIDE).any()),
         shipped="transformers' Phi-4-multimodal with sdpa",
     ),
@@ -343,19 +323,16 @@ CROPS = (
 SHUFFLE = (
     Suspect(
         "h and w are exchanged in the pixel shuffle",
-        idefics3.shuffle_and_project,
-        piece("npembed.families.idefics3.pixel_shuffle", _turned),
+        method("pixel_shuffle", _turned),
     ),
     Suspect(
         "rows and columns are exchanged in each square of the pixel shuffle",
-        idefics3.shuffle_and_project,
-        piece("npembed.families.idefics3.pixel_shuffle", _by_columns),
+        method("pixel_shuffle", _by_columns),
     ),
     Suspect(
         "the projection is of another order of channels: place by place within a channel",
-        idefics3.shuffle_and_project,
-        piece(
-            "npembed.families.idefics3.pixel_shuffle",
+        method(
+            "pixel_shuffle",
             lambda shuffle: lambda x, size, factor: _channel_major(shuffle(x, size, factor), factor),
         ),
     ),
@@ -367,12 +344,8 @@ def _channel_major(squares: Array, factor: int) -> Array:
     return squares.reshape(count, factor * factor, -1).transpose(0, 2, 1).reshape(count, -1)
 
 
-def _perceive(kind: str, fault: Fault) -> Suspect:
-    return Suspect(kind, idefics2.perceive, fault)
-
-
 def _rms_with(eps: float) -> Fault:
-    return piece("npembed.families.idefics2.rms_norm", lambda norm: lambda x, weight, _: norm(x, weight, eps))
+    return part("rms_norm", lambda norm: lambda x, weight, _: norm(x, weight, eps))
 
 
 def _context_alone(attend: Function) -> Function:
@@ -391,18 +364,14 @@ def _tiled_heads(repeat: Function) -> Function:
 
 
 PERCEIVE = (
-    _perceive("RMS norms with eps 1e-5", _rms_with(1e-5)),
-    _perceive("RMS norms with eps 1e-6, whatever the config says", _rms_with(1e-6)),
-    _perceive("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
-    _perceive("the latents are not among the keys and values", piece(ATTEND, _context_alone)),
-    _perceive("the key heads are tiled, not repeated", piece("npembed.families.idefics2._for_every_head", _tiled_heads)),
-    _perceive("keys and values are exchanged", lambda function: _exchanged_projections(function)),
-    _perceive("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing)),
+    Suspect("RMS norms with eps 1e-5", _rms_with(1e-5)),
+    Suspect("RMS norms with eps 1e-6, whatever the config says", _rms_with(1e-6)),
+    Suspect("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
+    Suspect("the latents are not among the keys and values", part("attend", _context_alone)),
+    Suspect("the key heads are tiled, not repeated", method("for_every_head", _tiled_heads)),
+    Suspect("keys and values are exchanged", exchanged("k_proj", "v_proj")),
+    Suspect("the softmax's maximum is not taken off its scores", part("attend", overflowing)),
 )
-
-
-def _exchanged_projections(function: Function) -> Function:
-    return exchanged("k_proj", "v_proj")(function)
 
 
 def _mean_of_patches(function: Function) -> Function:
@@ -419,32 +388,28 @@ def _first_patch(function: Function) -> Function:
     return lambda hidden, tgt_sizes, model: np.asarray(hidden)[:, 0].astype(model.dtype)
 
 
+def _padded_places(function: Function) -> Function:
+    return lambda hidden, tgt_sizes, model: function(hidden, np.tile([1, np.shape(hidden)[1]], (len(hidden), 1)), model)
+
+
 def _no_mlp(linear: Function) -> Function:
     """The MLP's result is left out: its last map gives zeros."""
     return lambda x, weight, bias: linear(x, weight, bias) * (weight.shape[0] == weight.shape[1])
 
 
-def _pool(kind: str, fault: Fault) -> Suspect:
-    return Suspect(kind, pooling.pool, fault)
-
-
 POOL = (
-    _pool("the probe attends to nothing: the mean of the patches", _mean_of_patches),
-    _pool("the first patch, not the probe's result", _first_patch),
-    _pool("the MLP after the attention is left out", piece("npembed.attention.linear", _no_mlp)),
-    _pool("gelu in its erf form, not the tanh form", piece(GELU, instead(gelu_by_erf))),
-    _pool("gelu in its quick form, not the tanh form", piece(GELU, instead(gelu_quick))),
-    _pool("the layer norm has eps 1e-5", norm_with(1e-5)),
-    _pool("the layer norm is not run", without_norm("head.layernorm")),
-    _pool("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
-    _pool("keys and values are exchanged", _projections((0, 2, 1))),
-    _pool("the number of heads is ignored: one head", changed_model(lambda model: with_vision(model, num_attention_heads=1))),
-    _pool("padding takes part in the attention's softmax", lambda function: _padded_places(function)),
+    Suspect("the probe attends to nothing: the mean of the patches", _mean_of_patches),
+    Suspect("the first patch, not the probe's result", _first_patch),
+    Suspect("the MLP after the attention is left out", part("linear", _no_mlp)),
+    Suspect("gelu in its erf form, not the tanh form", part("gelu", instead(gelu_by_erf))),
+    Suspect("gelu in its quick form, not the tanh form", part("gelu", instead(gelu_quick))),
+    Suspect("the layer norm has eps 1e-5", norm_with(1e-5)),
+    Suspect("the layer norm is not run", without_norm("head.layernorm")),
+    Suspect("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
+    Suspect("keys and values are exchanged", _projections((0, 2, 1))),
+    Suspect("the number of heads is ignored: one head", changed_model(lambda model: with_vision(model, num_attention_heads=1))),
+    Suspect("padding takes part in the attention's softmax", _padded_places),
 )
-
-
-def _padded_places(function: Function) -> Function:
-    return lambda hidden, tgt_sizes, model: function(hidden, np.tile([1, np.shape(hidden)[1]], (len(hidden), 1)), model)
 
 
 SUSPECTS: dict[str, tuple[Suspect, ...]] = {

@@ -1,6 +1,7 @@
 """Faults of the embeddings, for a model of any family."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,25 +78,23 @@ def _with_ids(fault: Fault) -> Fault:
 
 
 def _suspects() -> tuple[Suspect, ...]:
-    base, words = npembed.embed, "the position ids: "
-    ids = positions.ids_suspects()
+    words = "the position ids: "
+    rules = positions.by_rule("matches rule", positions.ids_under)
+    ids = (*rules, *positions.of_buckets(), *positions.ids_suspects())
     return (
-        Suspect("the padding holds the bias alone; upstream adds position 0", base, changed_result(_bias_in_padding)),
-        Suspect("the padding holds zeros; upstream's holds bias + position 0", base, changed_result(_empty_padding)),
-        Suspect("the strips are padded with 1, not 0", base, changed_result(_ones_in_padding)),
-        Suspect("the bias is missing", base, changed_arrays(np.zeros_like, BIAS)),
-        Suspect("the kernels are transposed", base, changed_arrays(lambda k: _by_rows(lambda w: w.swapaxes(2, 3), k), KERNELS)),
-        Suspect("the channels are reversed", base, changed_arrays(lambda k: _by_rows(lambda w: w[:, ::-1], k), KERNELS)),
+        Suspect("the padding holds the bias alone; upstream adds position 0", changed_result(_bias_in_padding)),
+        Suspect("the padding holds zeros; upstream's holds bias + position 0", changed_result(_empty_padding)),
+        Suspect("the strips are padded with 1, not 0", changed_result(_ones_in_padding)),
+        Suspect("the bias is missing", changed_arrays(np.zeros_like, BIAS)),
+        Suspect("the kernels are transposed", changed_arrays(lambda k: _by_rows(lambda w: w.swapaxes(2, 3), k), KERNELS)),
+        Suspect("the channels are reversed", changed_arrays(lambda k: _by_rows(lambda w: w[:, ::-1], k), KERNELS)),
         Suspect(
             "the kernels are turned by 180 degrees",
-            base,
             changed_arrays(lambda k: _by_rows(lambda w: w[:, :, ::-1, ::-1], k), KERNELS),
         ),
-        Suspect("the positions are missing", base, changed_arrays(np.zeros_like, "position_embedding.weight")),
-        Suspect("the strips are read column by column", base, _column_major),
-        *positions.by_rule(base, f"{words}matches rule", positions.ids_under),
-        *positions.of_buckets(base, words),
-        *(Suspect(words + each.kind, base, _with_ids(each.fault), shipped=each.shipped) for each in ids),
+        Suspect("the positions are missing", changed_arrays(np.zeros_like, "position_embedding.weight")),
+        Suspect("the strips are read column by column", _column_major),
+        *(replace(each, kind=words + each.kind, fault=_with_ids(each.fault)) for each in ids),
     )
 
 

@@ -2,17 +2,39 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import npembed
-from npembed.conformance.suspects.suspect import Fault, Function, Suspect, piece
+from npembed.conformance.filling import changed_config
+from npembed.conformance.suspects.suspect import Fault, Function, Suspect, config_with
 from npembed.patches import patches_to_strip, strip_to_patches
+from npembed.pixels import PixelRule
 from npembed.typing import Array, Pixels, Size
 
-RESIZE, LEVELS, CELLS = (f"npembed.images.{name}" for name in ("resize", "levels", "cells"))
+
+def cutting(name: str, change: Callable[[Any], Any]) -> Fault:
+    """The fault of another method of the family that cuts; `change` makes it of the one there."""
+
+    def fault(function: Function) -> Function:
+        def faulty(image: Any, config: Any = npembed.MINICPM_V_2_6, *args: Any, **kwargs: Any) -> Any:
+            return function(image, config_with(config, name, change), *args, **kwargs)
+
+        return faulty
+
+    return fault
+
+
+def by_rule(change: Callable[[PixelRule], PixelRule]) -> Fault:
+    """The fault of another pixel rule, made of the one that is asked for."""
+    return cutting("pixel_rule", lambda asked: lambda name, who: change(asked(name, who)))
+
+
+def resizing(change: Fault) -> Fault:
+    """The fault of another resize."""
+    return by_rule(lambda rule: replace(rule, resize=change(rule.resize)))
 
 
 def _bgr(function: Function) -> Function:
@@ -104,14 +126,14 @@ def _last_of_ties(best_grid: Function) -> Function:
 
 
 def _filter(name: str) -> Fault:
-    return piece(RESIZE, lambda resize: lambda picture, size, resample="BICUBIC": resize(picture, size, name))
+    return resizing(lambda resize: lambda picture, size, resample: resize(picture, size, name))
 
 
 def _by_taps(antialias: bool, slope: float) -> Fault:
     """A bicubic resize in float64, rounded once at its end."""
 
     def change(resize: Function) -> Function:
-        def other(picture: Any, size: Size, resample: str = "BICUBIC") -> Pixels:
+        def other(picture: Any, size: Size, resample: str) -> Pixels:
             pixels = np.asarray(picture, dtype=np.float64)
             for axis, length in ((1, size[0]), (0, size[1])):
                 pixels = np.moveaxis(
@@ -121,7 +143,7 @@ def _by_taps(antialias: bool, slope: float) -> Fault:
 
         return other
 
-    return piece(RESIZE, change)
+    return resizing(change)
 
 
 def _taps(old: int, new: int, antialias: bool, slope: float) -> Array:
@@ -150,14 +172,11 @@ def _cubic(x: Array, slope: float) -> Array:
 def _normalised(formula: Callable[[Array, Array, Array], Array]) -> Fault:
     """Other arithmetic of the pixels: formula(bytes (256,), mean (3, 1), std (3, 1)) -> (3, 256)."""
 
-    def change(levels: Function) -> Function:
-        def other(mean: Any, std: Any) -> Array:
-            means, deviations = (np.array(values)[:, None] for values in (mean, std))
-            return np.broadcast_to(formula(np.arange(256.0), means, deviations), (3, 256)).astype(np.float32)
+    def levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
+        means, deviations = (np.array(values)[:, None] for values in (mean, std))
+        return np.broadcast_to(formula(np.arange(256.0), means, deviations), (3, 256)).astype(np.float32)
 
-        return other
-
-    return piece(LEVELS, change)
+    return by_rule(lambda rule: replace(rule, levels=levels))
 
 
 def _single(x: Array) -> Array:
@@ -186,85 +205,71 @@ def _with_fields(**values: Any) -> Fault:
     """Fields of the config, or of the configs within, are not looked at: they have these values."""
 
     def fault(function: Function) -> Function:
-        def faulty(image: Any, config: Any = npembed.MINICPM_V_2_6) -> Any:
-            return function(image, config=_changed(config, values))
+        def faulty(image: Any, config: Any = npembed.MINICPM_V_2_6, *args: Any, **kwargs: Any) -> Any:
+            return function(image, changed_config(config, values), *args, **kwargs)
 
         return faulty
 
     return fault
 
 
-def _changed(config: Any, values: dict[str, Any]) -> Any:
-    own = {f.name: values[f.name] for f in fields(config) if f.name in values}
-    inner = {
-        f.name: _changed(getattr(config, f.name), values)
-        for f in fields(config)
-        if is_dataclass(getattr(config, f.name)) and f.name not in ("family", "vision")
-    }
-    return replace(config, **own, **{name: value for name, value in inner.items() if value != getattr(config, name)})
-
-
 def _from_the_original(resize: Function) -> Function:
     """A resize of a resized picture starts from the original instead."""
     first: dict[str, Any] = {}
 
-    def other(picture: Any, size: Size, resample: str = "BICUBIC") -> Pixels:
+    def other(picture: Any, size: Size, resample: str) -> Pixels:
         source = first.setdefault("picture", picture)
         return np.asarray(resize(source, size, resample))
 
     return other
 
 
-def _slice(kind: str, fault: Fault, effect: str = "", shipped: str = "") -> Suspect:
-    return Suspect(kind, npembed.slice_image, fault, effect, shipped)
-
-
 HALF = (0.5, 0.5, 0.5)
 
 SLICE_IMAGE = (
-    _slice("the channels are reversed: BGR, not RGB", _bgr),
-    _slice("the channels are reversed in the crops alone", _crops_bgr),
-    _slice("the patches are laid column by column, not row by row", _column_major),
-    _slice("rows and columns are exchanged within each patch", _of_result(_transposed_patches)),
-    _slice("tgt_sizes have h and w swapped", _of_result(lambda strips, sizes: (strips, sizes[:, ::-1]))),
-    _slice("the whole picture comes last, not first", _of_result(_first_last)),
-    _slice("the whole picture comes first, not last", _of_result(_last_first), shipped="ports of Idefics3"),
-    _slice("the crops go column by column, not row by row", piece(CELLS, _cells_by_column)),
-    _slice("the grid has columns and rows exchanged", piece("npembed.families.cutting._best_grid", _grid_turned)),
-    _slice("of two grids that are as near the last is taken", piece("npembed.families.cutting._best_grid", _last_of_ties)),
-    _slice("lengths are rounded half up, not half to even", piece("npembed.families.cutting._fit", _half_up)),
-    _slice(
+    Suspect("the channels are reversed: BGR, not RGB", _bgr),
+    Suspect("the channels are reversed in the crops alone", _crops_bgr),
+    Suspect("the patches are laid column by column, not row by row", _column_major),
+    Suspect("rows and columns are exchanged within each patch", _of_result(_transposed_patches)),
+    Suspect("tgt_sizes have h and w swapped", _of_result(lambda strips, sizes: (strips, sizes[:, ::-1]))),
+    Suspect("the whole picture comes last, not first", _of_result(_first_last)),
+    Suspect("the whole picture comes first, not last", _of_result(_last_first), shipped="ports of Idefics3"),
+    Suspect("the crops go column by column, not row by row", cutting("cells", _cells_by_column)),
+    Suspect("the grid has columns and rows exchanged", cutting("best_grid", _grid_turned)),
+    Suspect("of two grids that are as near the last is taken", cutting("best_grid", _last_of_ties)),
+    Suspect("lengths are rounded half up, not half to even", cutting("fit", _half_up)),
+    Suspect(
         "every resize is from the original, not from the resized picture",
-        piece(RESIZE, _from_the_original),
+        resizing(_from_the_original),
         shipped="ports of Idefics3",
     ),
-    _slice("bilinear resizing, not the filter of the config", _filter("BILINEAR")),
-    _slice("bicubic resizing, not the filter of the config", _filter("BICUBIC")),
-    _slice("Lanczos resizing, not the filter of the config", _filter("LANCZOS")),
-    _slice("nearest resizing, not the filter of the config", _filter("NEAREST")),
-    _slice("antialiased bicubic resizing in floats, rounded once", _by_taps(True, -0.5), shipped="torchvision"),
-    _slice(
+    Suspect("bilinear resizing, not the filter of the config", _filter("BILINEAR")),
+    Suspect("bicubic resizing, not the filter of the config", _filter("BICUBIC")),
+    Suspect("Lanczos resizing, not the filter of the config", _filter("LANCZOS")),
+    Suspect("nearest resizing, not the filter of the config", _filter("NEAREST")),
+    Suspect("antialiased bicubic resizing in floats, rounded once", _by_taps(True, -0.5), shipped="torchvision"),
+    Suspect(
         "bicubic resizing without antialiasing, slope -0.75", _by_taps(False, -0.75), shipped="OpenCV and torch's interpolate"
     ),
-    _slice("bicubic resizing without antialiasing, slope -0.5", _by_taps(False, -0.5)),
-    _slice("pixels are normalised in float64", _normalised(lambda x, mean, std: (x / 255 - mean) / std)),
-    _slice("scale and shift of the pixels are fused", _normalised(_fused), shipped="transformers' torchvision processors"),
-    _slice("pixels are multiplied by 1/255, not divided by 255", _normalised(_multiplied)),
-    _slice(
+    Suspect("bicubic resizing without antialiasing, slope -0.5", _by_taps(False, -0.5)),
+    Suspect("pixels are normalised in float64", _normalised(lambda x, mean, std: (x / 255 - mean) / std)),
+    Suspect("scale and shift of the pixels are fused", _normalised(_fused), shipped="transformers' torchvision processors"),
+    Suspect("pixels are multiplied by 1/255, not divided by 255", _normalised(_multiplied)),
+    Suspect(
         "mean and std are ignored: 0.5 for each", _normalised(lambda x, mean, std: _shaped(x, mean * 0 + 0.5, std * 0 + 0.5))
     ),
-    _slice("mean and std are ignored: pixels from 0 to 1", _normalised(lambda x, mean, std: _plain(x))),
-    _slice("the mean is ignored: 0.5", _normalised(lambda x, mean, std: _shaped(x, mean * 0 + 0.5, std))),
-    _slice("the std is ignored: 0.5", _normalised(lambda x, mean, std: _shaped(x, mean, std * 0 + 0.5))),
-    _slice("mean and std are exchanged", _normalised(lambda x, mean, std: _shaped(x, std, mean))),
-    _slice("the mean is taken for the std, too", _normalised(lambda x, mean, std: _shaped(x, mean, mean))),
-    _slice("the std is taken for the mean, too", _normalised(lambda x, mean, std: _shaped(x, std, std))),
-    _slice("the first channel's mean and std serve for all", _normalised(lambda x, mean, std: _shaped(x, mean[:1], std[:1]))),
-    _slice("max_slice_nums of the config is ignored: it is 9", _with_fields(max_slice_nums=9)),
-    _slice("scale_resolution of the config is ignored: it is 448", _with_fields(scale_resolution=448)),
-    _slice("slice_mode of the config is ignored", _with_fields(slice_mode=True)),
-    _slice("do_image_splitting of the config is ignored: it is false", _with_fields(do_image_splitting=False)),
-    _slice("do_image_splitting of the config is ignored: it is true", _with_fields(do_image_splitting=True)),
+    Suspect("mean and std are ignored: pixels from 0 to 1", _normalised(lambda x, mean, std: _plain(x))),
+    Suspect("the mean is ignored: 0.5", _normalised(lambda x, mean, std: _shaped(x, mean * 0 + 0.5, std))),
+    Suspect("the std is ignored: 0.5", _normalised(lambda x, mean, std: _shaped(x, mean, std * 0 + 0.5))),
+    Suspect("mean and std are exchanged", _normalised(lambda x, mean, std: _shaped(x, std, mean))),
+    Suspect("the mean is taken for the std, too", _normalised(lambda x, mean, std: _shaped(x, mean, mean))),
+    Suspect("the std is taken for the mean, too", _normalised(lambda x, mean, std: _shaped(x, std, std))),
+    Suspect("the first channel's mean and std serve for all", _normalised(lambda x, mean, std: _shaped(x, mean[:1], std[:1]))),
+    Suspect("max_slice_nums of the config is ignored: it is 9", _with_fields(max_slice_nums=9)),
+    Suspect("scale_resolution of the config is ignored: it is 448", _with_fields(scale_resolution=448)),
+    Suspect("slice_mode of the config is ignored", _with_fields(slice_mode=True)),
+    Suspect("do_image_splitting of the config is ignored: it is false", _with_fields(do_image_splitting=False)),
+    Suspect("do_image_splitting of the config is ignored: it is true", _with_fields(do_image_splitting=True)),
 )
 
 SUSPECTS = {"slice_image": SLICE_IMAGE}

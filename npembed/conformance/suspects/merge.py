@@ -45,11 +45,7 @@ def _ignoring(**fields: Any) -> Fault:
     return fault
 
 
-def _placeholder(kind: str, fault: Fault) -> Suspect:
-    return Suspect(kind, npembed.image_placeholder, fault)
-
-
-def _without_last_newlines(text: str, grid: Any) -> str:
+def _without_newlines(text: str, grid: Any) -> str:
     return text.replace("\n", "")
 
 
@@ -58,21 +54,21 @@ def _slices_to_images(text: str, grid: Any) -> str:
 
 
 PLACEHOLDER = (
-    _placeholder("the grid is taken as (rows, columns); it is (columns, rows)", _turned_grid),
-    _placeholder("the newline between rows of slices is missing", _text(_without_last_newlines)),
-    _placeholder("there is a newline after the last row of slices", _text(lambda text, grid: text + "\n" * (grid is not None))),
-    _placeholder(
+    Suspect("the grid is taken as (rows, columns); it is (columns, rows)", _turned_grid),
+    Suspect("the newline between rows of slices is missing", _text(_without_newlines)),
+    Suspect("there is a newline after the last row of slices", _text(lambda text, grid: text + "\n" * (grid is not None))),
+    Suspect(
         "there is a newline before the first slice",
         _text(lambda text, grid: text.replace("</image><slice>", "</image>\n<slice>", 1)),
     ),
-    _placeholder("the crops have image tokens, not slice tokens", _text(_slices_to_images)),
-    _placeholder("the picture's number is missing", _with_id(lambda number: None)),
-    _placeholder("pictures are numbered from 1", _with_id(lambda number: None if number is None else number + 1)),
-    _placeholder("a picture's number is written where none is given", _with_id(lambda number: number or 0)),
-    _placeholder("query_num of the config is ignored: it is 64", _ignoring(query_num=64)),
-    _placeholder("use_image_id of the config is ignored", _ignoring(use_image_id=True)),
-    _placeholder("a slice has four times its tokens: they are not merged", _text(lambda text, grid: _times(text, 4))),
-    _placeholder("a slice has a quarter of its tokens", _text(lambda text, grid: _times(text, 0.25))),
+    Suspect("the crops have image tokens, not slice tokens", _text(_slices_to_images)),
+    Suspect("the picture's number is missing", _with_id(lambda number: None)),
+    Suspect("pictures are numbered from 1", _with_id(lambda number: None if number is None else number + 1)),
+    Suspect("a picture's number is written where none is given", _with_id(lambda number: number or 0)),
+    Suspect("query_num of the config is ignored: it is 64", _ignoring(query_num=64)),
+    Suspect("use_image_id of the config is ignored", _ignoring(use_image_id=True)),
+    Suspect("a slice has four times its tokens: they are not merged", _text(lambda text, grid: _times(text, 4))),
+    Suspect("a slice has a quarter of its tokens", _text(lambda text, grid: _times(text, 0.25))),
 )
 
 
@@ -151,27 +147,24 @@ def _added(inputs_embeds: Any, vision_tokens: Any, image_bound: Any, *rest: Any)
 SUSPECTS: dict[str, tuple[Suspect, ...]] = {
     "image_placeholder": PLACEHOLDER,
     "image_bounds": (
-        Suspect("the end is taken as inclusive: it is the place of the end token", npembed.image_bounds, _bounds_plus(0, -1)),
-        Suspect("the end is one past the end token; it is the token's own place", npembed.image_bounds, _bounds_plus(0, 1)),
-        Suspect("the start is the start token's place; it is one past it", npembed.image_bounds, _bounds_plus(-1, 0)),
-        Suspect("starts and ends are paired by the shorter list", npembed.image_bounds, _zipped),
-        Suspect("pictures come before slices, not in order of place", npembed.image_bounds, _kinds_apart),
+        Suspect("the end is taken as inclusive: it is the place of the end token", _bounds_plus(0, -1)),
+        Suspect("the end is one past the end token; it is the token's own place", _bounds_plus(0, 1)),
+        Suspect("the start is the start token's place; it is one past it", _bounds_plus(-1, 0)),
+        Suspect("starts and ends are paired by the shorter list", _zipped),
+        Suspect("pictures come before slices, not in order of place", _kinds_apart),
     ),
     "token_places": (
-        Suspect("the end is taken as inclusive: it is the last place", npembed.token_places, _bounds_plus(0, -1)),
-        Suspect("the start is one place too early", npembed.token_places, _bounds_plus(-1, 0)),
-        Suspect("the start is one place too late", npembed.token_places, _bounds_plus(1, 0)),
+        Suspect("the end is taken as inclusive: it is the last place", _bounds_plus(0, -1)),
+        Suspect("the start is one place too early", _bounds_plus(-1, 0)),
+        Suspect("the start is one place too late", _bounds_plus(1, 0)),
     ),
     "scatter_image_embeds": (
-        Suspect("the tokens land one place too late", npembed.scatter_image_embeds, lambda function: partial(_scattered, 1)),
-        Suspect("the tokens land one place too early", npembed.scatter_image_embeds, lambda function: partial(_scattered, -1)),
-        Suspect("the tokens are put at the text's end", npembed.scatter_image_embeds, lambda function: _at_the_end),
-        Suspect(
-            "the slices take their places in rising order, not by their rows", npembed.scatter_image_embeds, _in_order_of_place
-        ),
+        Suspect("the tokens land one place too late", lambda function: partial(_scattered, 1)),
+        Suspect("the tokens land one place too early", lambda function: partial(_scattered, -1)),
+        Suspect("the tokens are put at the text's end", lambda function: _at_the_end),
+        Suspect("the slices take their places in rising order, not by their rows", _in_order_of_place),
         Suspect(
             "the tokens are added to the text's embeddings, not put in their place",
-            npembed.scatter_image_embeds,
             lambda function: _added,
         ),
     ),

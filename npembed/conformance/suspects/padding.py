@@ -48,30 +48,24 @@ def _conv_of(change: Callable[[Any, Any, Any], tuple[Any, Any, Any]]) -> Fault:
     return lambda function: lambda pixel_values, weight, bias=None: function(*change(pixel_values, weight, bias))
 
 
-def _masked(kind: str, fault: Fault) -> Suspect:
-    return Suspect(kind, npembed.patch_attention_mask, fault)
-
-
 SUSPECTS: dict[str, tuple[Suspect, ...]] = {
     "pad_sequence": (
-        Suspect("pads with padding_value + 1", npembed.pad_sequence, _plus_one),
-        Suspect("ignores padding_value", npembed.pad_sequence, _padding_with_zero),
-        Suspect("ignores batch_first", npembed.pad_sequence, _other_axis),
-        Suspect("ignores padding_side", npembed.pad_sequence, _right_side),
+        Suspect("pads with padding_value + 1", _plus_one),
+        Suspect("ignores padding_value", _padding_with_zero),
+        Suspect("ignores batch_first", _other_axis),
+        Suspect("ignores padding_side", _right_side),
     ),
-    "pad_pixel_values": (Suspect("pads with 1, not 0", npembed.pad_pixel_values, lambda function: _pad_with_one),),
+    "pad_pixel_values": (Suspect("pads with 1, not 0", lambda function: _pad_with_one),),
     "patch_attention_mask": (
-        _masked("the mask is one place short", lambda function: partial(_mask_with, -1)),
-        _masked("the mask is one place long", lambda function: partial(_mask_with, 1)),
-        _masked("True and False are exchanged", lambda function: lambda tgt_sizes: ~function(tgt_sizes)),
-        _masked("every place is True", lambda function: lambda tgt_sizes: np.ones_like(function(tgt_sizes))),
+        Suspect("the mask is one place short", lambda function: partial(_mask_with, -1)),
+        Suspect("the mask is one place long", lambda function: partial(_mask_with, 1)),
+        Suspect("True and False are exchanged", lambda function: lambda tgt_sizes: ~function(tgt_sizes)),
+        Suspect("every place is True", lambda function: lambda tgt_sizes: np.ones_like(function(tgt_sizes))),
     ),
     "patch_conv": (
-        Suspect("the bias is missing", npembed.patch_conv, _conv_of(lambda x, w, b: (x, w, None))),
-        Suspect("the kernels are transposed", npembed.patch_conv, _conv_of(lambda x, w, b: (x, w.swapaxes(2, 3), b))),
-        Suspect("the channels are reversed", npembed.patch_conv, _conv_of(lambda x, w, b: (x, w[:, ::-1], b))),
-        Suspect(
-            "the kernels are turned by 180 degrees", npembed.patch_conv, _conv_of(lambda x, w, b: (x, w[:, :, ::-1, ::-1], b))
-        ),
+        Suspect("the bias is missing", _conv_of(lambda x, w, b: (x, w, None))),
+        Suspect("the kernels are transposed", _conv_of(lambda x, w, b: (x, w.swapaxes(2, 3), b))),
+        Suspect("the channels are reversed", _conv_of(lambda x, w, b: (x, w[:, ::-1], b))),
+        Suspect("the kernels are turned by 180 degrees", _conv_of(lambda x, w, b: (x, w[:, :, ::-1, ::-1], b))),
     ),
 }

@@ -10,7 +10,7 @@ import numpy as np
 import npembed
 from npembed import arguments
 from npembed.conformance.filling import changed_config
-from npembed.conformance.suspects.suspect import Fault, Function, Suspect, changed_result, piece
+from npembed.conformance.suspects.suspect import Fault, Function, Suspect, changed_result
 from npembed.family import Family
 from npembed.positions.rules import RULES, Rule
 from npembed.typing import Array, Ids
@@ -27,7 +27,8 @@ def family_ids(family: Family) -> Function:
 
 def _family_ids(family: Family, tgt_sizes: Any, num_patches_per_side: int = 70, *, rule: str | None) -> Ids:
     sizes = arguments.as_tgt_sizes(tgt_sizes, "position_ids")
-    return family.position_ids(sizes, _config_of_side(family, num_patches_per_side), rule)
+    own = rule if family.rule else None  # a family whose positions follow no rule takes none
+    return family.position_ids(sizes, _config_of_side(family, num_patches_per_side), own)
 
 
 @lru_cache(maxsize=256)
@@ -49,10 +50,10 @@ def rule_of(function: Function) -> str:
     return default if isinstance(default, str) else ORIGINAL
 
 
-def by_rule(base: Function, words: str, fault: Callable[[Rule], Fault], has: str = "name") -> tuple[Suspect, ...]:
+def by_rule(words: str, fault: Callable[[Rule], Fault], has: str = "name") -> tuple[Suspect, ...]:
     """The function under each rule, of which the attribute `has` is not None."""
     return tuple(
-        Suspect(f"{words} `{rule.name}`", base, fault(rule), shipped=rule.releases[0], rule=rule.name)
+        Suspect(f"{words} `{rule.name}`", fault(rule), shipped=rule.releases[0], rule=rule.name)
         for rule in RULES.values()
         if getattr(rule, has) is not None
     )
@@ -126,13 +127,25 @@ def _buckets_by(rule: str, num_patches: int, side: int, _: str) -> Array:
     return npembed.bucket_coords(num_patches, side, rule)
 
 
+class _AnyBuckets(Rule):
+    """A rule whose buckets may be such as no row of the table stands for."""
+
+    def check(self, buckets: Ids, num_patches: int, side: int, who: str) -> None:
+        """Whatever they are."""
+
+
 def other_buckets(buckets: Buckets) -> Fault:
     """The fault of other buckets in whatever makes ids of them; nothing checks that they fit the table."""
 
-    def change(usable: Function) -> Function:
-        return lambda num_patches, side, rule, who: buckets(num_patches, side, rule.name)
+    def fault(function: Function) -> Function:
+        def faulty(tgt_sizes: Any, side: int = 70, rule: str | None = None, **options: Any) -> Any:
+            name = rule or rule_of(function)
+            other = _AnyBuckets(name=name, arithmetic="", releases=(), buckets=lambda n, side: buckets(n, side, name))
+            return function(tgt_sizes, side, rule=other, **options)
 
-    return piece("npembed.positions.ids._usable_buckets", change)
+        return faulty
+
+    return fault
 
 
 def ids_under(rule: Rule) -> Fault:
@@ -140,21 +153,17 @@ def ids_under(rule: Rule) -> Fault:
     return other_buckets(partial(_buckets_by, rule.name))
 
 
-def of_buckets(base: Function, words: str = "") -> tuple[Suspect, ...]:
+def of_buckets() -> tuple[Suspect, ...]:
     """The faults of buckets, in a function that makes ids of them."""
-    return tuple(
-        Suspect(words + kind, base, other_buckets(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS
-    )
+    return tuple(Suspect(kind, other_buckets(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS)
 
 
 def _bucket_suspects() -> tuple[Suspect, ...]:
-    base = npembed.bucket_coords
-
     def fault(buckets: Buckets) -> Fault:
         return lambda function: lambda n, side=70, rule=None: buckets(n, side, rule or rule_of(function))
 
-    faulty = (Suspect(kind, base, fault(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS)
-    return (*by_rule(base, "matches rule", under), *faulty)
+    faulty = (Suspect(kind, fault(buckets), shipped=shipped) for kind, buckets, shipped in FAULTY_BUCKETS)
+    return (*by_rule("matches rule", under), *faulty)
 
 
 def _placed(rows: list[Array], mask: Any) -> Array:
@@ -245,49 +254,42 @@ def _apart(change: int, ids: Array, tgt_sizes: Any, side: int = 70, *_: Any) -> 
 
 def ids_suspects() -> tuple[Suspect, ...]:
     """The faults of position ids that are neither another rule nor other buckets."""
-    base = npembed.position_ids
     return (
-        Suspect("equals the reference with h and w swapped", base, _swapped),
-        Suspect("row and column are exchanged in the id", base, changed_result(_by_column)),
-        Suspect("the row is multiplied by G - 1, not G", base, changed_result(partial(_apart, -1))),
-        Suspect("the row is multiplied by G + 1, not G", base, changed_result(partial(_apart, 1))),
-        Suspect("the mask's pattern is ignored: ids at the first places", base, _at_first_places),
+        Suspect("equals the reference with h and w swapped", _swapped),
+        Suspect("row and column are exchanged in the id", changed_result(_by_column)),
+        Suspect("the row is multiplied by G - 1, not G", changed_result(partial(_apart, -1))),
+        Suspect("the row is multiplied by G + 1, not G", changed_result(partial(_apart, 1))),
+        Suspect("the mask's pattern is ignored: ids at the first places", _at_first_places),
         Suspect(
             "the ids stand at the first places of a canvas, the patches at those of its mask",
-            base,
             _first_of_canvas,
             shipped="mlx-vlm's Idefics3",
         ),
-        Suspect("every slice is numbered by the batch's largest rows and columns", base, _canvas_ids),
+        Suspect("every slice is numbered by the batch's largest rows and columns", _canvas_ids),
         Suspect(
             "equals `flattened_position_ids`, the mapping along one axis",
-            base,
             lambda function: lambda sizes, side=70, **_: npembed.flattened_position_ids(sizes, side, rule_of(function)),
         ),
         Suspect(
             "the ids have two dimensions, as MiniCPM-V 2.6's",
-            base,
             _whole_slices,
             shipped="llama.cpp for MiniCPM-Llama3-V 2.5",
         ),
         Suspect(
             "the ids go by each slice's own number of patches",
-            base,
             _own_lengths,
             shipped="vLLM for MiniCPM-Llama3-V 2.5",
         ),
-        Suspect("the ids count the patches: 0, 1, 2 and so on", base, changed_result(_counted)),
+        Suspect("the ids count the patches: 0, 1, 2 and so on", changed_result(_counted)),
     )
 
 
 def _flattened_suspects() -> tuple[Suspect, ...]:
-    base = npembed.flattened_position_ids
     first = Suspect(
         "equals `position_ids`, the mapping along two axes",
-        base,
         lambda function: lambda sizes, side=70, **_: npembed.position_ids(sizes, side, rule_of(function)),
     )
-    return (first, *by_rule(base, "matches rule", ids_under), *of_buckets(base))
+    return (first, *by_rule("matches rule", ids_under), *of_buckets())
 
 
 def _opposite(function: Function) -> Function:
@@ -314,36 +316,32 @@ def _whole_batch_sizes(mask: Any) -> Array:
 
 SUSPECTS: dict[str, tuple[Suspect, ...]] = {
     "boundaries": (
-        *by_rule(npembed.boundaries, "matches the boundaries of rule", under, "boundaries"),
-        Suspect("the boundaries are those of G - 1", npembed.boundaries, partial(_of_another_side, -1)),
-        Suspect("the boundaries are those of G + 1", npembed.boundaries, partial(_of_another_side, 1)),
-        Suspect("the boundaries are f32(k) * f32(1/G)", npembed.boundaries, lambda function: _products),
-        Suspect("the boundaries are f32(k) / f32(G)", npembed.boundaries, lambda function: _divisions),
+        *by_rule("matches the boundaries of rule", under, "boundaries"),
+        Suspect("the boundaries are those of G - 1", partial(_of_another_side, -1)),
+        Suspect("the boundaries are those of G + 1", partial(_of_another_side, 1)),
+        Suspect("the boundaries are f32(k) * f32(1/G)", lambda function: _products),
+        Suspect("the boundaries are f32(k) / f32(G)", lambda function: _divisions),
     ),
-    "fractional_coords": by_rule(npembed.fractional_coords, "matches the coordinates of rule", under, "coords"),
+    "fractional_coords": by_rule("matches the coordinates of rule", under, "coords"),
     "bucketize": (
-        Suspect("right means the opposite here: np.digitize's convention, not torch's", npembed.bucketize, _opposite),
-        Suspect("off by one on boundaries: searchsorted side left", npembed.bucketize, _always(False)),
-        Suspect("off by one on boundaries: searchsorted side right", npembed.bucketize, _always(True)),
+        Suspect("right means the opposite here: np.digitize's convention, not torch's", _opposite),
+        Suspect("off by one on boundaries: searchsorted side left", _always(False)),
+        Suspect("off by one on boundaries: searchsorted side right", _always(True)),
     ),
     "bucket_coords": _bucket_suspects(),
     "position_ids": (
         *ids_suspects(),
-        *by_rule(npembed.position_ids, "matches rule", ids_under),
-        *of_buckets(npembed.position_ids),
+        *by_rule("matches rule", ids_under),
+        *of_buckets(),
     ),
     "tgt_sizes_from_mask": (
-        Suspect(
-            "equals the reference with h and w swapped", npembed.tgt_sizes_from_mask, changed_result(lambda s, _: s[:, ::-1])
-        ),
+        Suspect("equals the reference with h and w swapped", changed_result(lambda s, _: s[:, ::-1])),
         Suspect(
             "sums over the whole batch's mask, as the seed's code is printed",
-            npembed.tgt_sizes_from_mask,
             lambda function: _whole_batch_sizes,
         ),
         Suspect(
             "sums the first column and the first row over the whole batch",
-            npembed.tgt_sizes_from_mask,
             lambda function: _summed_sizes,
         ),
     ),

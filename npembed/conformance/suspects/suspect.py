@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, reduce
+from functools import lru_cache, partial, reduce, update_wrapper
 from typing import Any
 
-from npembed.conformance.pieces import with_pieces
 from npembed.model import Model
 from npembed.typing import Array
 
@@ -22,8 +21,6 @@ class Suspect:
     ----------
     kind : str
         What is wrong, in words.
-    base : callable
-        The right function.
     fault : callable
         Makes a function with the fault of a right one.
     effect : str
@@ -35,16 +32,10 @@ class Suspect:
     """
 
     kind: str
-    base: Function
     fault: Fault
     effect: str = ""
     shipped: str = ""
     rule: str | None = None
-
-    @property
-    def words(self) -> str:
-        """The kind, by which reports name it."""
-        return self.kind
 
     @property
     def in_full(self) -> str:
@@ -52,28 +43,27 @@ class Suspect:
         kind = f"{self.kind}: {self.effect}" if self.effect else self.kind
         return f"{kind} (as {self.shipped})" if self.shipped else kind
 
-    @cached_property
-    def function(self) -> Function:
-        """The reference with the fault."""
-        return self.fault(self.base)
-
 
 def combined(suspects: Sequence[Suspect], base: Function) -> Function:
-    """The function with all these faults, the first innermost."""
-    return reduce(lambda function, suspect: suspect.fault(function), suspects, base)
+    """The function with all these faults, the first innermost; its signature is the right function's."""
+    return reduce(lambda function, suspect: update_wrapper(partial(suspect.fault(function)), function), suspects, base)
 
 
-def piece(name: str, change: Fault) -> Fault:
-    """The fault of another piece in the place of `module.name`; `change` makes it of the piece."""
+def part(name: str, change: Fault) -> Fault:
+    """The fault of another function in the model's arithmetic; `change` makes it of the one there."""
+    return changed_model(lambda model: model.with_ops(model.ops.changed(**{name: change(getattr(model.ops, name))})))
 
-    def fault(function: Function) -> Function:
-        def faulty(*args: Any, **kwargs: Any) -> Any:
-            with with_pieces({name: change}):
-                return function(*args, **kwargs)
 
-        return faulty
+def method(name: str, change: Fault) -> Fault:
+    """The fault of another method of the model's family; `change` makes it of the one there, if the family has one."""
 
-    return fault
+    return changed_model(lambda model: replace(model, config=config_with(model.config, name, change)))
+
+
+def config_with(config: Any, name: str, change: Callable[[Any], Any]) -> Any:
+    """The config of a family with another method, or attribute, made of the one there; as it is if the family has none."""
+    own = getattr(config.family, name, None)
+    return config if own is None else replace(config, family=config.family.changed(**{name: change(own)}))
 
 
 def changed_model(change: Callable[[Model], Model], place: int = 2) -> Fault:
@@ -106,13 +96,13 @@ def changed_arrays(change: Callable[[Array], Array], *endings: str) -> Fault:
 def with_arrays(model: Model, change: Callable[[Array], Array], endings: Collection[str]) -> Model:
     """The model with the arrays changed whose names end so."""
     changed = {name: change(array) for name, array in model.weights.items() if name.endswith(tuple(endings))}
-    return Model(model.config, model.weights | {name: array.astype(model.dtype) for name, array in changed.items()})
+    return replace(model, weights=model.weights | {name: array.astype(model.dtype) for name, array in changed.items()})
 
 
 def with_config(model: Model, **changes: Any) -> Model:
     """The model with other fields in its config."""
     config: Any = model.config
-    return Model(replace(config, **changes), model.weights)
+    return replace(model, config=replace(config, **changes))
 
 
 def with_vision(model: Model, **changes: Any) -> Model:

@@ -2,26 +2,24 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-import npembed
 from npembed.conformance.filling import changed_config
 from npembed.conformance.suspects.suspect import (
     Fault,
     Function,
     Suspect,
     changed_model,
-    piece,
-    with_family,
+    method,
+    part,
     with_vision,
 )
 from npembed.model import Model
 from npembed.typing import Array, Floats
-
-ATTEND, GELU, NORM = (f"npembed.attention.{name}" for name in ("attend", "gelu", "layer_norm"))
 
 
 def gelu_quick(x: Floats) -> Floats:
@@ -49,21 +47,15 @@ def instead(function: Function) -> Fault:
 def norm_with(eps: float, *norms: str) -> Fault:
     """Another eps in the layer norms whose names end as one of the patterns; in all without a pattern."""
 
-    def fault(function: Function) -> Function:
-        def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-            own = _weights_of(norms, model)
+    def change(model: Model) -> Model:
+        own, layer_norm = _weights_of(norms, model), model.ops.layer_norm
 
-            def change(layer_norm: Function) -> Function:
-                def other(x: Floats, weight: Floats, bias: Floats, given: float) -> Any:
-                    return layer_norm(x, weight, bias, eps if not norms or id(weight) in own else given)
+        def other(x: Floats, weight: Floats, bias: Floats, given: float) -> Floats:
+            return layer_norm(x, weight, bias, eps if not norms or id(weight) in own else given)
 
-                return other
+        return model.with_ops(model.ops.changed(layer_norm=other))
 
-            return piece(NORM, change)(function)(x, tgt_sizes, model, *rest)
-
-        return faulty
-
-    return fault
+    return changed_model(change)
 
 
 def _weights_of(norms: Sequence[str], model: Model) -> set[int]:
@@ -75,18 +67,15 @@ def _weights_of(norms: Sequence[str], model: Model) -> set[int]:
 def without_norm(*norms: str) -> Fault:
     """The layer norms whose names end as one of the patterns are left out."""
 
-    def fault(function: Function) -> Function:
-        def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-            own = _weights_of(norms, model)
+    def change(model: Model) -> Model:
+        own, layer_norm = _weights_of(norms, model), model.ops.layer_norm
 
-            def change(layer_norm: Function) -> Function:
-                return lambda x, weight, *more: x if id(weight) in own else layer_norm(x, weight, *more)
+        def other(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+            return x if id(weight) in own else layer_norm(x, weight, bias, eps)
 
-            return piece(NORM, change)(function)(x, tgt_sizes, model, *rest)
+        return model.with_ops(model.ops.changed(layer_norm=other))
 
-        return faulty
-
-    return fault
+    return changed_model(change)
 
 
 def unbiased(layer_norm: Function) -> Function:
@@ -119,7 +108,7 @@ def scaled_by(factor: Callable[[int, int], float]) -> Fault:
     def change(attend: Function) -> Function:
         return lambda q, k, v, heads: attend(q * np.asarray(factor(q.shape[1], heads), q.dtype), k, v, heads)
 
-    return piece(ATTEND, change)
+    return part("attend", change)
 
 
 def exchanged(first: str, second: str) -> Fault:
@@ -131,7 +120,7 @@ def exchanged(first: str, second: str) -> Fault:
                 return name.replace(f".{first}.", f".{second}.")
             return name.replace(f".{second}.", f".{first}.")
 
-        return Model(model.config, {name: model.weights[other(name)] for name in model.weights})
+        return replace(model, weights={name: model.weights[other(name)] for name in model.weights})
 
     return changed_model(change)
 
@@ -192,7 +181,7 @@ def causal_where(unmasked: Callable[[Array], bool]) -> Fault:
     """The attention is causal in a batch of such sizes."""
 
     def fault(function: Function) -> Function:
-        causal = piece(ATTEND, _causal)(function)
+        causal = part("attend", _causal)(function)
         return lambda x, tgt_sizes, *rest: (causal if unmasked(np.asarray(tgt_sizes)) else function)(x, tgt_sizes, *rest)
 
     return fault
@@ -210,7 +199,7 @@ def one_more(function: Function) -> Function:
         results = []
         for own, (h, w) in zip(np.asarray(x), np.asarray(tgt_sizes).tolist(), strict=True):
             added = np.arange(len(own)) < h * w
-            with_mask = piece(ATTEND, instead(partial(attend_with, added)))(function)
+            with_mask = part("attend", instead(partial(attend_with, added)))(function)
             results.append(with_mask(own[None], [(1, len(own))], model, *rest))
         return np.concatenate(results)
 
@@ -240,74 +229,64 @@ def reads_padding(function: Function) -> Function:
 
 
 def _every_layer(model: Model) -> Model:
-    return Model(changed_config(model.config, {"drop_vision_last_layer": False}), model.weights)
+    return replace(model, config=changed_config(model.config, {"drop_vision_last_layer": False}))
 
 
 def _tower_without(drop: Callable[[Sequence[Any]], Sequence[Any]]) -> Fault:
     """Steps of the tower are left out."""
 
-    def change(model: Model) -> Model:
-        tower = model.config.family.tower
-        return with_family(model, tower=lambda own: drop(tower(own)))
-
-    return changed_model(change)
-
-
-def _encode(kind: str, fault: Fault, effect: str = "", shipped: str = "") -> Suspect:
-    return Suspect(kind, npembed.encode, fault, effect, shipped)
-
-
-ENCODE = (
-    _encode("gelu in its erf form, not the tanh form", piece(GELU, instead(gelu_by_erf))),
-    _encode(
-        "gelu in its quick form, x * sigmoid(1.702 x), not the tanh form",
-        piece(GELU, instead(gelu_quick)),
-        shipped="mlx-vlm's Idefics2",
-    ),
-    _encode("layer norms with eps 1e-5", norm_with(1e-5)),
-    _encode("layer_norm_eps of the config is ignored: it is 1e-6", norm_with(1e-6)),
-    _encode("eps 1e-5 in post_layernorm alone", norm_with(1e-5, "post_layernorm"), shipped="mlx-vlm's Idefics2 and 3"),
-    _encode("eps 1e-5 in layer_norm1 alone", norm_with(1e-5, r"layers\.\d+\.layer_norm1")),
-    _encode("eps 1e-5 in layer_norm2 alone", norm_with(1e-5, r"layers\.\d+\.layer_norm2")),
-    _encode("eps 1e-6 in post_layernorm alone, whatever the config says", norm_with(1e-6, "post_layernorm")),
-    _encode("the variance is the unbiased one", piece(NORM, unbiased)),
-    _encode("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
-    _encode("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
-    _encode("the number of heads is ignored: one head", changed_model(lambda model: with_vision(model, num_attention_heads=1))),
-    _encode("keys and values are exchanged", exchanged("k_proj", "v_proj")),
-    _encode("padding takes part in the attention's softmax", _all_places),
-    _encode("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
-    _encode("the mask is one place short: the last patch is not attended to", piece(ATTEND, short_mask)),
-    _encode(
-        "the mask is one place short: the last patch is set to 0 and not attended to",
-        lambda function: emptied(piece(ATTEND, short_mask)(function), -1),
-    ),
-    _encode("the mask is one place long: the first padded place is attended to", _long_mask),
-    _encode("the attention is causal", causal_where(lambda tgt_sizes: True)),
-    _encode("the attention is causal where no slice of the batch is padded", causal_where(_as_long)),
-    _encode("what stands in padded places is read: here NaN", reads_padding),
-    _encode("a boolean mask is added to the scores as a number", one_more),
-    _encode(
-        "a boolean mask is added to the scores as a number, over padding set to 0", lambda function: emptied(one_more(function))
-    ),
-    _encode("the softmax's maximum is not taken off its scores", piece(ATTEND, overflowing), "it overflows"),
-    _encode("the last layer is run though drop_vision_last_layer leaves it out", changed_model(_every_layer)),
-    _encode("the last layer is not run", _tower_without(lambda steps: [*steps[:-2], steps[-1]])),
-    _encode("post_layernorm is not run", _tower_without(lambda steps: steps[:-1])),
-    _encode("post_layernorm is run though the family has none", lambda function: _normed(function)),
-    _encode("layer_norm1 is not run", without_norm(r"layers\.\d+\.layer_norm1")),
-    _encode("layer_norm2 is not run", without_norm(r"layers\.\d+\.layer_norm2")),
-)
+    return method("tower", lambda tower: lambda model: drop(tower(model)))
 
 
 def _normed(function: Function) -> Function:
     def faulty(x: Any, tgt_sizes: Any, model: Model, *rest: Any) -> Any:
-        from npembed.attention import layer_norm
-
         name = f"{model.tower}post_layernorm"
-        return layer_norm(function(x, tgt_sizes, model, *rest), *model.pair(name), model.config.vision.layer_norm_eps)
+        return model.ops.layer_norm(function(x, tgt_sizes, model, *rest), *model.pair(name), model.config.vision.layer_norm_eps)
 
     return faulty
+
+
+ENCODE = (
+    Suspect("gelu in its erf form, not the tanh form", part("gelu", instead(gelu_by_erf))),
+    Suspect(
+        "gelu in its quick form, x * sigmoid(1.702 x), not the tanh form",
+        part("gelu", instead(gelu_quick)),
+        shipped="mlx-vlm's Idefics2",
+    ),
+    Suspect("layer norms with eps 1e-5", norm_with(1e-5)),
+    Suspect("layer_norm_eps of the config is ignored: it is 1e-6", norm_with(1e-6)),
+    Suspect("eps 1e-5 in post_layernorm alone", norm_with(1e-5, "post_layernorm"), shipped="mlx-vlm's Idefics2 and 3"),
+    Suspect("eps 1e-5 in layer_norm1 alone", norm_with(1e-5, r"layers\.\d+\.layer_norm1")),
+    Suspect("eps 1e-5 in layer_norm2 alone", norm_with(1e-5, r"layers\.\d+\.layer_norm2")),
+    Suspect("eps 1e-6 in post_layernorm alone, whatever the config says", norm_with(1e-6, "post_layernorm")),
+    Suspect("the variance is the unbiased one", part("layer_norm", unbiased)),
+    Suspect("the attention's scores are not scaled", scaled_by(lambda width, heads: (width / heads) ** 0.5)),
+    Suspect("the scores are scaled by all channels, not those of a head", scaled_by(lambda width, heads: heads**-0.5)),
+    Suspect("the number of heads is ignored: one head", changed_model(lambda model: with_vision(model, num_attention_heads=1))),
+    Suspect("keys and values are exchanged", exchanged("k_proj", "v_proj")),
+    Suspect("padding takes part in the attention's softmax", _all_places),
+    Suspect("padding, set to 0, takes part in the attention's softmax", lambda function: emptied(_all_places(function))),
+    Suspect("the mask is one place short: the last patch is not attended to", part("attend", short_mask)),
+    Suspect(
+        "the mask is one place short: the last patch is set to 0 and not attended to",
+        lambda function: emptied(part("attend", short_mask)(function), -1),
+    ),
+    Suspect("the mask is one place long: the first padded place is attended to", _long_mask),
+    Suspect("the attention is causal", causal_where(lambda tgt_sizes: True)),
+    Suspect("the attention is causal where no slice of the batch is padded", causal_where(_as_long)),
+    Suspect("what stands in padded places is read: here NaN", reads_padding),
+    Suspect("a boolean mask is added to the scores as a number", one_more),
+    Suspect(
+        "a boolean mask is added to the scores as a number, over padding set to 0", lambda function: emptied(one_more(function))
+    ),
+    Suspect("the softmax's maximum is not taken off its scores", part("attend", overflowing), "it overflows"),
+    Suspect("the last layer is run though drop_vision_last_layer leaves it out", changed_model(_every_layer)),
+    Suspect("the last layer is not run", _tower_without(lambda steps: [*steps[:-2], steps[-1]])),
+    Suspect("post_layernorm is not run", _tower_without(lambda steps: steps[:-1])),
+    Suspect("post_layernorm is run though the family has none", _normed),
+    Suspect("layer_norm1 is not run", without_norm(r"layers\.\d+\.layer_norm1")),
+    Suspect("layer_norm2 is not run", without_norm(r"layers\.\d+\.layer_norm2")),
+)
 
 
 SUSPECTS = {"encode": ENCODE}
