@@ -210,10 +210,12 @@ def cases_of(family: Family, given: Model | None = None) -> tuple[Case, ...]:
             continue
         config = models[case.model] if given is None else given.config
         fitting = _with_picture_for(case, config)
+        if not fitting.needs(fitting, config):  # its stages may not be the family's
+            continue
         can_be_computed = any(given is None or not given.missing(stage) for stage in fitting.stages_of(family))
         sizes = frozenset(family.case_sizes(case.sizes, config)) if case.sizes else ()
         shown = (sizes, case.kind, case.model, fitting.picture, case.stages_of)  # another case may come to the same
-        if fitting.needs(fitting, config) and can_be_computed and shown not in seen:
+        if can_be_computed and shown not in seen:
             seen.add(shown)
             cases.append(fitting)
     return tuple(cases)
