@@ -359,7 +359,9 @@ class Port:
 
     # Pictures
 
-    def slice_image(self, image, config=MINICPM_V_2_6):
+    def slice_image(self, image, config=MINICPM_V_2_6, pixels="pillow"):
+        if pixels != "pillow":
+            raise NotImplementedError(f"this port knows the pixel rule 'pillow' only, not {pixels!r}")
         picture = (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
         slicing, side = config.slicing, config.slicing.patch_size
         if slicing.slice_mode:

@@ -373,7 +373,7 @@ def test_what_its_code_does_not_do_is_refused(top, preprocessor, message, folder
         config_with(folder, tmp_path, top, preprocessor)
 
 
-@pytest.mark.parametrize("version", ["2.5", None, "absent", 2, 2.51])
+@pytest.mark.parametrize("version", ["v2.5", None, "absent", 2, 2.51])
 def test_other_versions_are_not_taken_for_it(version, folder, tmp_path):
     message = r"config\.json has model_type 'minicpmv' and version .*; supported are the numbers .*2\.5"
     with pytest.raises(ValueError, match=message):

@@ -96,7 +96,7 @@ def corpus_in(folder: Path) -> Any:
     rows.append({"path": "broken.png", "frame": 0, "status": "failed", "error": "it cannot be read"})
     return SimpleNamespace(
         index=SimpleNamespace(to_pylist=lambda: rows),
-        manifest={"settings": {"until": "pooled", "vector": ""}},
+        manifest={"settings": {"until": "pooled", "vector": "", "upright": False}},
         shown="Photos",
         has_vectors=True,
         vectors=lambda: iter([("part-00000", VECTORS)]),

@@ -120,6 +120,7 @@ def bases() -> dict[str, tuple[Any, ...]]:
         "VisionConfig": (8, 8, 1, 2, 3, 10, 2, 1e-6),
         "boundaries": (5, "arange"),
         "bucket_coords": (5, 70, "arange"),
+        "choose_frames": (100, 25.0, TINY),
         "bucketize": ([0.1, 0.5], [0.2], False),
         "embed": (STRIPS, SIZES, model, "arange"),
         "encode": (embeddings, SIZES, model),
@@ -140,7 +141,7 @@ def bases() -> dict[str, tuple[Any, ...]]:
         "resample": (hidden, SIZES, model, None),
         "run": (STRIPS, SIZES, model, "embeddings", "arange"),
         "scatter_image_embeds": (np.zeros((4, 128)), tokens[:1], [[1, 3]]),
-        "slice_image": (np.zeros((9, 9, 3), dtype=np.uint8), TINY),
+        "slice_image": (np.zeros((9, 9, 3), dtype=np.uint8), TINY, "pillow"),
         "tgt_sizes_from_mask": (np.ones((1, 2, 3), dtype=bool),),
         "token_places": ([1, 5, 5], 5, [2]),
     }
