@@ -10,11 +10,10 @@ from hypothesis import HealthCheck, settings
 
 from npembed import Model, load_model
 from npembed.conformance import Pack, read_pack, write_pack
+from tests.synthetic import synthetic_picture
 
+pytest_plugins = ("pytester", "tests.extras")
 pytest.register_assert_rewrite("tests.command_line")
-from tests.command_line import saved, state  # noqa: E402
-from tests.synthetic import synthetic_picture  # noqa: E402
-from tests.wrong_things import make_site  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script; the children of tests would ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,12 +65,16 @@ def weights(data: Path) -> Path:
 @pytest.fixture
 def picture(here: Path) -> Path:
     """A small picture, of one slice."""
+    from tests.command_line import saved
+
     return saved(synthetic_picture(60, 40), here / "picture.png")
 
 
 @pytest.fixture
 def old_output(picture: Path) -> Iterator[Path]:
     """The file that holds what it held before, when the test is over."""
+    from tests.command_line import state
+
     output = picture.with_name("out.safetensors")
     output.write_bytes(b"old")
     before = state(picture.parent)
@@ -82,6 +85,8 @@ def old_output(picture: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of things that are wrong, and of old outputs; no test may change a byte of it."""
+    from tests.wrong_things import make_site
+
     folder = tmp_path_factory.mktemp("site")
     make_site(folder)
     return folder

@@ -3,17 +3,26 @@
 import math
 
 import numpy as np
-import torch
 from scipy import signal
-from torch import nn
 
-torch.set_num_threads(1)  # its waiting threads and NumPy's would slow each other down tenfold
+
+class _Torch:
+    """torch, imported when it is asked for: without it the tests that ask are skipped."""
+
+    def __getattr__(self, name):
+        import torch
+
+        torch.set_num_threads(1)  # its waiting threads and NumPy's would slow each other down tenfold
+        return getattr(torch, name)
+
+
+torch = _Torch()
 
 
 def torch_layer_norm(x, weight, bias, eps):
     """torch.nn.LayerNorm over the last axis."""
     x = torch.tensor(np.asarray(x))
-    norm = nn.LayerNorm(x.shape[-1], eps=eps, dtype=x.dtype)
+    norm = torch.nn.LayerNorm(x.shape[-1], eps=eps, dtype=x.dtype)
     norm.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
     with torch.no_grad():
         return norm(x).numpy()
@@ -21,19 +30,19 @@ def torch_layer_norm(x, weight, bias, eps):
 
 def torch_gelu(x):
     """torch.nn.GELU, the tanh form."""
-    return nn.GELU(approximate="tanh")(torch.tensor(x)).numpy()
+    return torch.nn.GELU(approximate="tanh")(torch.tensor(x)).numpy()
 
 
 def torch_attention(queries, keys, values, heads):
     """(M, D), (L, D), (L, D) -> (M, D): torch's scaled_dot_product_attention of all heads at once."""
     split = [torch.tensor(x).unflatten(-1, (heads, -1)).transpose(0, 1) for x in (queries, keys, values)]
-    return nn.functional.scaled_dot_product_attention(*split).transpose(0, 1).flatten(1).numpy()
+    return torch.nn.functional.scaled_dot_product_attention(*split).transpose(0, 1).flatten(1).numpy()
 
 
 def _torch_mha(in_weight, in_bias, out_weight, out_bias, heads):
     arrays = {"in_proj_weight": in_weight, "in_proj_bias": in_bias, "out_proj.weight": out_weight, "out_proj.bias": out_bias}
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
-    attention = nn.MultiheadAttention(len(out_bias), heads, batch_first=True, dtype=tensors["in_proj_bias"].dtype)
+    attention = torch.nn.MultiheadAttention(len(out_bias), heads, batch_first=True, dtype=tensors["in_proj_bias"].dtype)
     attention.load_state_dict(tensors)
     return attention
 
@@ -52,7 +61,7 @@ def torch_encoder(embeddings, tgt_sizes, weights, layers, heads, eps):
         return torch.tensor(weights[f"{name}.weight"]), torch.tensor(weights[f"{name}.bias"])
 
     def norm(y, name):
-        return nn.functional.layer_norm(y, y.shape[-1:], *of(name), eps=eps)
+        return torch.nn.functional.layer_norm(y, y.shape[-1:], *of(name), eps=eps)
 
     with torch.no_grad():
         for layer in (f"vpm.encoder.layers.{number}" for number in range(layers)):
@@ -61,8 +70,8 @@ def torch_encoder(embeddings, tgt_sizes, weights, layers, heads, eps):
             out = [weights[f"{attention}.out_proj.{kind}"] for kind in ("weight", "bias")]
             y = norm(x, f"{layer}.layer_norm1")
             x = x + _torch_mha(*packed, *out, heads)(y, y, y, key_padding_mask=padding, need_weights=False)[0]
-            y = nn.functional.linear(norm(x, f"{layer}.layer_norm2"), *of(f"{layer}.mlp.fc1"))
-            x = x + nn.functional.linear(nn.functional.gelu(y, approximate="tanh"), *of(f"{layer}.mlp.fc2"))
+            y = torch.nn.functional.linear(norm(x, f"{layer}.layer_norm2"), *of(f"{layer}.mlp.fc1"))
+            x = x + torch.nn.functional.linear(torch.nn.functional.gelu(y, approximate="tanh"), *of(f"{layer}.mlp.fc2"))
         return norm(x, "vpm.post_layernorm").numpy()
 
 
@@ -86,11 +95,11 @@ def torch_resampler(hidden, tgt_sizes, weights, heads, table_of=sincos_naive):
 
     def norm(y, name):
         affine = (torch.tensor(weights[f"resampler.{name}.{kind}"]) for kind in ("weight", "bias"))
-        return nn.functional.layer_norm(y, y.shape[-1:], *affine, eps=1e-6)
+        return torch.nn.functional.layer_norm(y, y.shape[-1:], *affine, eps=1e-6)
 
     with torch.no_grad():
         if "resampler.kv_proj.weight" in weights:
-            x = nn.functional.linear(x, torch.tensor(weights["resampler.kv_proj.weight"]))
+            x = torch.nn.functional.linear(x, torch.tensor(weights["resampler.kv_proj.weight"]))
         x = norm(x, "ln_kv")
         table = torch.zeros_like(x)
         for row, (h, w) in zip(table, np.asarray(tgt_sizes).tolist(), strict=True):
@@ -164,13 +173,13 @@ def nearest_position_ids(tgt_sizes, side):
 
 def torch_pad_sequence(sequences, **options):
     """torch.nn.utils.rnn.pad_sequence."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(sequence) for sequence in sequences], **options).numpy()
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(sequence) for sequence in sequences], **options).numpy()
 
 
 def seed_pixel_values(strips):
     """list of (C, P, L_i*P) -> (B, C, P, Lmax*P), by the seed's steps."""
     columns = [torch.tensor(strip).flatten(end_dim=1).permute(1, 0) for strip in strips]
-    padded = nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=0.0)
+    padded = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=0.0)
     return padded.permute(0, 2, 1).reshape(len(strips), strips[0].shape[0], -1, padded.shape[1]).numpy()
 
 
@@ -186,7 +195,7 @@ def seed_mask(tgt_sizes):
 def torch_conv(pixels, weight, bias=None):
     """torch's Conv2d with kernel = stride, padding "valid", in float64."""
     tensors = [None if array is None else torch.tensor(array, dtype=torch.float64) for array in (pixels, weight, bias)]
-    return nn.functional.conv2d(*tensors, stride=weight.shape[-1], padding="valid").numpy()
+    return torch.nn.functional.conv2d(*tensors, stride=weight.shape[-1], padding="valid").numpy()
 
 
 def scipy_conv(pixels, weight, bias):
@@ -201,7 +210,7 @@ def seed_embeddings(strips, tgt_sizes, weight, bias, table, side):
     """list of (C, P, L_i*P), (B, 2) -> float64 (B, Lmax, D): the seed from end to end."""
     patches = torch.tensor(torch_conv(seed_pixel_values(strips), weight, bias)).flatten(2).transpose(1, 2)
     ids = torch.tensor(seed_position_ids(tgt_sizes, side, seed_mask(tgt_sizes)))
-    return (patches + nn.functional.embedding(ids, torch.tensor(table, dtype=torch.float64))).numpy()
+    return (patches + torch.nn.functional.embedding(ids, torch.tensor(table, dtype=torch.float64))).numpy()
 
 
 def float32_gamma(terms):

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
 
-import ml_dtypes
 import numpy as np
-from PIL import Image
 from scipy.special import erf
 
 from npembed import MINICPM_V_2_6
@@ -362,6 +360,8 @@ class Port:
     def slice_image(self, image, config=MINICPM_V_2_6, pixels="pillow"):
         if pixels != "pillow":
             raise NotImplementedError(f"this port knows the pixel rule 'pillow' only, not {pixels!r}")
+        from PIL import Image
+
         picture = (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
         slicing, side = config.slicing, config.slicing.patch_size
         if slicing.slice_mode:
@@ -387,9 +387,11 @@ class Port:
         return slices
 
     def _resize(self, picture, size):
-        return np.asarray(picture.resize(size, self.filter))
+        from PIL import Image
 
-    filter = Image.Resampling.BICUBIC
+        return np.asarray(picture.resize(size, Image.Resampling[self.filter]))
+
+    filter = "BICUBIC"
 
     def _crops(self, corners):
         return corners
@@ -516,10 +518,17 @@ class Float16Port(Port):
         return array.astype(self.half)
 
 
-class BFloat16Port(Float16Port):
-    """The same in bfloat16."""
+class WithBFloat16:
+    """To be mixed in where NumPy must know the type: a test that makes such a port needs ml_dtypes."""
 
-    half = ml_dtypes.bfloat16
+    half = "bfloat16"
+
+    def __init__(self):
+        import ml_dtypes  # noqa: F401
+
+
+class BFloat16Port(WithBFloat16, Float16Port):
+    """The same in bfloat16."""
 
 
 class Float64Inside(Port):
@@ -639,10 +648,8 @@ class NanInPadding(Port):
         return np.where(self.patch_attention_mask(tgt_sizes)[:, 0, :, None], hidden, np.asarray(np.nan, hidden.dtype))
 
 
-class InHalf:
+class InHalf(WithBFloat16):
     """To be mixed in: every linear map, norm, activation, softmax and product rounded to a half type, as a framework does."""
-
-    half = ml_dtypes.bfloat16
 
     def _round(self, x):
         with np.errstate(over="ignore"):
@@ -676,7 +683,7 @@ class InHalf:
         return super().resample(hidden, tgt_sizes, model, temporal_ids).astype(self.half)
 
 
-def in_half(port, half=ml_dtypes.bfloat16):
+def in_half(port, half="bfloat16"):
     """The port, right or wrong, in a half type."""
     return type(f"Half{port.__name__}", (InHalf, port), {"half": half})
 
@@ -800,9 +807,9 @@ class FourLanes(Port):
     lanes = 4
 
 
-class BFloat16Coords(Port):
+class BFloat16Coords(WithBFloat16, Port):
     def fractional_coords(self, num_patches, rule="arange"):
-        return super().fractional_coords(num_patches, rule).astype(ml_dtypes.bfloat16).astype(np.float32)
+        return super().fractional_coords(num_patches, rule).astype(self.half).astype(np.float32)
 
 
 class BoundariesOfOneLess(Port):
@@ -993,7 +1000,7 @@ class HalfUp(Port):
 
 
 class Bilinear(Port):
-    filter = Image.Resampling.BILINEAR
+    filter = "BILINEAR"
 
 
 class NormalisesInFloat64(Port):

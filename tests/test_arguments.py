@@ -1,12 +1,12 @@
 """What the stages check of their arguments, where the stages' own tests do not reach."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from npembed import arguments
+from tests.tensors import dtype_of
 
 INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 
@@ -50,14 +50,14 @@ def test_no_integers_are_an_empty_array_whatever_its_type() -> None:
     ("dtype", "result"),
     [
         (np.float16, np.float32),
-        (ml_dtypes.bfloat16, np.float32),
+        ("bfloat16", np.float32),
         (np.float32, np.float32),
         (np.float64, np.float64),
         *((dtype, np.float64) for dtype in INTEGERS),
     ],
 )
 def test_floats_are_float32_or_float64(dtype: type, result: type) -> None:
-    array = np.array([1, 2, 3], dtype=dtype)
+    array = np.array([1, 2, 3], dtype=dtype_of(dtype))
     found = arguments.as_floats(array, "x", "test")
     assert found.dtype == result
     assert found.tolist() == [1, 2, 3]

@@ -1,6 +1,5 @@
 """The bounds: Higham's figures, what breaks them, and the multiple that the encoder and the resampler get."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,14 +10,18 @@ from npembed.conformance import bounds
 from npembed.conformance import strategies as draw
 from npembed.conformance.probes.probe import model_at
 from tests.ports import RIGHT_PORTS, as_module
+from tests.tensors import dtype_of
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("float64", np.float64), ("float32", np.float32), ("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)],
+    ("precision", "next_to_one"),
+    [("float64", 1 + 2**-52), ("float32", 1 + 2**-23), ("float16", 1 + 2**-10), ("bfloat16", 1 + 2**-7)],
 )
-def test_the_unit_roundoff_is_half_of_the_types_epsilon(precision: str, dtype: type) -> None:
-    assert bounds.UNIT_ROUNDOFF[precision] == float(ml_dtypes.finfo(dtype).eps) / 2
+def test_the_unit_roundoff_is_half_of_the_types_epsilon(precision: str, next_to_one: float) -> None:
+    kind = dtype_of(precision)
+    assert float(np.array(next_to_one).astype(kind)) == next_to_one
+    assert float(np.array((1 + next_to_one) / 2).astype(kind)) == 1, "and there is none between"
+    assert bounds.UNIT_ROUNDOFF[precision] == (next_to_one - 1) / 2
 
 
 def test_gamma_refuses_more_roundings_than_have_a_bound() -> None:
@@ -40,7 +43,7 @@ def test_the_half_types_are_bounded_as_the_specification_says() -> None:
 
 @given(st.data(), st.sampled_from(["float16", "bfloat16"]))
 def test_a_half_port_that_rounds_inputs_and_outputs_keeps_the_bound(data: st.DataObject, precision: str) -> None:
-    dtype = np.dtype(precision if precision == "float16" else ml_dtypes.bfloat16)
+    dtype = dtype_of(precision)
     side = data.draw(st.integers(1, 3))
     pixels, weight = data.draw(draw.floats((1, 2, side, side))), data.draw(draw.floats((2, 2, side, side)))
     half = npembed.patch_conv(*(array.astype(dtype).astype(np.float32) for array in (pixels, weight))).astype(dtype)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,8 +29,9 @@ from tests.ports import (
     in_half,
     most_used,
 )
+from tests.tensors import dtype_of
 
-HALVES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+HALVES = ("bfloat16", "float16")
 TOWER = ("encode", "resample")
 
 
@@ -39,8 +39,8 @@ TOWER = ("encode", "resample")
 def test_rounding_is_that_of_the_types(values: list[float]) -> None:
     x = np.array(values, dtype=np.float32)
     with np.errstate(over="ignore"):
-        for name, half in HALVES.items():
-            np.testing.assert_array_equal(rounded(x, name), x.astype(half).astype(np.float32))
+        for name in HALVES:
+            np.testing.assert_array_equal(rounded(x, name), x.astype(dtype_of(name)).astype(np.float32))
 
 
 @given(st.floats(-1e4, 1e4, width=32), st.sampled_from(sorted(HALVES)))
@@ -93,7 +93,7 @@ RIGHT = {"plain": Port, "reversed sums": ReversedPort, **UNUSUAL_PORTS}
 @pytest.mark.parametrize("precision", HALVES)
 @pytest.mark.parametrize("function", TOWER)
 def test_a_right_port_in_half_precision_passes(function: str, precision: str, name: str) -> None:
-    outcome = check_function(as_module(in_half(RIGHT[name], HALVES[precision])()), function, examples=2)
+    outcome = check_function(as_module(in_half(RIGHT[name], precision)()), function, examples=2)
     assert (outcome.status, outcome.summary) == (Status.PASS, outcome.summary)
 
 
@@ -101,7 +101,7 @@ def test_a_right_port_in_half_precision_passes(function: str, precision: str, na
 @pytest.mark.parametrize("precision", HALVES)
 @pytest.mark.parametrize("function", TOWER)
 def test_right_ports_use_at_most_a_third_of_what_is_allowed(function: str, precision: str, port: type[Port]) -> None:
-    assert 0.02 < most_used(CHECKS[function], getattr(in_half(port, HALVES[precision])(), function), precision) < 1 / 3
+    assert 0.02 < most_used(CHECKS[function], getattr(in_half(port, precision)(), function), precision) < 1 / 3
 
 
 def seen(function: str, precision: str) -> list:
@@ -119,7 +119,7 @@ CASES += [(wrong, "encode", "float16") for wrong in WRONG_PORTS if wrong.name in
 
 @pytest.mark.parametrize(("wrong", "function", "precision"), CASES, ids=lambda value: getattr(value, "name", value))
 def test_a_wrong_port_is_caught_in_half_precision(wrong, function: str, precision: str) -> None:
-    port = as_module(in_half(wrong.port, HALVES[precision])())
+    port = as_module(in_half(wrong.port, precision)())
     assert check_function(port, function, examples=0).status is Status.FAIL
 
 
@@ -211,7 +211,7 @@ def test_the_variance_in_one_pass_passes_at_widths_of_16_and_more(function: str)
 @pytest.mark.parametrize("name", ["tiled online softmax", "one-pass variance", "packed"])
 @pytest.mark.parametrize("precision", HALVES)
 def test_unusual_ports_pass_in_half_precision_in_every_seed(name: str, precision: str) -> None:
-    port = in_half(UNUSUAL_PORTS[name], HALVES[precision])()
+    port = in_half(UNUSUAL_PORTS[name], precision)()
     for function in TOWER:
         pass_in_every_seed(CHECKS[function], getattr(port, function))
 

@@ -4,16 +4,31 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import npembed
-from npembed.conformance import Status, check_function, check_port, load_port, port_tests
+from npembed import conformance
+from npembed.conformance import Outcome, Status, check_port, load_port, port_tests
 from npembed.conformance.probes import CHECKS
 from tests.ports import RIGHT_PORTS, WRONG_PORTS, WrongPort, as_module
+from tests.tensors import dtype_of
+
+CHECKED = [name for name in CHECKS if name != "slice_image" or find_spec("PIL") is not None]
+
+
+def check_function(port: Any, name: str, **options: Any) -> Outcome:
+    """As the kit's own; what cannot be checked here for want of an extra is an error that names it."""
+    outcome = conformance.check_function(port, name, **options)
+    if outcome.summary.startswith("not checked: "):
+        raise ImportError(outcome.summary)
+    return outcome
+
 
 EXAMPLE = Path(npembed.__file__).parent / "conformance" / "examples" / "plain_python_port.py"
 
@@ -106,13 +121,13 @@ CAUSES = {
 
 @pytest.mark.parametrize("name", RIGHT_PORTS)
 def test_a_right_port_passes(name: str) -> None:
-    outcomes = check_port(as_module(RIGHT_PORTS[name]()), require=CHECKS, examples=20)
+    outcomes = check_port(as_module(RIGHT_PORTS[name]()), require=CHECKED, stage=CHECKED, examples=20)
     assert {outcome.name: outcome.summary for outcome in outcomes if outcome.status is not Status.PASS} == {}
 
 
 def test_the_reference_passes_its_own_check() -> None:
-    outcomes = check_port(npembed, require=CHECKS, examples=30)
-    assert [outcome.name for outcome in outcomes] == list(CHECKS)
+    outcomes = check_port(npembed, require=CHECKED, stage=CHECKED, examples=30)
+    assert [outcome.name for outcome in outcomes] == CHECKED
     assert {outcome.status for outcome in outcomes} == {Status.PASS}
 
 
@@ -242,10 +257,10 @@ def test_unknown_names_precisions_and_empty_ports_are_refused() -> None:
 
 
 def test_a_stated_precision_widens_the_bound() -> None:
-    def conv(*args):  # rounds its inputs to bfloat16 and says nothing of it in its result's dtype
-        import ml_dtypes
+    half = dtype_of("bfloat16")
 
-        rounded = [None if array is None else array.astype(ml_dtypes.bfloat16).astype(np.float32) for array in args]
+    def conv(*args):  # rounds its inputs to bfloat16 and says nothing of it in its result's dtype
+        rounded = [None if array is None else array.astype(half).astype(np.float32) for array in args]
         return npembed.patch_conv(*rounded)
 
     port = SimpleNamespace(patch_conv=conv)

@@ -2,7 +2,6 @@
 
 import json
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -10,6 +9,7 @@ from npembed import Config
 from npembed.conformance import Outcome, Status, compare
 from npembed.conformance.outcome import around, describe, text_diff
 from npembed.conformance.report import as_text, counts, golden_text, json_text
+from tests.tensors import dtype_of
 
 OUTCOMES = [
     Outcome("bucketize", Status.PASS, "109 inputs"),
@@ -66,8 +66,8 @@ def test_a_distance_is_told_in_units_of_the_allowed_one() -> None:
 
 
 def test_a_bfloat16_result_is_a_float() -> None:
-    assert compare(np.array([1.0], dtype=ml_dtypes.bfloat16), np.array([1.0]), allowed=0.0) is None
-    departure = compare(np.array([2.0], dtype=ml_dtypes.bfloat16), np.array([1.0]), allowed=0.5)
+    assert compare(np.array([1.0], dtype=dtype_of("bfloat16")), np.array([1.0]), allowed=0.0) is None
+    departure = compare(np.array([2.0], dtype=dtype_of("bfloat16")), np.array([1.0]), allowed=0.5)
     assert departure is not None
     assert departure.worst == 2
 

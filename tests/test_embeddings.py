@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from npembed import (
     Config,
@@ -27,6 +26,7 @@ from npembed import (
 from npembed.conformance import strategies as draw
 from tests.oracles import float32_gamma, seed_embeddings
 from tests.synthetic import synthetic_picture
+from tests.tensors import load_file
 
 WEIGHT, BIAS, TABLE = (
     f"vpm.embeddings.{name}" for name in ("patch_embedding.weight", "patch_embedding.bias", "position_embedding.weight")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
 from npembed import FAMILIES, Config, Model, VisionConfig, embed, encode, load_model, random_model, slice_image
 from npembed.arithmetic import EXACT
 from npembed.conformance import strategies as draw
 from tests.oracles import torch_encoder
 from tests.synthetic import synthetic_picture
+from tests.tensors import load_file
 
 WIDTH = 12
 NORM = "vpm.encoder.layers.0.layer_norm1.weight"

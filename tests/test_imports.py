@@ -65,12 +65,11 @@ called = {
     "run": run(strips, sizes, model),
 }
 for rule in RULES:
-    if "bfloat16" not in rule:
-        bucket_coords(5, rule=rule)
-        if rule != "exact":
-            fractional_coords(5, rule), boundaries(5, rule)
-        if rule != "digitize":
-            position_ids(sizes, rule=rule)
+    bucket_coords(5, rule=rule)
+    if rule != "exact":
+        fractional_coords(5, rule), boundaries(5, rule)
+    if rule != "digitize":
+        position_ids(sizes, rule=rule)
 called |= dict.fromkeys(("bucket_coords", "fractional_coords", "boundaries", "position_ids"))
 print(sorted(set(npembed.__all__) - set(called)))
 print(sorted(name for name in sys.modules if name.partition(".")[0] in ("torch", "PIL", "safetensors", "ml_dtypes")))
@@ -127,8 +126,6 @@ MISSING = [
     ),
     ("npembed.load_model('s3://bucket/name')", "reading from URLs needs fsspec: pip install 'npembed[url]'"),
     ("npembed.pages.page.render('base.html.j2')", "pages need Jinja: pip install 'npembed[pages]'"),
-    ("npembed.fractional_coords(5, 'step-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
-    ("npembed.bucket_coords(5, rule='shrunk-bfloat16')", "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
 ]
 
 

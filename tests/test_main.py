@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import npembed
+import npembed.cli
 from npembed.__main__ import main
 
 
@@ -52,7 +53,6 @@ def test_any_other_missing_module_is_no_matter_of_extras(monkeypatch: pytest.Mon
         ("PIL", ["embed"], "pictures need Pillow: pip install 'npembed[image]'"),
         ("safetensors", ["embed"], "safetensors files need safetensors and ml_dtypes: pip install 'npembed[weights]'"),
         ("hypothesis", ["check", "npembed"], "the conformance kit needs Hypothesis: pip install 'npembed[testing]'"),
-        ("ml_dtypes", ["rules", "--up-to", "2"], "the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'"),
     ],
 )
 def test_a_command_without_its_extra_says_which(package: str, words: list[str], message: str, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
 from npembed import Config, image_bounds, image_placeholder, scatter_image_embeds
 from npembed.conformance import strategies as draw
 from npembed.families.cutting import plan_slices
+from tests.tensors import load_file
 
 STARTS, ENDS, UNK, TEXT = [290, 292], [291, 293], 294, 7
 SEED_BOUNDS = [[18, 82], [84, 148], [150, 214]]

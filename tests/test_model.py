@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from npembed import MINICPM_V_2_6, Config, Model, VisionConfig, random_model
 from tests.shapes import STAGES, shapes_until, stage_shapes
+from tests.tensors import dtype_of
 
 VISION = VisionConfig(
     hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, image_size=28, num_channels=1
@@ -81,9 +81,9 @@ def arrays(dtype: type = np.float32) -> dict[str, np.ndarray]:
     return {name: np.ones(shape, dtype=dtype) for name, shape in stage_shapes(SMALL, "embeddings").items()}
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
+@pytest.mark.parametrize("dtype", [np.float16, "bfloat16", np.float32])
 def test_half_precision_is_widened_to_float32(dtype: type) -> None:
-    weights = {name: (array / 3).astype(dtype) for name, array in arrays().items()}
+    weights = {name: (array / 3).astype(dtype_of(dtype)) for name, array in arrays().items()}
     model = Model(SMALL, weights)
     assert model.dtype == np.float32
     for name, array in model.weights.items():

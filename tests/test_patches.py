@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from npembed import pad_pixel_values, patch_conv
 from npembed.patches import patches_to_strip, picture_to_strip, strip_to_patches, strip_to_picture
 from tests.oracles import float32_gamma, scipy_conv, torch_conv
+from tests.tensors import dtype_of
 
 SMALL = st.integers(1, 5)
 Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
@@ -137,7 +137,7 @@ def test_one_pixel_one_channel_one_feature() -> None:
         (np.float64, np.float32, np.float32),
         (np.float32, np.float64, np.float64),
         (np.float16, np.float16, np.float32),
-        (ml_dtypes.bfloat16, ml_dtypes.bfloat16, np.float32),
+        ("bfloat16", "bfloat16", np.float32),
         (np.uint8, np.float32, np.float32),
         (np.int64, np.float32, np.float32),
         (np.uint8, np.float64, np.float64),
@@ -145,7 +145,7 @@ def test_one_pixel_one_channel_one_feature() -> None:
 )
 def test_the_weights_type_is_the_results(pixels: type, weight: type, result: type) -> None:
     array = np.arange(16).reshape(1, 1, 4, 4)
-    found = patch_conv(array.astype(pixels), np.ones((1, 1, 2, 2), dtype=weight), np.ones(1))
+    found = patch_conv(array.astype(dtype_of(pixels)), np.ones((1, 1, 2, 2), dtype=dtype_of(weight)), np.ones(1))
     assert found.dtype == result
     assert found.tolist() == [[[[11, 19], [43, 51]]]]
 

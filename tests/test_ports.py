@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 import npembed
 from npembed import Config, Model, SlicingConfig, VisionConfig, random_model
 from tests.ports import PUBLIC, RIGHT_PORTS, WRONG_PORTS, Float16Sums, Port, WrongPort, as_module
 from tests.synthetic import synthetic_picture
+from tests.tensors import load_file
 
 PLAIN = Port()
 RNG = np.random.default_rng(0)

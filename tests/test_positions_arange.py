@@ -1,12 +1,12 @@
 """torch's float32 arange, to the bit."""
 
 import numpy as np
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from npembed.positions.arange import torch_arange
+from tests.oracles import torch
 
 
 def bits(values: NDArray[np.float32]) -> list[int]:

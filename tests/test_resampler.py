@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
 from npembed import Config, Model, VisionConfig, encode, random_model, resample
 from npembed.conformance import strategies as draw
 from npembed.resampler import sincos_table
 from tests.oracles import sincos_naive, torch_resampler
+from tests.tensors import load_file
 
 QUERIES, WIDE = 5, 256
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,16 +92,12 @@ def _index(num_patches: int) -> Floats:
     return np.arange(num_patches, dtype=np.float32)
 
 
-def _half(name: str) -> np.dtype[Any]:
-    """The dtype `float16` or `bfloat16`; the second comes from ml_dtypes."""
-    if name == "float16":
-        return np.dtype(np.float16)
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError("the bfloat16 rules need ml_dtypes: pip install 'npembed[weights]'") from None
-    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return bfloat16
+def _rounded(values: Floats, half: str) -> Floats:
+    """float32 -> the nearest number of float16 or bfloat16 (the upper half of a float32), ties to even; as float32."""
+    if half == "float16":
+        return values.astype(np.float16).astype(np.float32)
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
 
 
 def _shrunk_coords(num_patches: int) -> Floats:
@@ -111,11 +107,8 @@ def _shrunk_coords(num_patches: int) -> Floats:
 def _shrunk_half_coords(num_patches: int, half: str) -> Floats:
     # From n = 4,128 on torch's own bfloat16 arange rounds some i otherwise (vectors of 16 that count on from a rounded
     # base); the rule is SPEC 5.2's, which rounds each i by itself.
-    def rounded(values: Floats) -> Floats:
-        return values.astype(_half(half)).astype(np.float32)
-
-    quotient = rounded(rounded(_index(num_patches)) / np.float32(num_patches))
-    return rounded(quotient * BELOW_ONE)
+    quotient = _rounded(_rounded(_index(num_patches), half) / np.float32(num_patches), half)
+    return _rounded(quotient * BELOW_ONE, half)
 
 
 def _step_coords(num_patches: int) -> Floats:
@@ -123,7 +116,7 @@ def _step_coords(num_patches: int) -> Floats:
 
 
 def _step_half_coords(num_patches: int, half: str) -> Floats:
-    return _step_coords(num_patches).astype(_half(half)).astype(np.float32)
+    return _rounded(_step_coords(num_patches), half)
 
 
 def _quotient_coords(num_patches: int) -> Floats:
