@@ -38,7 +38,7 @@ from benchmarks.pipelines import TOLERANCE, load_module
 from npembed import Model
 from npembed.corpus import Settings, Watcher, build
 from npembed.corpus.vectors import compute, frames_of
-from npembed.files import save_tensors
+from npembed.support.output_files import save_tensors
 
 CASES = {"photos": (200, (4000, 3000)), "small": (500, (640, 480))}
 """How many pictures of which width and height."""

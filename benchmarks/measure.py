@@ -21,8 +21,8 @@ from benchmarks.embedding import EMBEDDERS, embedding_contest
 from benchmarks.pipelines import pooled_contest, tokens_contest
 from benchmarks.stages import encoder_contest, ids_contest, slicing_contest
 from npembed import Model, random_model
-from npembed.config import FamilyConfig
-from npembed.family import Family
+from npembed.records.config import FamilyConfig
+from npembed.records.family import Family
 
 MEGABYTE = 1e6
 

@@ -16,7 +16,7 @@ from benchmarks.cases import CHANNELS, ENCODER_SIZE, JPEG_SIZE, PATCH, cells, mi
 from benchmarks.contest import OURS, PRODUCT, Contest, Contestant, DisagreementError
 from benchmarks.embedding import seed_mask, seed_position_ids
 from npembed import Config, Model, VisionConfig
-from npembed.families.cutting import SlicePlan, plan_slices
+from npembed.steps.cutting import SlicePlan, plan_slices
 
 Floats = NDArray[Any]
 

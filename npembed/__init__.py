@@ -1,32 +1,33 @@
 """How a picture becomes embeddings in MiniCPM-V 2.6 and its NaViT-SigLIP relatives: the reference, in NumPy.
 
-The rooms in reading order: `images`, `pixels`, `padding`, `patches`, `positions`, `embeddings`, `arithmetic`, `encoder`,
-`resampler`, `mergers`, `merge`: a function per step. `family`: what a stage and a family are. `stages`: the steps as
-records, and `run`. `families`: a module per family. `frames`: a video's frames. `weights`: where arrays come from.
-`conformance`: the kit for ports. `cli`: the command line.
+The rooms in reading order. `steps`: from a picture to tokens, a file for each chapter of SPEC.md: `cutting`, `pixels`,
+`padding`, `patches`, `positions`, `embeddings`, `encoder`, `resampler`, `patch_mergers`, `pooling`, `into_text`; `video`
+chooses frames; `stages` has the steps as records, and `run`. `records`: config, family, stage, model, and the arithmetic that
+they compute with. `families`: a module for each. `weights`: where arrays come from. `support`: arguments, messages, bounded
+reading, files written whole. `conformance`: the kit for ports. `corpus`: many pictures. `pages`, `cli`: what a person sees.
 """
 
 import importlib as _importlib
 import typing as _typing
 
-from npembed import stops
+from npembed.support import stops
 
 if stops.is_command_line():  # before the imports below, so that a stop while they run is no traceback
     stops.leave_at_once()
 
 # ruff: isort: split
-from npembed.config import SlicingConfig, VisionConfig
-from npembed.embeddings import embed
-from npembed.encoder import encode
 from npembed.families import FAMILIES, MINICPM_V_2_6, image_placeholder, slice_image
 from npembed.families.minicpmv import Config
-from npembed.merge import image_bounds, scatter_image_embeds, token_places
-from npembed.mergers import merge_patches
-from npembed.model import Model
-from npembed.padding import pad_pixel_values, pad_sequence, patch_attention_mask
-from npembed.patches import patch_conv
-from npembed.pixels import PIXEL_RULES
-from npembed.positions import (
+from npembed.records.config import SlicingConfig, VisionConfig
+from npembed.records.model import Model
+from npembed.steps.embeddings import embed
+from npembed.steps.encoder import encode
+from npembed.steps.into_text import image_bounds, scatter_image_embeds, token_places
+from npembed.steps.padding import pad_pixel_values, pad_sequence, patch_attention_mask
+from npembed.steps.patch_mergers import merge_patches
+from npembed.steps.patches import patch_conv
+from npembed.steps.pixels import PIXEL_RULES
+from npembed.steps.positions import (
     RULES,
     boundaries,
     bucket_coords,
@@ -37,10 +38,10 @@ from npembed.positions import (
     randomized_positions,
     tgt_sizes_from_mask,
 )
-from npembed.resampler import resample
-from npembed.stages import run
-from npembed.video.choosing import choose_frames
-from npembed.video.rules import TIME_RULES
+from npembed.steps.resampler import resample
+from npembed.steps.stages import run
+from npembed.steps.video.choosing import choose_frames
+from npembed.steps.video.rules import TIME_RULES
 
 if _typing.TYPE_CHECKING:
     from npembed import weights as weights

@@ -2,7 +2,7 @@
 
 import sys
 
-from npembed import stops
+from npembed.support import stops
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 import npembed
 from npembed.conformance import Pack
-from npembed.files import load_tensors, save_tensors
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.model import Model
+from npembed.support.output_files import load_tensors, save_tensors
+from npembed.support.typing import Array
 
 STAGES: Mapping[str, tuple[str, ...]] = {
     "slice_image": ("sliced_tgt_sizes", "sliced_strips"),

@@ -21,8 +21,8 @@ from safetensors import safe_open
 import npembed as package
 from npembed import RULES, Model, slice_image
 from npembed.cli import run
-from npembed.stages import run as run_stages
-from tests import pages
+from npembed.steps.stages import run as run_stages
+from tests import page_reading as pages
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, limits and names as POSIX has them")
 

@@ -12,9 +12,9 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from npembed import Model
-from npembed.images import read_image
-from npembed.stages import run
-from npembed.typing import Array
+from npembed.steps.stages import run
+from npembed.support.pictures import read_image
+from npembed.support.typing import Array
 
 KINDS: dict[str, dict[str, Any]] = {
     "jpg": {"quality": 90},

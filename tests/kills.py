@@ -17,7 +17,7 @@ from typing import Any
 
 import npembed
 from npembed.conformance.golden import cases, contents, pack
-from npembed.files import replacing
+from npembed.support.output_files import replacing
 
 OPERATIONS = {
     "open",

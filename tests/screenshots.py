@@ -13,11 +13,11 @@ from npembed import position_ids
 from npembed.conformance import Outcome, Status, compare
 from npembed.conformance.report import counts
 from npembed.conformance.results import Results
-from npembed.images import read_image
 from npembed.pages.explain import SAMPLE, explain
 from npembed.pages.report import report_page
 from npembed.pages.rules import rules_page
 from npembed.pages.steps import Subject
+from npembed.support.pictures import read_image
 from tests.chromium import browser
 
 FOLDER = Path(npembed.__file__).parent / "pages" / "images"

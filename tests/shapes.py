@@ -1,8 +1,8 @@
 """The stages of MiniCPM-V 2.6 that read arrays, and the shapes of those arrays, for tests that make checkpoints."""
 
 from npembed import MINICPM_V_2_6, Config
-from npembed.model import shapes_of
-from npembed.typing import Shapes
+from npembed.records.model import shapes_of
+from npembed.support.typing import Shapes
 
 STAGES = tuple(stage.name for stage in MINICPM_V_2_6.family.vision_stages)
 

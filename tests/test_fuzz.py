@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from npembed.words import shown
+from npembed.support.messages import shown
 from tests.fuzz.mutations import mutated_bytes, mutated_json
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and limits as Linux keeps them")

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import npembed
-from npembed.arithmetic import EXACT
+from npembed.records.arithmetic import EXACT
 from tests import oracles
 from tests.data import make_torch
 from tests.data.make_torch import recorded

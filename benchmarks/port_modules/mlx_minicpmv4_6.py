@@ -10,7 +10,7 @@ from mlx_vlm.models.minicpmv4_6 import VisionConfig, VisionModel
 from mlx_vlm.models.minicpmv4_6.minicpmv4_6 import Merger, Model, VitMerger
 
 from npembed.conformance.adapters import slice_by_slice
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 PRECISION = "float32"
 

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 import npembed
 from npembed.conformance.adapters import ids_on_canvas, on_canvas, packed_ids, places_on_canvas, slice_by_slice, strip_by_strip
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 FIELDS = (
     "hidden_size",

@@ -9,7 +9,7 @@ import onnx
 import npembed
 from npembed.conformance.adapters import slice_by_slice
 from npembed.conformance.adapters.layouts import checked_sizes
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 OPSET = 20
 """The first with gelu's tanh form."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 import npembed
 from npembed.conformance.adapters import Tensors, packed_ids
 from npembed.conformance.adapters.layouts import batch_of, checked_sizes, sizes_in
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 
 def pad_sequence(sequences: Any, batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right") -> Array:

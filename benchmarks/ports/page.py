@@ -45,13 +45,13 @@ from small random models, so that nothing is downloaded but the releases themsel
 whole. The port modules are in [port_modules](port_modules): a release's own classes under npembed's names, with what lays
 numbers out.
 
-**How to read it.** The rule is the one of [npembed's rules](../npembed/positions/README.md) that the release's position ids
-follow for every slice of 1 × n and of n × 1 patches, n to 300, on a table of 70 × 70; where several fit, also for the slices of
-1 × n on which they part first, n to 4,096. In bold where it is the family's own. The stages are judged by the port's own rule,
-so that the rule hides no other fault: another rule than the family's is a known difference, which moves some patches to another
-row of the position table, and the page does not count it as a failure. A rule whose ids are no rows of the table is one; its
-port is judged by the family's. "pass" means within what npembed promises for the port's precision; "FAIL 7.9 ×" that the
-largest error is 7.9 times what is allowed. A stage without an entry is not wrapped by the port module.
+**How to read it.** The rule is the one of [npembed's rules](../npembed/steps/positions/README.md) that the release's position
+ids follow for every slice of 1 × n and of n × 1 patches, n to 300, on a table of 70 × 70; where several fit, also for the
+slices of 1 × n on which they part first, n to 4,096. In bold where it is the family's own. The stages are judged by the
+port's own rule, so that the rule hides no other fault: another rule than the family's is a known difference, which moves some
+patches to another row of the position table, and the page does not count it as a failure. A rule whose ids are no rows of the
+table is one; its port is judged by the family's. "pass" means within what npembed promises for the port's precision; "FAIL
+7.9 ×" that the largest error is 7.9 times what is allowed. A stage without an entry is not wrapped by the port module.
 """
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 import npembed
-from npembed import stops
 from npembed.cli import check, corpus, embed, explain, families, golden, rules, weights
 from npembed.cli.common import refuse, say
+from npembed.support import stops
 
 app: typer.Typer = typer.Typer(
     name="npembed",

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from npembed import MINICPM_V_2_6, random_model
 from npembed.cli.weights import load_weights
 from npembed.families import FAMILIES
-from npembed.model import Model
-from npembed.words import brief, did_you_mean, shown
+from npembed.records.model import Model
+from npembed.support.messages import brief, did_you_mean, shown
 
 SEED = 0
 """Of the random weights that stand in for a checkpoint."""

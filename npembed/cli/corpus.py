@@ -21,16 +21,16 @@ from typer.core import TyperGroup
 from npembed.cli import common
 from npembed.cli.weights import WeightsOption
 from npembed.families import MINICPM_V_2_6
-from npembed.files import check_output, replacing
-from npembed.images import Turn, silent_libraries
-from npembed.pixels import PILLOW
-from npembed.reading import is_here
+from npembed.steps.pixels import PILLOW
+from npembed.support.output_files import check_output, replacing
+from npembed.support.pictures import Turn, silent_libraries
+from npembed.support.reading import is_here
 from npembed.weights.source import public
 
 if TYPE_CHECKING:
     from npembed.corpus import Corpus, Neighbour, Settings, Summary, Watcher
-    from npembed.model import Model
-    from npembed.typing import Array
+    from npembed.records.model import Model
+    from npembed.support.typing import Array
 
 
 SourceOption: TypeAlias = Annotated[

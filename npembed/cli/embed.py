@@ -16,15 +16,15 @@ from npembed import run as run_stages
 from npembed.cli.common import Bar, as_utf8, bar_over, known_stage, model_of, refuse, say
 from npembed.cli.several import expanded, refuse_too_many
 from npembed.cli.weights import WeightsOption, weight_files
-from npembed.family import Family, Slices
-from npembed.files import SUFFIXES, check_output, save_tensors
-from npembed.images import read_image, silent_libraries
-from npembed.model import Model
-from npembed.pixels import PILLOW, get_pixel_rule
-from npembed.pooling import unit_length
-from npembed.positions.rules import get_rule
-from npembed.stages import companions, join
-from npembed.typing import Array
+from npembed.records.family import Family, Slices
+from npembed.records.model import Model
+from npembed.steps.pixels import PILLOW, get_pixel_rule
+from npembed.steps.pooling import unit_length
+from npembed.steps.positions.rules import get_rule
+from npembed.steps.stages import companions, join
+from npembed.support.output_files import SUFFIXES, check_output, save_tensors
+from npembed.support.pictures import read_image, silent_libraries
+from npembed.support.typing import Array
 
 SAMPLE = Path(npembed.__file__).with_name("data") / "sample.png"
 

@@ -9,9 +9,9 @@ import typer
 from npembed import MINICPM_V_2_6
 from npembed.cli.corpus import SourceOption
 from npembed.cli.weights import WeightsOption, load_weights, weight_files
-from npembed.files import check_output, replacing
-from npembed.images import read_image, silent_libraries
 from npembed.pages.page import check_extra
+from npembed.support.output_files import check_output, replacing
+from npembed.support.pictures import read_image, silent_libraries
 from npembed.weights.source import public
 
 DEFAULT = Path("explain.html")

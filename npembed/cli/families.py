@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from npembed.families import FAMILIES
-from npembed.family import Family
+from npembed.records.family import Family
 
 
 def families(

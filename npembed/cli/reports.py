@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from npembed.cli.common import say, show
-from npembed.files import check_output, replacing, same_file
 from npembed.pages.page import check_extra
+from npembed.support.output_files import check_output, replacing, same_file
 
 if TYPE_CHECKING:
     from npembed.conformance.outcome import Outcome

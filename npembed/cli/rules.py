@@ -14,9 +14,8 @@ from rich.text import Text
 
 from npembed.cli.common import show
 from npembed.cli.explain import check_page, write_pixel_rules, write_rules
-from npembed.images import read_image, silent_libraries
-from npembed.pixels.differences import TABLE_HEAD as PIXEL_HEAD
-from npembed.pixels.differences import (
+from npembed.steps.pixels.differences import TABLE_HEAD as PIXEL_HEAD
+from npembed.steps.pixels.differences import (
     compare_pixel_rules,
     compared_size,
     legend,
@@ -24,7 +23,7 @@ from npembed.pixels.differences import (
     pixel_rules_as_markdown,
     table_rows,
 )
-from npembed.positions.differences import (
+from npembed.steps.positions.differences import (
     ORIGINAL,
     TABLE_HEAD,
     compare_rules,
@@ -33,7 +32,8 @@ from npembed.positions.differences import (
     rules_as_markdown,
     table_row,
 )
-from npembed.words import shown
+from npembed.support.messages import shown
+from npembed.support.pictures import read_image, silent_libraries
 
 
 def rules(

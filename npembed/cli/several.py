@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from npembed.config import FamilyConfig
 from npembed.corpus.sources import list_pictures
-from npembed.images import size_of
-from npembed.model import Model
-from npembed.typing import Ids, Size
+from npembed.records.config import FamilyConfig
+from npembed.records.model import Model
+from npembed.support.pictures import size_of
+from npembed.support.typing import Ids, Size
 
 _ENOUGH_PIXELS = 2_000_000
 """A larger picture is cut as one of this many pixels and its shape is, or nearly so."""

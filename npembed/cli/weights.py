@@ -9,14 +9,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from npembed.files import is_own_output
-from npembed.model import Model
+from npembed.records.model import Model
+from npembed.support.messages import shown
+from npembed.support.output_files import is_own_output
 from npembed.weights import load
 from npembed.weights.cache import Kept, cache_folder, kept, remove
 from npembed.weights.contents import Contents, contents
 from npembed.weights.opening import FORMS, open_source
 from npembed.weights.source import Progress as Told
-from npembed.words import shown
 
 WeightsOption: TypeAlias = Annotated[
     str | None,

@@ -13,8 +13,8 @@ from npembed.conformance.filling import model_at
 from npembed.conformance.half import half_run
 from npembed.conformance.suspects import Suspect
 from npembed.conformance.tried import Tried
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.model import Model
+from npembed.support.typing import Array
 
 
 @dataclass(frozen=True)

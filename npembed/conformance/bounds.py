@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from npembed.arguments import as_tgt_sizes
 from npembed.conformance.filling import edited, model_at
 from npembed.conformance.half import RUNS, half_distance, half_run
-from npembed.model import Model
-from npembed.padding import pad_pixel_values
-from npembed.patches import patch_conv
-from npembed.typing import Floats
+from npembed.records.model import Model
+from npembed.steps.padding import pad_pixel_values
+from npembed.steps.patches import patch_conv
+from npembed.support.arguments import as_tgt_sizes
+from npembed.support.typing import Floats
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int8": 1 / 254}
 """u: half the distance from 1 to the next number of each type; of int8, half a step, in units of a row's largest."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npembed.typing import Array
-from npembed.words import raised
+from npembed.support.messages import raised
+from npembed.support.typing import Array
 
 
 @dataclass(frozen=True)

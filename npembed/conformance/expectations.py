@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from npembed.conformance.outcome import Outcome, Status
-from npembed.reading import MOST_JSON, json_object, read_regular
+from npembed.support.reading import MOST_JSON, json_object, read_regular
 
 NEAR = 2.0
 """By what factor a known departure's size may differ from the earlier one: float results vary a little by machine."""

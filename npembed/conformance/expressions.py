@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from npembed.conformance.filling import KINDS
-from npembed.family import Family
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.family import Family
+from npembed.records.model import Model
+from npembed.support.typing import Array
 
 WRITTEN_OUT = 12
 """Elements of an array that is written out; one that is larger is written by what fills it, where that is known."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from npembed.family import Family
-from npembed.model import Model
-from npembed.typing import Array, Floats, Ids
+from npembed.records.family import Family
+from npembed.records.model import Model
+from npembed.support.typing import Array, Floats, Ids
 from npembed.weights import random_model
 
 KINDS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from npembed.arithmetic import Arithmetic
 from npembed.conformance.in_order import IN_ORDER, product
-from npembed.model import Model
-from npembed.typing import Array, Floats
+from npembed.records.arithmetic import Arithmetic
+from npembed.records.model import Model
+from npembed.support.typing import Array, Floats
 
 Function = Callable[..., Any]
 Round = Callable[[Floats], Floats]

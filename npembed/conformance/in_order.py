@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from npembed.arithmetic import Arithmetic
-from npembed.model import Model
-from npembed.typing import Floats
+from npembed.records.arithmetic import Arithmetic
+from npembed.records.model import Model
+from npembed.support.typing import Floats
 
 TILE = 32
 """Rows and columns of a tile of the result."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from npembed.conformance.outcome import Outcome, Status
 from npembed.conformance.results import from_words
-from npembed.words import shown
+from npembed.support.messages import shown
 
 TIMEOUT = 60.0
 """Seconds that one call of a port's function may take."""

@@ -14,8 +14,8 @@ import numpy as np
 from npembed import Config
 from npembed.conformance.compare import Departure, as_array
 from npembed.conformance.results import Results
-from npembed.typing import Array
-from npembed.words import brief
+from npembed.support.messages import brief
+from npembed.support.typing import Array
 
 WHOLE = 40
 """Numbers that are shown, at most, without looking for the first difference."""

@@ -17,8 +17,8 @@ from npembed.conformance.isolation import IsolatedPort
 from npembed.conformance.outcome import Outcome, Status
 from npembed.conformance.probes import CHECKS, FunctionCheck, family_checks
 from npembed.conformance.trial import Trial
-from npembed.positions.rules import get_rule
-from npembed.words import raised
+from npembed.steps.positions.rules import get_rule
+from npembed.support.messages import raised
 
 EXAMPLES = 100
 """Drawn inputs per function, beside the fixed ones."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import npembed
 from npembed.conformance.outcome import SEPARATOR, Outcome, Status, failed, unjudged
-from npembed.words import shown
+from npembed.support.messages import shown
 
 MARKS = {Status.PASS: "pass", Status.FAIL: "FAIL", Status.ABSENT: "    ", Status.KNOWN: "know", Status.UNJUDGED: "????"}
 

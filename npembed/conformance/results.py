@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from npembed.typing import Array, Ids
+from npembed.support.typing import Array, Ids
 
 MAX_NUMBERS = 500_000
 """Numbers of a result that is kept for a picture, at most."""

@@ -14,7 +14,7 @@ from npembed.conformance.expressions import call_text
 from npembed.conformance.outcome import Outcome, Status
 from npembed.conformance.port import check_function, load_port
 from npembed.conformance.results import as_words
-from npembed.words import raised
+from npembed.support.messages import raised
 
 
 def serve(name: str, memory: int) -> None:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from npembed.conformance.suspects.suspect import Suspect
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 SHARE = 0.5
 """Of a fault's own effect, from which on the errors are its."""

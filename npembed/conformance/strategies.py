@@ -17,9 +17,9 @@ from npembed.conformance.filling import KINDS as KINDS
 from npembed.conformance.filling import changed_config as changed_config
 from npembed.conformance.filling import peaked as peaked
 from npembed.conformance.filling import with_dropped_layer as with_dropped_layer
-from npembed.positions import bucket_coords
-from npembed.positions.rules import RULES
-from npembed.typing import Floats
+from npembed.steps.positions import bucket_coords
+from npembed.steps.positions.rules import RULES
+from npembed.support.typing import Floats
 
 try:
     from hypothesis import strategies as st

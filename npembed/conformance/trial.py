@@ -20,8 +20,8 @@ from npembed.conformance.results import results_of
 from npembed.conformance.suspects.explain import explanations, in_part, words
 from npembed.conformance.suspects.suspect import combined
 from npembed.conformance.tried import Tried, are_within_half
-from npembed.typing import Array
-from npembed.words import raised
+from npembed.support.messages import raised
+from npembed.support.typing import Array
 
 Function = Callable[..., Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from npembed.conformance.bounds import HALF_TYPES, UNIT_ROUNDOFF
 from npembed.conformance.compare import Departure, compare, overflowed_alike
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 Function = Callable[..., Any]
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 import npembed
-from npembed.config import FamilyConfig
 from npembed.corpus import index
 from npembed.corpus.card import CARD, write_card
 from npembed.corpus.engine import check_extras, cluster, run_groups
@@ -31,11 +30,12 @@ from npembed.corpus.settings import (
 from npembed.corpus.shards import group_of
 from npembed.corpus.sources import Item, Listing, list_pictures
 from npembed.corpus.work import as_utf8, digests, versions
-from npembed.files import is_own_output, write_safetensors
-from npembed.model import Model
-from npembed.reading import MOST_JSON, json_object
-from npembed.typing import Array
-from npembed.words import brief, shown
+from npembed.records.config import FamilyConfig
+from npembed.records.model import Model
+from npembed.support.messages import brief, shown
+from npembed.support.output_files import is_own_output, write_safetensors
+from npembed.support.reading import MOST_JSON, json_object
+from npembed.support.typing import Array
 
 MANIFEST, LIST = "manifest.json", "list.jsonl"
 FORMAT = 2

@@ -14,10 +14,10 @@ from itertools import islice
 from multiprocessing import resource_tracker
 from typing import Any
 
-from npembed import stops
 from npembed.corpus.settings import WHO
 from npembed.corpus.sources import Item
 from npembed.corpus.work import MUST_AGREE, Job, compute_group, let_go, own_folder, try_picture, versions
+from npembed.support import stops
 
 SECONDS_TO_ANSWER = 10
 RETRIES = 2

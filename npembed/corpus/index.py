@@ -14,9 +14,9 @@ import numpy as np
 
 from npembed.corpus.place import Place
 from npembed.corpus.shards import group_of, map_tensors
-from npembed.images import MOST_FILE
-from npembed.reading import json_value
-from npembed.words import brief, shown
+from npembed.support.messages import brief, shown
+from npembed.support.pictures import MOST_FILE
+from npembed.support.reading import json_value
 
 INDEX, VECTORS = "index.parquet", "vectors.parquet"
 OK, FAILED = "ok", "failed"

@@ -10,14 +10,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npembed import arguments
 from npembed.corpus.index import OK
 from npembed.corpus.reading import Corpus
 from npembed.corpus.settings import WHO
 from npembed.corpus.sources import Item, list_pictures, without_credential
-from npembed.images import MOST_FILE
-from npembed.reading import is_here, read_regular
-from npembed.typing import Array, Floats
+from npembed.support import arguments
+from npembed.support.pictures import MOST_FILE
+from npembed.support.reading import is_here, read_regular
+from npembed.support.typing import Array, Floats
 
 BLOCK = 4096
 """Vectors that are multiplied at once."""

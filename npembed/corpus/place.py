@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from npembed.beside import file_beside, sweep
 from npembed.corpus.sources import _filesystem, _read, without_credential
-from npembed.reading import open_at_once
-from npembed.words import brief, shown
+from npembed.support.atomic import file_beside, sweep
+from npembed.support.messages import brief, shown
+from npembed.support.reading import open_at_once
 
 try:
     import fcntl

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from npembed import arguments
 from npembed.corpus.build import MANIFEST, _read_manifest
 from npembed.corpus.index import FAILED, INDEX, OK, open_index
 from npembed.corpus.place import Place
 from npembed.corpus.settings import WHO, Settings, one_vector
 from npembed.corpus.shards import map_tensors
 from npembed.families import get_family
-from npembed.typing import Array
+from npembed.support import arguments
+from npembed.support.typing import Array
 
 _LOOKED_UP = ("tgt_sizes", "slice_boxes")
 

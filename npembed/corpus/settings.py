@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from npembed import arguments
-from npembed.family import Family, Stage
-from npembed.model import Model
-from npembed.pixels import PILLOW, get_pixel_rule
-from npembed.positions.rules import get_rule
+from npembed.records.family import Family, Stage
+from npembed.records.model import Model
+from npembed.steps.pixels import PILLOW, get_pixel_rule
+from npembed.steps.positions.rules import get_rule
+from npembed.support import arguments
 
 WHO = "corpus"
 MOST_PIXELS = 89_478_485

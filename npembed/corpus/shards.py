@@ -13,8 +13,8 @@ from numpy.typing import DTypeLike
 
 from npembed.corpus.place import Place
 from npembed.corpus.vectors import Packed
-from npembed.files import write_safetensors
-from npembed.typing import Array
+from npembed.support.output_files import write_safetensors
+from npembed.support.typing import Array
 from npembed.weights.safetensors_header import header_length, parse_header
 from npembed.weights.source import WHO
 

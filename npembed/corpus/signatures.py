@@ -83,7 +83,7 @@ def claims_to_be_picture(name: str, first: bytes) -> bool:
 @lru_cache(maxsize=1)
 def _suffixes() -> frozenset[str]:
     """Pillow's, and those of HEIC, which it reads with another package."""
-    from npembed.images import pillow
+    from npembed.support.pictures import pillow
 
     known = pillow().registered_extensions()
     return frozenset({".heic", ".heif", ".hif", *(suffix for suffix, kind in known.items() if kind not in _OTHERS)})

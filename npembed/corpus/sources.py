@@ -21,9 +21,9 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from npembed.corpus.signatures import FIRST_BYTES, claims_to_be_picture, is_picture
-from npembed.images import MOST_FILE
-from npembed.reading import open_at_once
-from npembed.words import shown
+from npembed.support.messages import shown
+from npembed.support.pictures import MOST_FILE
+from npembed.support.reading import open_at_once
 
 LISTS = (".txt", ".list", ".lst")
 """Suffixes of files that list sources, one on each line."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npembed.config import FamilyConfig
 from npembed.corpus.settings import WHO, Settings, one_vector
-from npembed.family import Slices, Stage
-from npembed.images import Turn, read_frames
-from npembed.model import Model
-from npembed.pooling import unit_length
-from npembed.stages import run
-from npembed.typing import Array, Floats, Ids
+from npembed.records.config import FamilyConfig
+from npembed.records.family import Slices, Stage
+from npembed.records.model import Model
+from npembed.steps.pooling import unit_length
+from npembed.steps.stages import run
+from npembed.support.pictures import Turn, read_frames
+from npembed.support.typing import Array, Floats, Ids
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

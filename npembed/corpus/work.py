@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 import npembed
-from npembed.config import FamilyConfig
 from npembed.corpus.index import FAILED, MOST_ERROR, OK, done, write_rows
 from npembed.corpus.place import Place
 from npembed.corpus.settings import Settings, digest_of, weights_digest
@@ -26,10 +25,11 @@ from npembed.corpus.shards import SPARE, Packer, map_tensors
 from npembed.corpus.sources import Item, without_credential
 from npembed.corpus.vectors import Packed, compute, frames_of, patches_at_once, stored_type
 from npembed.families import get_family
-from npembed.family import Slices
-from npembed.images import MissingReaderError, heif_reader
-from npembed.model import Model
-from npembed.typing import Size
+from npembed.records.config import FamilyConfig
+from npembed.records.family import Slices
+from npembed.records.model import Model
+from npembed.support.pictures import MissingReaderError, heif_reader
+from npembed.support.typing import Size
 
 Job = Mapping[str, Any]
 """What all groups have in common: `out`, `made` (as in manifest.json), `model` (a file in the corpus), `digest`, `versions`."""

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npembed import arguments
-from npembed.config import FamilyConfig
 from npembed.families import (
     idefics2,
     idefics3,
@@ -20,10 +18,12 @@ from npembed.families import (
     siglip2_naflex,
 )
 from npembed.families.minicpmv import MINICPM_V_2_6 as MINICPM_V_2_6
-from npembed.family import Family
-from npembed.pixels import PILLOW
-from npembed.typing import Floats, Ids, Pixels
-from npembed.words import brief, did_you_mean
+from npembed.records.config import FamilyConfig
+from npembed.records.family import Family
+from npembed.steps.pixels import PILLOW
+from npembed.support import arguments
+from npembed.support.messages import brief, did_you_mean
+from npembed.support.typing import Floats, Ids, Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from npembed.config import VisionConfig
 from npembed.families import keys
 from npembed.families.keys import Keys
 from npembed.families.tower import SiglipTower
-from npembed.family import Stage
-from npembed.pixels import PIXEL_RULES, PixelRule
-from npembed.stages import as_bytes
-from npembed.typing import Array, Floats, Pixels, Size
-from npembed.words import brief
+from npembed.records.config import VisionConfig
+from npembed.records.family import Stage
+from npembed.steps.pixels import PIXEL_RULES, PixelRule
+from npembed.steps.stages import as_bytes
+from npembed.support.messages import brief
+from npembed.support.typing import Array, Floats, Pixels, Size
 
 FAKE = "<fake_token_around_image>"
 PLACE = "<image>"

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npembed import arguments
-from npembed.config import FamilyConfig, VisionConfig, check_counts, check_kinds, check_levels
 from npembed.families import idefics
 from npembed.families.idefics import FAKE, PLACE, TEXT, Idefics
 from npembed.families.keys import Json, Keys
 from npembed.families.tower import SMALL, UNEVEN
-from npembed.family import Family, Slices
-from npembed.images import as_rgb, as_rgb_on_white
-from npembed.model import Model, as_model
-from npembed.pixels import PixelRule
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
-from npembed.typing import Floats, Ids, Pixels, Shapes, Size
-from npembed.words import brief
+from npembed.records.config import FamilyConfig, VisionConfig, check_counts, check_kinds, check_levels
+from npembed.records.family import Family, Slices
+from npembed.records.model import Model, as_model
+from npembed.steps.pixels import PixelRule
+from npembed.steps.pixels.strips import as_rgb, as_rgb_on_white
+from npembed.steps.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN, INPUTS_EMBEDS_BY_COUNT, TOKEN_PLACES, tokens_stage
+from npembed.support import arguments
+from npembed.support.messages import brief
+from npembed.support.typing import Floats, Ids, Pixels, Shapes, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from npembed.config import VisionConfig
-from npembed.words import brief
+from npembed.records.config import VisionConfig
+from npembed.support.messages import brief
 
 Json = Mapping[str, Any]
 

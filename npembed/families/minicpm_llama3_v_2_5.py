@@ -27,13 +27,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from npembed import arguments
 from npembed.families.keys import Json, Keys
 from npembed.families.minicpmv import Config, MiniCPMV
-from npembed.family import Family
-from npembed.positions import position_ids
-from npembed.stages import EMBEDDINGS
-from npembed.typing import Ids, Size
+from npembed.records.family import Family
+from npembed.steps.positions import position_ids
+from npembed.steps.stages import EMBEDDINGS
+from npembed.support import arguments
+from npembed.support.typing import Ids, Size
 
 
 def batch_places(tgt_sizes: Ids) -> Ids:

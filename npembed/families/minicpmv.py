@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from npembed.config import SlicedConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
-from npembed.encoder import tower_shapes
-from npembed.families.cutting import Slicing, whole
 from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys, read_vision
 from npembed.families.tower import SMALL, UNEVEN, SiglipTower
-from npembed.family import Family, GgufNames, Slices, Stage
-from npembed.pixels import PixelRule
-from npembed.resampler import HEAD_DIM, Resampling, resample, resampler_shapes
-from npembed.stages import (
+from npembed.records.config import SlicedConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
+from npembed.records.family import Family, GgufNames, Slices, Stage
+from npembed.steps.cutting import Slicing, whole
+from npembed.steps.encoder import tower_shapes
+from npembed.steps.pixels import PixelRule
+from npembed.steps.resampler import HEAD_DIM, Resampling, resample, resampler_shapes
+from npembed.steps.stages import (
     BEFORE_THE_TOWER,
     EMBEDDINGS,
     HIDDEN,
@@ -24,8 +24,8 @@ from npembed.stages import (
     TEXT,
     tokens_stage,
 )
-from npembed.typing import Ids, Size
-from npembed.video.choices import EACH_SECOND, IN_GROUPS, Choice
+from npembed.steps.video.choices import EACH_SECOND, IN_GROUPS, Choice
+from npembed.support.typing import Ids, Size
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from npembed import arguments
-from npembed.config import SlicedConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
-from npembed.encoder import tower_shapes
-from npembed.families.cutting import Slicing
 from npembed.families.gguf import tower_names
 from npembed.families.keys import Json, Keys, read_vision
 from npembed.families.tower import SMALL, UNEVEN, SiglipTower
-from npembed.family import Family, GgufNames, Slices, Stage, Step
-from npembed.images import as_rgb_on_white
-from npembed.mergers import (
+from npembed.records.config import SlicedConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
+from npembed.records.family import Family, GgufNames, Slices, Stage, Step
+from npembed.records.model import Model
+from npembed.steps.cutting import Slicing
+from npembed.steps.encoder import tower_shapes
+from npembed.steps.patch_mergers import (
     SIDE,
     Merging,
     divided,
@@ -24,9 +23,9 @@ from npembed.mergers import (
     merger_shapes,
     window_merger_shapes,
 )
-from npembed.model import Model
-from npembed.pixels import PIXEL_RULES, PixelRule
-from npembed.stages import (
+from npembed.steps.pixels import PIXEL_RULES, PixelRule
+from npembed.steps.pixels.strips import as_rgb_on_white
+from npembed.steps.stages import (
     BEFORE_THE_TOWER,
     EMBEDDINGS,
     INPUTS_EMBEDS_BY_COUNT,
@@ -35,9 +34,10 @@ from npembed.stages import (
     hidden_stage,
     tokens_stage,
 )
-from npembed.typing import Array, Ids, Shapes, Size
-from npembed.video.choices import SECONDS_AND_CANVASES, Choice
-from npembed.words import brief
+from npembed.steps.video.choices import SECONDS_AND_CANVASES, Choice
+from npembed.support import arguments
+from npembed.support.messages import brief
+from npembed.support.typing import Array, Ids, Shapes, Size
 
 MODES = ("16x", "4x")
 """Patches per vision token, and with it whether the tower has the window merger."""

@@ -17,20 +17,19 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npembed import arguments
-from npembed.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
-from npembed.embeddings import embedding_shapes
-from npembed.encoder import layer_shapes, run_layer, tower_shapes
 from npembed.families.keys import Json, Keys
 from npembed.families.tower import UNEVEN
-from npembed.family import Family, Slices, Stage, Step
-from npembed.images import as_rgb_on_white, check_resize
-from npembed.interpolate import shrink_bicubic
-from npembed.model import Model, as_model, linear_shapes, norm_shapes
-from npembed.patches import picture_to_strip
-from npembed.pixels import PIXEL_RULES, PixelRule, fused_levels, resize_bytes
-from npembed.positions import position_ids
-from npembed.stages import (
+from npembed.records.config import FamilyConfig, SlicingConfig, VisionConfig, check_counts, check_kinds
+from npembed.records.family import Family, Slices, Stage, Step
+from npembed.records.model import Model, as_model, linear_shapes, norm_shapes
+from npembed.steps.embeddings import embedding_shapes
+from npembed.steps.encoder import layer_shapes, run_layer, tower_shapes
+from npembed.steps.patches import picture_to_strip
+from npembed.steps.pixels import PIXEL_RULES, PixelRule, fused_levels, resize_bytes
+from npembed.steps.pixels.shrink import shrink_bicubic
+from npembed.steps.pixels.strips import as_rgb_on_white, check_resize
+from npembed.steps.positions import position_ids
+from npembed.steps.stages import (
     BEFORE_THE_TOWER,
     EMBEDDINGS,
     INPUTS_EMBEDS_BY_COUNT,
@@ -39,7 +38,8 @@ from npembed.stages import (
     hidden_stage,
     tokens_stage,
 )
-from npembed.typing import Array, Floats, Ids, Pixels, Shapes, Size
+from npembed.support import arguments
+from npembed.support.typing import Array, Floats, Ids, Pixels, Shapes, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

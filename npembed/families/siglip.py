@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from npembed.arguments import as_count
-from npembed.config import MAX_SIZE, FamilyConfig, VisionConfig, check_kinds, check_levels
 from npembed.families.keys import Json, Keys
 from npembed.families.tower import SMALL, UNEVEN, SiglipTower
-from npembed.family import Family, Promise, Slices, Stage
-from npembed.images import as_rgb_on_white
-from npembed.pixels import PIXEL_RULES, PixelRule
-from npembed.pooling import head_shapes, pool
-from npembed.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN
-from npembed.typing import Ids, Size
-from npembed.words import brief
+from npembed.records.config import MAX_SIZE, FamilyConfig, VisionConfig, check_kinds, check_levels
+from npembed.records.family import Family, Promise, Slices, Stage
+from npembed.steps.pixels import PIXEL_RULES, PixelRule
+from npembed.steps.pixels.strips import as_rgb_on_white
+from npembed.steps.pooling import head_shapes, pool
+from npembed.steps.stages import BEFORE_THE_TOWER, EMBEDDINGS, HIDDEN
+from npembed.support.arguments import as_count
+from npembed.support.messages import brief
+from npembed.support.typing import Ids, Size
 
 FILTERS = ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC", "BOX", "HAMMING")
 """Pillow's filters in the order of their numbers, which a config gives as `resample`."""

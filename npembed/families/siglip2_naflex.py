@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npembed.config import FamilyConfig, VisionConfig, check_counts, check_kinds, check_levels
-from npembed.embeddings import embedding_shapes
 from npembed.families.keys import Json, Keys
 from npembed.families.siglip import (
     BASE,
@@ -29,13 +27,15 @@ from npembed.families.siglip import (
     vision_part,
 )
 from npembed.families.tower import SMALL, UNEVEN
-from npembed.family import Family, Slices
-from npembed.images import as_rgb, as_rgb_on_white
-from npembed.model import Model
-from npembed.pixels import PixelRule
-from npembed.stages import EMBEDDINGS, HIDDEN, TO_THE_MASK
-from npembed.typing import Floats, Ids, Shapes, Size
-from npembed.words import brief
+from npembed.records.config import FamilyConfig, VisionConfig, check_counts, check_kinds, check_levels
+from npembed.records.family import Family, Slices
+from npembed.records.model import Model
+from npembed.steps.embeddings import embedding_shapes
+from npembed.steps.pixels import PixelRule
+from npembed.steps.pixels.strips import as_rgb, as_rgb_on_white
+from npembed.steps.stages import EMBEDDINGS, HIDDEN, TO_THE_MASK
+from npembed.support.messages import brief
+from npembed.support.typing import Floats, Ids, Shapes, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

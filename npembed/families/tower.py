@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from npembed.config import VisionConfig
-from npembed.encoder import post_layernorm, tower_layers
-from npembed.family import Family, Step
-from npembed.model import Model
-from npembed.positions import position_ids
-from npembed.typing import Ids
+from npembed.records.config import VisionConfig
+from npembed.records.family import Family, Step
+from npembed.records.model import Model
+from npembed.steps.encoder import post_layernorm, tower_layers
+from npembed.steps.positions import position_ids
+from npembed.support.typing import Ids
 
 SMALL = VisionConfig(16, 32, 2, 2, patch_size=4, image_size=280)
 """A tower of small sizes, with the table of 70 x 70 that most releases have."""

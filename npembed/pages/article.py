@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 import npembed
-from npembed.images import read_image
 from npembed.pages.page import render
 from npembed.pages.rulers import edges_of, ruler
+from npembed.support.pictures import read_image
 
 TITLE = "MINICPM-V2_6图像得到embedding-代码解读"
 
@@ -17,7 +17,7 @@ SETUP = """\
 import numpy as np
 import npembed
 from importlib.resources import files
-from npembed.images import read_image
+from npembed.support.pictures import read_image
 picture = read_image(files("npembed") / "data" / "sample.png").picture
 strips, tgt_sizes = npembed.slice_image(picture)
 pixel_values = npembed.pad_pixel_values(strips)

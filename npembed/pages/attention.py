@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npembed.arithmetic import EXACT
-from npembed.encoder import encode
-from npembed.model import Model
-from npembed.typing import Floats, Ids
+from npembed.records.arithmetic import EXACT
+from npembed.records.model import Model
+from npembed.steps.encoder import encode
+from npembed.support.typing import Floats, Ids
 
 Attended = tuple[Floats, Floats, int]
 """What one call of `attend` gets: its queries, its keys and how many heads."""

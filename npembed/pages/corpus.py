@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npembed.images import read_frames
 from npembed.pages.drawing import numbers, spread
 from npembed.pages.page import render
-from npembed.typing import Array, Floats, Ids
+from npembed.support.pictures import read_frames
+from npembed.support.typing import Array, Floats, Ids
 
 if TYPE_CHECKING:
     from npembed.corpus import Corpus, Neighbour

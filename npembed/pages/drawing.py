@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npembed.family import Slices
-from npembed.images import as_rgb
-from npembed.patches import strip_to_picture
-from npembed.typing import Array, Floats, Pixels
+from npembed.records.family import Slices
+from npembed.steps.patches import strip_to_picture
+from npembed.steps.pixels.strips import as_rgb
+from npembed.support.typing import Array, Floats, Pixels
 
 SHOWN = 960
 """Pixels of the longer side of the user's picture as a page shows it, at most."""

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 import npembed
-from npembed.config import FamilyConfig
 from npembed.families import get_family
-from npembed.family import Slices
-from npembed.images import as_rgb
 from npembed.pages.drawing import EXACT_BYTES, picture_uri, slice_pictures
 from npembed.pages.page import render
 from npembed.pages.rulers import edges_of, ruler
 from npembed.pages.seen import seen
 from npembed.pages.steps import Subject, code_lines, first_patch, joins, shapes, size_rows, slice_names
-from npembed.positions import RULES, bucket_coords
-from npembed.positions.differences import differing
-from npembed.positions.rules import get_rule
-from npembed.typing import Ids
+from npembed.records.config import FamilyConfig
+from npembed.records.family import Slices
+from npembed.steps.pixels.strips import as_rgb
+from npembed.steps.positions import RULES, bucket_coords
+from npembed.steps.positions.differences import differing
+from npembed.steps.positions.rules import get_rule
+from npembed.support.typing import Ids
 
 SAMPLE = Path(npembed.__file__).with_name("data") / "sample.png"
 

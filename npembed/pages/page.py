@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 import npembed
-from npembed.words import shown
+from npembed.support.messages import shown
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 """What a browser lets a page do: show pictures that it holds, and run its own script and no other."""

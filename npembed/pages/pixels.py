@@ -6,9 +6,9 @@ import numpy as np
 
 from npembed.pages.drawing import picture_uri, png_uri
 from npembed.pages.page import render
-from npembed.pixels import PIXEL_RULES
-from npembed.pixels.differences import PixelComparison, compare_pixel_rules, table_row
-from npembed.typing import Pixels
+from npembed.steps.pixels import PIXEL_RULES
+from npembed.steps.pixels.differences import PixelComparison, compare_pixel_rules, table_row
+from npembed.support.typing import Pixels
 
 SEEN = 24
 """Pixels along each side of the part that is enlarged."""

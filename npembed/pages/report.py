@@ -11,11 +11,11 @@ from npembed.conformance.golden import Pack, tried_in
 from npembed.conformance.outcome import SEPARATOR, Outcome, Status, unjudged
 from npembed.conformance.results import Results
 from npembed.families import FAMILIES
-from npembed.model import Model
 from npembed.pages.drawing import packed
 from npembed.pages.page import render
-from npembed.patches import strip_to_picture
-from npembed.typing import Array, Floats, Ids
+from npembed.records.model import Model
+from npembed.steps.patches import strip_to_picture
+from npembed.support.typing import Array, Floats, Ids
 
 PIXELS = ("pixel_values", "sliced_strips", "pad_pixel_values", "slice_image")
 """Stages and functions whose arrays are pictures."""

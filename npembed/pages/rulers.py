@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from npembed.pages.drawing import numbers
-from npembed.positions import bucket_coords
-from npembed.positions.rules import RULES
-from npembed.typing import Ids
+from npembed.steps.positions import bucket_coords
+from npembed.steps.positions.rules import RULES
+from npembed.support.typing import Ids
 
 
 def edges_of(side: int, rule: str) -> list[float] | None:

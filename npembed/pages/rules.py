@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from npembed import arguments
 from npembed.pages.page import render
 from npembed.pages.rulers import edges_of, ruler
-from npembed.positions import RULES, bucket_coords
-from npembed.positions.differences import ORIGINAL, differing
-from npembed.typing import Ids
+from npembed.steps.positions import RULES, bucket_coords
+from npembed.steps.positions.differences import ORIGINAL, differing
+from npembed.support import arguments
+from npembed.support.typing import Ids
 
 MOST = 4096
 """Sizes that one page shows, at most."""

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from npembed.embeddings import embed
-from npembed.family import Slices
 from npembed.pages.attention import chosen_places, stage_attention, tower_attention
 from npembed.pages.drawing import packed, shades, spread
 from npembed.pages.steps import Subject
-from npembed.patches import strip_to_patches
-from npembed.typing import Floats, Ids
+from npembed.records.family import Slices
+from npembed.steps.embeddings import embed
+from npembed.steps.patches import strip_to_patches
+from npembed.support.typing import Floats, Ids
 
 TOWER_NUMBERS = 600_000
 """Weights of the tower's last layer that a page holds, at most; each is a byte."""

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 import npembed
-from npembed.config import FamilyConfig
-from npembed.family import Family, Slices
-from npembed.images import Turn, as_rgb
-from npembed.model import Model
-from npembed.padding import pad_pixel_values, patch_attention_mask
 from npembed.pages.drawing import fixed
+from npembed.records.config import FamilyConfig
+from npembed.records.family import Family, Slices
+from npembed.records.model import Model
+from npembed.steps.padding import pad_pixel_values, patch_attention_mask
+from npembed.steps.pixels.strips import as_rgb
+from npembed.support.pictures import Turn
 
 FIRST = (3, 5)
 """Row and column of the patch that is lit when the page opens, where the slice has them."""
@@ -146,13 +147,13 @@ def code_lines(subject: Subject, slices: Slices, lengths: Sequence[int]) -> dict
         "picture": [
             *start,
             "import npembed",
-            "from npembed.images import read_image",
+            "from npembed.support.pictures import read_image",
             f"picture = read_image({path}{upright}).picture",
             "picture.size",
         ],
         "cut": [*config_lines(subject), "slices = config.family.cut(picture, config)", "slices.tgt_sizes, slices.boxes"],
         "patches": [
-            "from npembed.patches import strip_to_patches",
+            "from npembed.steps.patches import strip_to_patches",
             f"patches = strip_to_patches(slices.strips[{number}])",
             f"patches[{patch}]",
         ],

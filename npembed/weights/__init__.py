@@ -12,9 +12,9 @@
 from functools import partial
 from pathlib import Path
 
-from npembed import arguments
-from npembed.config import FamilyConfig
-from npembed.model import Model
+from npembed.records.config import FamilyConfig
+from npembed.records.model import Model
+from npembed.support import arguments
 from npembed.weights.opening import Say, open_source, to_stderr
 from npembed.weights.plan import plan, read_source_config
 from npembed.weights.seeded import random_model

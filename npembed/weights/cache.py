@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from npembed.beside import file_beside, sweep
-from npembed.reading import MOST_INDEX, MissingFileError, read_regular
+from npembed.support.atomic import file_beside, sweep
+from npembed.support.reading import MOST_INDEX, MissingFileError, read_regular
 from npembed.weights.checkpoint import MODULES, Checkpoint
 from npembed.weights.folder import Folder
 from npembed.weights.places import Place, bytes_of, in_order, pieces, runs

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
-from npembed.reading import json_value
-from npembed.typing import Floats
+from npembed.support.messages import brief, shown
+from npembed.support.reading import json_value
+from npembed.support.typing import Floats
 from npembed.weights.places import Ahead, Place, bytes_of
 from npembed.weights.ranges import Ranged
 from npembed.weights.safetensors_header import Header, as_array, read_header
 from npembed.weights.source import INDEX, SINGLE, WHO, Entry, Progress, json_object, weight_map
-from npembed.words import brief, shown
 
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "vpm_resampler_embedtokens.pt")
 """Files of a fine-tuning, PEFT's and MiniCPM-V's own, which other programs apply to the model beside them."""

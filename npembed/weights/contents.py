@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from npembed.config import FamilyConfig
-from npembed.family import Stage
-from npembed.model import all_shapes, shapes_of, some
+from npembed.records.config import FamilyConfig
+from npembed.records.family import Stage
+from npembed.records.model import all_shapes, shapes_of, some
 from npembed.weights.plan import read_source_config, unknown
 from npembed.weights.source import WHO, Source, behind, check_entries
 

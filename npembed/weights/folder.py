@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from npembed.reading import MissingFileError, open_regular, read_regular
+from npembed.support.reading import MissingFileError, open_regular, read_regular
 from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import LocalFile, Ranged
 from npembed.weights.source import INDEX, SINGLE, WHO, most_bytes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npembed.families import FAMILIES
-from npembed.family import GgufNames
+from npembed.records.family import GgufNames
 from npembed.weights.gguf import GgufFile
 from npembed.weights.source import WHO, Entry
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from npembed.reading import read_regular
+from npembed.support.reading import read_regular
 from npembed.weights.cache import Kept, Planner, Shelf, cache_folder
 from npembed.weights.checkpoint import Checkpoint
 from npembed.weights.ranges import (

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from npembed.family import GgufNames
-from npembed.typing import Floats
+from npembed.records.family import GgufNames
+from npembed.support.typing import Floats
 from npembed.weights.gguf import GgufFile
 from npembed.weights.gguf_config import CONFIGS, GGUF_NAMES, Facts, patch_shape, spelled, stored_blocks
 from npembed.weights.ranges import Ranged

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npembed.support.messages import brief
+from npembed.support.messages import shown as line
 from npembed.weights.cache import Planner
 from npembed.weights.folder import DANGLING, Folder
 from npembed.weights.gguf import is_gguf
 from npembed.weights.mmproj import GgufSource
 from npembed.weights.ranges import LocalFile
 from npembed.weights.source import WHO, Progress, Source, public
-from npembed.words import brief
-from npembed.words import shown as line
 
 if TYPE_CHECKING:
     from npembed.weights.hub import Hub, Repository

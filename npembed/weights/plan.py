@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from npembed.config import FamilyConfig
 from npembed.families import config_of
-from npembed.model import all_shapes, shapes_of, some
-from npembed.typing import Shapes
+from npembed.records.config import FamilyConfig
+from npembed.records.model import all_shapes, shapes_of, some
+from npembed.support.typing import Shapes
 from npembed.weights.source import WHO, Source, behind, quantised
 
 

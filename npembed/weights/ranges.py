@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from npembed.reading import MissingFileError as MissingFileError
-from npembed.reading import check_regular, open_regular
+from npembed.support.reading import MissingFileError as MissingFileError
+from npembed.support.reading import check_regular, open_regular
 from npembed.weights.source import WHO
 
 PIECE = 2**26

@@ -4,11 +4,11 @@ import zlib
 
 import numpy as np
 
-from npembed import arguments
-from npembed.config import FamilyConfig
 from npembed.families import MINICPM_V_2_6
-from npembed.model import Model, shapes_of
-from npembed.typing import Floats
+from npembed.records.config import FamilyConfig
+from npembed.records.model import Model, shapes_of
+from npembed.support import arguments
+from npembed.support.typing import Floats
 
 
 def random_model(config: FamilyConfig = MINICPM_V_2_6, seed: int = 0, until: str = "embeddings") -> Model:

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from npembed import reading
-from npembed.typing import Floats
-from npembed.words import brief
+from npembed.support import reading
+from npembed.support.messages import brief
+from npembed.support.typing import Floats
 
 WHO = "load_model"
 """The public function in whose name a source refuses."""

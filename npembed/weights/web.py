@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit, urlunsplit
 
+from npembed.support.messages import brief, shown
 from npembed.weights.ranges import (
     BUSY,
     Answer,
@@ -33,7 +34,6 @@ from npembed.weights.ranges import (
     Sleep,
 )
 from npembed.weights.source import WHO, most_bytes, public
-from npembed.words import brief, shown
 
 T = TypeVar("T")
 

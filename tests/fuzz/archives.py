@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from tests.corpus.test_bounds import HOSTILE, PACKINGS, PNG, add, sparse
 from tests.fuzz.cases import Case
 from tests.fuzz.corpora import made
 from tests.fuzz.mutations import EDGES, mutated_bytes
 from tests.fuzz.originals import Originals
-from tests.test_corpus_bounds import HOSTILE, PACKINGS, PNG, add, sparse
 
 NAMES = (
     *("a.png", "b.png", "a.jpg", "deep/a.png", "../secret.png", "/etc/passwd", "p/../../x.png", "c:\\x.png", "a\\b.png"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from npembed.cli import run
-from npembed.words import shown
+from npembed.support.messages import shown
 from tests.fuzz.calls import hostile_call
 from tests.fuzz.mutations import hostile, mutated_bytes, mutated_json
 from tests.fuzz.originals import Originals, npz_of, signed
@@ -228,7 +228,7 @@ def archive(rng: random.Random, folder: Path, originals: Originals) -> Case:
     (folder / "a.npz").write_bytes(content)
 
     def act() -> int:
-        from npembed.files import load_tensors
+        from npembed.support.output_files import load_tensors
 
         try:
             arrays = load_tensors("a.npz")

@@ -18,12 +18,12 @@ import npembed.corpus
 import npembed.pages.corpus  # here, so that no case waits for it
 from npembed.cli import run
 from npembed.corpus import search
-from npembed.words import shown
+from npembed.support.messages import shown
+from tests.corpus.test_bounds import sparse
+from tests.corpus.test_hostile import FAR, LINKED, NOT_SHARDS, ROWS, URLS, altered, naming, said, with_column
 from tests.fuzz.cases import Case, safetensors
 from tests.fuzz.mutations import hostile, mutated_bytes, mutated_json
 from tests.fuzz.originals import Originals, in_this_process
-from tests.test_corpus_bounds import sparse
-from tests.test_corpus_hostile import FAR, LINKED, NOT_SHARDS, ROWS, URLS, altered, naming, said, with_column
 
 TABLES = ("index.parquet", "index.parquet", "vectors.parquet", ROWS)
 JSON = ("manifest.json", "list.jsonl")

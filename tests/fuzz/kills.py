@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Set
 from pathlib import Path
 
-from npembed import stops
 from npembed.cli import run
 from npembed.conformance.golden import read_pack
-from npembed.files import load_tensors
+from npembed.support import stops
+from npembed.support.output_files import load_tensors
 from tests.fuzz.originals import Originals
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

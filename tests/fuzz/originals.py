@@ -23,7 +23,7 @@ from npembed.conformance.golden.contents import MANIFEST, manifest_digest
 from npembed.corpus import Settings, build
 from npembed.corpus.sources import Item
 from npembed.corpus.work import Job, compute_group
-from npembed.images import silent_libraries
+from npembed.support.pictures import silent_libraries
 from tests.synthetic import synthetic_picture
 
 DATA = Path(__file__).parents[1] / "data"

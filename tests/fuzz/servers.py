@@ -15,7 +15,7 @@ from tests.fake_hub import FakeHub
 from tests.fuzz.cases import Case
 from tests.fuzz.mutations import mutated_bytes
 from tests.fuzz.originals import DATA, Originals
-from tests.test_weights_url import REFUSED
+from tests.weights.test_url import REFUSED
 
 FAULTS = (None, None, *REFUSED, "short", "changed", "corrupt", "other-commit")
 SHARES = (0, 0.2, 0.6, 1)

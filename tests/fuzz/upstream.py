@@ -17,12 +17,12 @@ from PIL import Image
 from npembed import Model, load_model, read_config, run, slice_image
 from npembed.conformance.filling import model_at
 from npembed.families.phi4_multimodal import plan_canvas
-from tests import test_family_idefics2 as idefics2
-from tests import test_family_idefics3 as idefics3
-from tests import test_family_minicpmv4_6 as minicpmv4_6
-from tests import test_family_phi4_multimodal as phi4
-from tests import test_family_siglip as siglip
-from tests import test_family_siglip2_naflex as naflex
+from tests.families import test_idefics2 as idefics2
+from tests.families import test_idefics3 as idefics3
+from tests.families import test_minicpmv4_6 as minicpmv4_6
+from tests.families import test_phi4_multimodal as phi4
+from tests.families import test_siglip as siglip
+from tests.families import test_siglip2_naflex as naflex
 from tests.synthetic import synthetic_picture
 
 CLOSE = 2e-5

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from npembed.patches import picture_to_strip, strip_to_picture
-from npembed.typing import Array, Size
+from npembed.steps.patches import picture_to_strip, strip_to_picture
+from npembed.support.typing import Array, Size
 
 Function = Callable[..., Any]
 Sizes = list[Size]

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from npembed.model import Model
-from npembed.padding import patch_attention_mask
-from npembed.typing import Array
+from npembed.records.model import Model
+from npembed.steps.padding import patch_attention_mask
+from npembed.support.typing import Array
 
 Function = Callable[..., Any]
 

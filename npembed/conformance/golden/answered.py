@@ -19,10 +19,10 @@ from npembed.conformance.golden.pack import Pack
 from npembed.conformance.outcome import SEPARATOR
 from npembed.conformance.suspects import positions
 from npembed.conformance.tried import Tried
-from npembed.family import Promise, Stage
-from npembed.files import load_tensors
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.family import Promise, Stage
+from npembed.records.model import Model
+from npembed.support.output_files import load_tensors
+from npembed.support.typing import Array
 from npembed.weights import read_config
 
 Function = Callable[..., Any]

@@ -16,9 +16,9 @@ from npembed.conformance.bounds import (
     stage_allowed,
 )
 from npembed.conformance.in_order import in_order
-from npembed.family import Promise, Stage
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.family import Promise, Stage
+from npembed.records.model import Model
+from npembed.support.typing import Array
 
 EQUAL: dict[str, Any] = {"kind": "equal"}
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from npembed.conformance.filling import edited, peaked, with_dropped_layer
 from npembed.conformance.golden.more_stages import BUCKET_COORDS, FRAME_TOKENS, MASKED_IDS
-from npembed.family import Family, Stage
-from npembed.model import Model
-from npembed.positions import position_ids
-from npembed.typing import Pixels, Size
+from npembed.records.family import Family, Stage
+from npembed.records.model import Model
+from npembed.steps.positions import position_ids
+from npembed.support.typing import Pixels, Size
 from npembed.weights import random_model
 
 MAX_PATCHES = 1024

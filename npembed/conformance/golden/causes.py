@@ -8,8 +8,8 @@ import numpy as np
 from npembed.conformance.golden.answered import as_packed, is_small, public_name
 from npembed.conformance.suspects import explain, suspects_of
 from npembed.conformance.tried import Tried
-from npembed.family import Stage
-from npembed.positions import RULES
+from npembed.records.family import Stage
+from npembed.steps.positions import RULES
 
 Fault = Callable[[Any], Any]
 """An `AnsweredCase` -> what a port with that fault gives."""

@@ -19,10 +19,10 @@ from npembed.conformance.golden.cases import Case, cases_of, own_configs, own_mo
 from npembed.conformance.golden.flat import write_flat
 from npembed.conformance.golden.inputs import case_inputs
 from npembed.conformance.golden.readme import readme
-from npembed.family import Family
-from npembed.files import save_tensors
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.family import Family
+from npembed.records.model import Model
+from npembed.support.output_files import save_tensors
+from npembed.support.typing import Array
 
 FORMAT = 3
 MANIFEST = "manifest.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 HEADER = "# name dtype shape offset bytes\n"
 

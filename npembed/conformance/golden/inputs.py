@@ -9,9 +9,9 @@ import numpy as np
 
 from npembed.conformance.filling import fill, sizes_of
 from npembed.conformance.golden.cases import MAX_PATCHES, Case, picture
-from npembed.family import Stage
-from npembed.model import Model
-from npembed.typing import Array, Ids
+from npembed.records.family import Stage
+from npembed.records.model import Model
+from npembed.support.typing import Array, Ids
 
 PLACE_ID, OTHER_IDS = 294, range(290, 294)
 """The token id that stands for one vision token, and those of the marks around."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from npembed.family import Promise, Stage
-from npembed.positions import bucket_coords, position_ids
-from npembed.resampler import resample, resampler_shapes
-from npembed.typing import Array, Ids
+from npembed.records.family import Promise, Stage
+from npembed.steps.positions import bucket_coords, position_ids
+from npembed.steps.resampler import resample, resampler_shapes
+from npembed.support.typing import Array, Ids
 
 
 def _every_bucket(num_patches: Ids, side: Any, rule: str) -> Array:

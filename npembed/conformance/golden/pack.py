@@ -10,17 +10,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from npembed import families, stops
+from npembed import families
 from npembed.conformance.golden.answers import Answer
 from npembed.conformance.golden.contents import FORMAT, GIVEN, MANIFEST, SCHEMA, manifest_digest, write_contents
 from npembed.conformance.golden.more_stages import MORE_STAGES
-from npembed.family import Family
-from npembed.files import load_tensors, resolved
-from npembed.model import Model
-from npembed.positions.rules import get_rule
-from npembed.reading import MOST_JSON, json_object, open_regular, read_regular
-from npembed.typing import Array
-from npembed.words import raised
+from npembed.records.family import Family
+from npembed.records.model import Model
+from npembed.steps.positions.rules import get_rule
+from npembed.support import stops
+from npembed.support.messages import raised
+from npembed.support.output_files import load_tensors, resolved
+from npembed.support.reading import MOST_JSON, json_object, open_regular, read_regular
+from npembed.support.typing import Array
 
 
 def write_pack(

@@ -9,7 +9,7 @@ from npembed.conformance.bounds import DISTANCE_FLOOR, DISTANCE_MULTIPLE, HALF_F
 from npembed.conformance.golden.inputs import INPUTS
 from npembed.conformance.golden.more_stages import MORE_STAGES
 from npembed.families import get_family
-from npembed.family import Stage
+from npembed.records.family import Stage
 
 TEMPLATE = Path(__file__).with_name("pack_readme.md")
 

@@ -17,10 +17,10 @@ from npembed.conformance.golden.pack import Pack, one_line
 from npembed.conformance.outcome import SEPARATOR, WITHIN_HALF, Outcome, Status, around, failed, text_diff
 from npembed.conformance.suspects import SUSPECTS
 from npembed.conformance.tried import Tried, are_within_half
-from npembed.family import Promise, Stage
-from npembed.model import Model
-from npembed.positions.rules import get_rule
-from npembed.words import did_you_mean
+from npembed.records.family import Promise, Stage
+from npembed.records.model import Model
+from npembed.steps.positions.rules import get_rule
+from npembed.support.messages import did_you_mean
 
 
 def check_outputs(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import embed_scale
 from npembed.conformance.probes.probe import Call, FunctionCheck, call, fill, half_sums, in_float64, refused, sizes_of
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.model import Model
+from npembed.support.typing import Array
 
 
 def _sweep() -> Iterator[Call]:

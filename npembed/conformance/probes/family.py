@@ -13,15 +13,15 @@ import numpy as np
 from hypothesis import strategies as st
 
 import npembed
-from npembed.config import VisionConfig
 from npembed.conformance import strategies as draw
 from npembed.conformance.probes import embeddings, images, tower
 from npembed.conformance.probes.probe import Call, FunctionCheck, call, half_sums, in_float64, sizes_of
 from npembed.conformance.suspects.positions import family_ids
 from npembed.families import get_family
-from npembed.family import Family, Promise, Stage
-from npembed.model import Model
-from npembed.typing import Size
+from npembed.records.config import VisionConfig
+from npembed.records.family import Family, Promise, Stage
+from npembed.records.model import Model
+from npembed.support.typing import Size
 
 SMALL_SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (1, 5))
 """Of slices, in the family's units."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from npembed import Config, SlicingConfig
 from npembed.conformance import strategies as draw
 from npembed.conformance.probes.probe import Call, FunctionCheck, call
-from npembed.typing import Pixels
+from npembed.support.typing import Pixels
 
 SMALL = Config(slicing=SlicingConfig(scale_resolution=8, patch_size=2))
 """Slices of about 4 x 4 patches."""

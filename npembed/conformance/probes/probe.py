@@ -16,8 +16,8 @@ from npembed.conformance.filling import fill as fill
 from npembed.conformance.filling import model_at as model_at
 from npembed.conformance.filling import sizes_of as sizes_of
 from npembed.conformance.suspects import Suspect, suspects_of
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.model import Model
+from npembed.support.typing import Array
 
 
 @dataclass(frozen=True, eq=False)

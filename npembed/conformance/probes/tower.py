@@ -12,8 +12,8 @@ from npembed.conformance import strategies as draw
 from npembed.conformance.bounds import HALF_TYPES, WIDE, half_allowed, stage_allowed
 from npembed.conformance.compare import Departure
 from npembed.conformance.probes.probe import Call, FunctionCheck, at_dtype, call, fill, in_float64, sizes_of
-from npembed.model import Model
-from npembed.typing import Array, Ids, Size
+from npembed.records.model import Model
+from npembed.support.typing import Array, Ids, Size
 
 Places = Callable[[Ids, Any], Ids]
 """(tgt_sizes, config) -> rows and columns of the places of each slice."""

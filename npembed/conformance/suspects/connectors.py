@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from npembed import mergers
 from npembed.conformance.suspects.suspect import (
     Fault,
     Function,
@@ -35,8 +34,9 @@ from npembed.conformance.suspects.tower import (
     without_norm,
 )
 from npembed.families import phi4_multimodal
-from npembed.model import Model
-from npembed.typing import Array, Floats
+from npembed.records.model import Model
+from npembed.steps import patch_mergers as mergers
+from npembed.support.typing import Array, Floats
 
 
 def _quarters(order: tuple[int, int, int, int]) -> Fault:

@@ -17,9 +17,9 @@ from npembed.conformance.suspects.suspect import (
     changed_result,
     with_family,
 )
-from npembed.model import Model
-from npembed.patches import patches_to_strip, strip_to_patches
-from npembed.typing import Array, Ids
+from npembed.records.model import Model
+from npembed.steps.patches import patches_to_strip, strip_to_patches
+from npembed.support.typing import Array, Ids
 
 KERNELS, BIAS = "embeddings.patch_embedding.weight", "embeddings.patch_embedding.bias"
 

@@ -10,9 +10,9 @@ import numpy as np
 import npembed
 from npembed.conformance.filling import changed_config
 from npembed.conformance.suspects.suspect import Fault, Function, Suspect, config_with
-from npembed.patches import patches_to_strip, strip_to_patches
-from npembed.pixels import PixelRule
-from npembed.typing import Array, Pixels, Size
+from npembed.steps.patches import patches_to_strip, strip_to_patches
+from npembed.steps.pixels import PixelRule
+from npembed.support.typing import Array, Pixels, Size
 
 
 def cutting(name: str, change: Callable[[Any], Any]) -> Fault:

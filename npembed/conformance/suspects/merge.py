@@ -9,7 +9,7 @@ import numpy as np
 import npembed
 from npembed.conformance.filling import changed_config
 from npembed.conformance.suspects.suspect import Fault, Function, Suspect, changed_result
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 
 def _turned_grid(function: Function) -> Function:

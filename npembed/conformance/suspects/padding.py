@@ -8,7 +8,7 @@ import numpy as np
 
 import npembed
 from npembed.conformance.suspects.suspect import Fault, Function, Suspect
-from npembed.typing import Array
+from npembed.support.typing import Array
 
 
 def _plus_one(function: Function) -> Function:

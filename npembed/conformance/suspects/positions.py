@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 import npembed
-from npembed import arguments
 from npembed.conformance.filling import changed_config
 from npembed.conformance.suspects.suspect import Fault, Function, Suspect, changed_result
-from npembed.family import Family
-from npembed.positions.rules import RULES, Rule
-from npembed.typing import Array, Ids
+from npembed.records.family import Family
+from npembed.steps.positions.rules import RULES, Rule
+from npembed.support import arguments
+from npembed.support.typing import Array, Ids
 
 ORIGINAL = "arange"
 Buckets = Callable[[int, int, str], Array]

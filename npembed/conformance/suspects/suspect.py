@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial, reduce, update_wrapper
 from typing import Any
 
-from npembed.model import Model
-from npembed.typing import Array
+from npembed.records.model import Model
+from npembed.support.typing import Array
 
 Function = Callable[..., Any]
 Fault = Callable[[Function], Function]

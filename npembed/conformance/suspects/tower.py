@@ -18,8 +18,8 @@ from npembed.conformance.suspects.suspect import (
     part,
     with_vision,
 )
-from npembed.model import Model
-from npembed.typing import Array, Floats
+from npembed.records.model import Model
+from npembed.support.typing import Array, Floats
 
 
 def gelu_quick(x: Floats) -> Floats:

@@ -62,7 +62,7 @@ function firstDiffering(rule, n) {
 function drawPair() {
   const { one, two, n } = chosen, held = DATA.rulers[one][n - 1];
   $("one").value = one; $("two").value = two; $("n").value = n;
-  $("line").textContent = `from npembed.positions.differences import compare_two\ncompare_two("${one}", "${two}", ${n}, ${DATA.side})["differ"]`;
+  $("line").textContent = `from npembed.steps.positions.differences import compare_two\ncompare_two("${one}", "${two}", ${n}, ${DATA.side})["differ"]`;
   $("ruler").style.display = held ? "" : "none";
   if (!held) {
     $("ruler-words").textContent = "";
