@@ -10,12 +10,6 @@ reading, files written whole. `conformance`: the kit for ports. `corpus`: many p
 import importlib as _importlib
 import typing as _typing
 
-from npembed.support import stops
-
-if stops.is_command_line():  # before the imports below, so that a stop while they run is no traceback
-    stops.leave_at_once()
-
-# ruff: isort: split
 from npembed.families import FAMILIES, MINICPM_V_2_6, image_placeholder, slice_image
 from npembed.families.minicpmv import Config
 from npembed.records.config import SlicingConfig, VisionConfig

@@ -8,7 +8,6 @@ When the exit code is settled, the process leaves with it. A program that import
 import atexit
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,13 +34,6 @@ class _State:
 def code() -> int:
     """The exit code after a stop, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (_State.first or signal.SIGINT)
-
-
-def is_command_line() -> bool:
-    """Whether this process was started as `npembed` or `python -m npembed`."""
-    name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
-    as_module = name == "-m" and ("-m", "npembed") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    return as_module or name in ("npembed", "npembed.exe")
 
 
 def leave_at_once() -> None:
