@@ -82,6 +82,7 @@ def fused_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.
     """
     means, deviations = (np.array(values, dtype=np.float32)[:, None] * np.float32(255) for values in (mean, std))
     result: NDArray[np.float32] = (np.arange(256, dtype=np.float32) - means) / deviations
+    result.flags.writeable = False  # shared by all who ask
     return result
 
 

@@ -124,7 +124,9 @@ def levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float3
     """float32 (3, 256): each byte, normalised as each channel is; every operation in float32."""
     bytes_ = np.arange(256, dtype=np.uint8).astype(np.float32) / np.float32(255)
     means, deviations = (np.array(values, dtype=np.float32)[:, None] for values in (mean, std))
-    return (bytes_ - means) / deviations
+    result: NDArray[np.float32] = (bytes_ - means) / deviations
+    result.flags.writeable = False  # shared by all who ask
+    return result
 
 
 def strip_of(pixels: Pixels, patch_size: int, levels: NDArray[np.float32]) -> NDArray[np.float32]:

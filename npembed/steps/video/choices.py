@@ -1,6 +1,7 @@
 """The ways in which families choose frames of a video: a function for each, and the records that families hold (SPEC 16)."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,8 +105,9 @@ def seconds_and_canvases(
         return main, None
     within = _within_seconds(duration, stack_frames, max_num_frames)
     stacked: list[list[int]] = []
+    edges = [bisect_left(within, second) for second in range(len(main) + 1)]
     for second in range(len(main)):
-        own = [len(main) + place for place, time in enumerate(within) if second <= time < second + 1]
+        own = [len(main) + place for place in range(*edges[second : second + 2])]
         stacked += [[second], own] if own else [[second]]
     return main + [min(int(time * fps), num_frames - 1) for time in within], stacked
 

@@ -48,7 +48,7 @@ class Chosen:
         The frames in groups, each frame by the number of its time; None where a family has no groups.
     stacked : list of list of int, or None
         For each picture that the model sees, the places in `indices` of the frames that it is made of; None where each
-        frame is a picture by itself.
+        frame is a picture by itself. Of a long video MiniCPM-V 4.6 also chooses frames that no picture uses, as released.
     duration : float
         Of the video, in seconds.
     """

@@ -89,3 +89,11 @@ def test_an_unknown_rule_is_refused(name):
     if name == "torchvison":
         with pytest.raises(ValueError, match=r"did you mean 'torchvision'\?$"):
             get_pixel_rule(name, "f")
+
+
+@pytest.mark.parametrize("name", PIXEL_RULES)
+def test_levels_are_shared_and_nobody_can_change_them(name):
+    levels = PIXEL_RULES[name].levels(HALVES, HALVES)
+    with pytest.raises(ValueError, match="read-only"):
+        levels[:] = 9
+    assert PIXEL_RULES[name].levels(HALVES, HALVES)[0, 0] == -1
