@@ -45,6 +45,7 @@ def environment(*first: Path) -> dict[str, str]:
     [("pack-empty", 30), ("pack-none", 30), ("file-earlier", 6), ("file-none", 6), ("together-", 4)],
 )
 def test_killed_at_any_file_operation_the_old_or_the_new_is_whole(case: str, least: int, tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="needs the extra image")  # the child that is killed imports it
     ran = subprocess.run(
         [sys.executable, "-W", "error", ROOT / "tests" / "kills.py", case, tmp_path],
         capture_output=True,
