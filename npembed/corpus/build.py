@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -186,8 +186,8 @@ def _refuse_foreign(place: Place, made: Mapping[str, Any]) -> bool:
         if name in (MANIFEST, LIST, index.INDEX, index.VECTORS, CARD, "rows", "scratch") or group_of(name) >= 0:
             place.check(name)
     if MANIFEST in names:
+        before = _read_manifest(place)  # of a corpus, or nothing here is touched
         if _is_begun(place):  # else nothing was computed with other settings
-            before = _read_manifest(place)
             if before["corpus"] != FORMAT:
                 words = f"{place.shown} was made by an earlier version of npembed, and is not gone on with"
                 raise ValueError(f"{WHO}: {words}; it can be searched; give another OUT")
@@ -212,7 +212,7 @@ def _read_manifest(place: Place) -> dict[str, Any]:
         made = json_object(content, "it")
         if made["corpus"] not in READABLE:
             raise ValueError(f"its format is {brief(made['corpus'])}; this version of npembed reads {READABLE}")
-        Settings(**made["settings"])
+        made["settings"] = asdict(Settings(**made["settings"]))
         for name in ("family", "rule", "dtype", "config", "preprocessor"):
             made[name]
         for name in ("sha256", "source"):
@@ -250,9 +250,9 @@ def _planned(
 
 def _take_index(place: Place, made: Mapping[str, Any]) -> None:
     """No index, and a manifest that says so, before a shard or the list is written: what is open knows that it changes."""
+    before = _read_manifest(place) if place.size(MANIFEST) >= 0 else {}
     place.remove(index.INDEX)
     place.remove(index.VECTORS)
-    before = _read_manifest(place) if place.size(MANIFEST) >= 0 else {}
     now = versions()
     earlier = [each for each in (*before.get("earlier_versions", []), before.get("versions", now)) if each != now]
     _write_manifest(place, made, {"versions": now, "earlier_versions": earlier, "complete": False})

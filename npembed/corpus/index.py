@@ -167,6 +167,8 @@ def open_index(path: Path) -> Any:
             table = table.add_column(place, "turn", arrow().nulls(len(table), "string"))
         if wrong := [name for name in _shards(table) if group_of(name) < 0]:
             raise ValueError(f"a picture lies in {brief(wrong[0])}, which is no shard")
+        if lacking := [name for name in ("path", "frame", "status") if table[name].null_count]:
+            raise ValueError(f"a row has no {lacking[0]}")
     except (OSError, ValueError) as error:
         said = shown(error)
         raise ValueError(f"corpus: {path} is no index: {said}; the command that made the corpus makes it again") from None
@@ -186,8 +188,9 @@ def _read_table(content: Any, columns: Sequence[str], optional: str = "") -> Any
         wanted = pa.schema([schema().field(name) for name in columns if name != optional or name in found.names])
         if any(field not in found for field in wanted):
             raise ValueError(f"it has the columns {', '.join(f'{field.name} {field.type}' for field in found)}")
-        if claims.num_rows > len(content):
-            raise ValueError(f"it claims {claims.num_rows:,} rows in {len(content):,} bytes")
+        rows = sum(claims.row_group(number).num_rows for number in range(claims.num_row_groups))  # what is read goes by these
+        if rows != claims.num_rows or rows > len(content):
+            raise ValueError(f"it claims {max(rows, claims.num_rows):,} rows in {len(content):,} bytes")
         texts = [field.name for field in wanted if pa.types.is_string(field.type)]
         file = pa.parquet.ParquetFile(pa.BufferReader(content), metadata=claims, pre_buffer=False, read_dictionary=texts)
         table = file.read(wanted.names, use_threads=False).select(wanted.names)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -136,7 +137,9 @@ def _allowed(path: str, sources: Sequence[str]) -> str:
         return path
     for source in sources:
         bare = without_credential(source)
-        if (file == bare or file.startswith(f"{bare.rstrip('/')}/")) and "::" not in file[len(bare) :]:
+        below = file[len(bare) :]
+        leads_out = "::" in below or ".." in re.split(r"[/\\?#]", unquote(below))
+        if (file == bare or file.startswith(f"{bare.rstrip('/')}/")) and not leads_out:
             return source + path[len(bare) :]
     raise ValueError(f"{WHO}: {path} is no file of this machine, and below no source that was named")
 

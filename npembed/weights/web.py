@@ -46,6 +46,10 @@ SECONDS = 120.0
 MISSING = (404, 410)
 
 
+class ForbiddenError(ValueError):
+    """A server's 403: a file that is not for this caller, or that is not there."""
+
+
 class Web:
     """A folder of a web server.
 
@@ -74,8 +78,14 @@ class Web:
         return public(self._url(name))
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file; nothing of it is read."""
-        return self._answered(name, lambda answer: True) is not None
+        """Whether there is such a file; nothing of it is read.
+
+        Storage that does not list its files answers 403 for one that is not there.
+        """
+        try:
+            return self._answered(name, lambda answer: True) is not None
+        except ForbiddenError:
+            return False
 
     def whole(self, name: str) -> bytes | None:
         """A small file's bytes; None if there is none."""
@@ -171,7 +181,7 @@ def _refusal(error: urllib.error.HTTPError, where: str) -> Exception:
     if error.code in MISSING:
         return MissingFileError(f"{WHO}: the file {where} is missing")
     if error.code in (401, 403):
-        return ValueError(
+        return (ForbiddenError if error.code == 403 else ValueError)(
             f"{WHO}: the server of {where} refuses it (status {error.code}): it may need https://user:password@host"
         )
     if error.code < 400:

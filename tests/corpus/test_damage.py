@@ -161,6 +161,18 @@ def test_an_index_that_claims_to_be_huge_is_one_line(here: Path, rows: int, text
     assert_refused(command("corpus", "page", "vectors", "-o", "a.html"), words)
 
 
+def test_an_index_whose_footer_counts_fewer_rows_than_its_parts_is_none(here: Path) -> None:
+    path = here / "vectors" / INDEX
+    claiming(path, 3_000_000, "a.png")
+    content = path.read_bytes()
+    said, one = bytes([0x80, 0x9B, 0xEE, 0x02]), bytes([0x82, 0x80, 0x80, 0x00])  # 3,000,000 and 1, as the footer has them
+    place = content.index(said, len(content) - int.from_bytes(content[-8:-4], "little"))
+    path.write_bytes(content[:place] + one + content[place + 4 :])
+    assert pq.read_metadata(path).num_rows == 1
+    with pytest.raises(ValueError, match=r"is no index: it claims 3,000,000 rows in [\d,]+ bytes"):
+        npembed.corpus.open("vectors")
+
+
 @pytest.mark.parametrize(("rows", "text", "words"), CLAIMS)
 def test_rows_that_claim_to_be_huge_are_computed_again_or_refused(
     here: Path, small: Model, address: str, rows: int, text: str, words: str

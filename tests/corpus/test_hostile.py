@@ -127,6 +127,17 @@ def go_on(small: Model, **options: Any) -> None:
     build(["p"], "out", small, settings=WANTED, workers=1, **options)
 
 
+def test_a_folder_with_another_programs_manifest_keeps_what_it_holds(here: Path, small: Model) -> None:
+    shutil.rmtree("out")
+    os.mkdir("out")
+    Path("out/manifest.json").write_text('{"name": "a web page"}')
+    Path("out/vectors.parquet").write_text("mine")
+    before = state(here)
+    with pytest.raises(ValueError, match=r"^corpus: out/manifest\.json is no corpus's: it has no 'corpus'$"):
+        go_on(small)
+    assert state(here) == before
+
+
 # Nothing that is named is deleted or read
 
 
@@ -161,6 +172,22 @@ def test_an_index_that_names_another_file_is_none(here: Path, name: str) -> None
         npembed.corpus.open("out")
     for words in (("search", "out", "p/0.png"), ("page", "out")):
         assert_refused(command("corpus", *words), "which is no shard")
+
+
+@pytest.mark.parametrize("name", ["path", "frame", "status"])
+def test_an_index_whose_rows_lack_what_each_has_is_none(here: Path, name: str) -> None:
+    altered(here / "out/index.parquet", with_column(name, None))
+    with pytest.raises(ValueError, match=rf"^corpus: \S*index\.parquet is no index: a row has no {name};"):
+        npembed.corpus.open("out")
+
+
+def test_a_manifest_that_leaves_settings_out_has_their_defaults(here: Path) -> None:
+    path = here / "out/manifest.json"
+    made = json.loads(path.read_text())
+    for name in ("vector", "upright"):
+        del made["settings"][name]
+    path.write_text(json.dumps(made))
+    assert npembed.corpus.open("out").manifest["settings"]["upright"] is False
 
 
 def test_an_index_of_other_types_is_none(here: Path) -> None:
@@ -346,6 +373,9 @@ def test_a_picture_below_a_url_that_is_named_in_the_call_is_shown(here: Path, pa
         "http://127.0.0.1:1/p.png",
         "http://127.0.0.1:1/p/a::ftp://localhost/b.png",
         "ftp://127.0.0.1:1/p/a.png",
+        "http://127.0.0.1:1/p/../a.png",
+        "http://127.0.0.1:1/p/%2e%2E/a.png",
+        "http://127.0.0.1:1/p/b/..\\..\\..\\a.png",
     ],
 )
 def test_what_only_looks_as_if_it_lay_below_a_source_is_not_asked(path: str) -> None:

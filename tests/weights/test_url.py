@@ -140,6 +140,17 @@ def test_refuses_a_server_that_misbehaves(server, fault):
     assert "\n" not in str(caught.value)
 
 
+def test_403_says_of_a_file_beside_the_model_that_it_is_not_there(server):
+    """As storage answers that does not list its files to strangers; a file that is needed is still refused."""
+    source = open_url(server.folder("tiny/model"))._source
+    assert source.has("model.safetensors")
+    server.fault("403")
+    assert not source.has("model.safetensors")
+    server.fault("401")
+    with pytest.raises(ValueError, match=r"refuses it \(status 401\)"):
+        source.has("model.safetensors")
+
+
 @pytest.mark.parametrize("fault", ["cut", "reset", "short", "429", "503", "500"])
 @pytest.mark.parametrize("at", [{0}, {1}, {2}, {0, 2, 3}])
 def test_a_passing_fault_is_overcome(server, want, fault, at):
